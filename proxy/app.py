@@ -128,6 +128,7 @@ async def running(  # noqa: PLR0913  each a part of its own
 def _watch(observer: Observer, server: Server, gateway: Gateway, lasting: Lasting, logged: LogTally) -> None:
     """Let an observer read the parts that count by themselves."""
     observer.watch(server, lasting.memory, lambda: gateway.current.pipeline)
+    observer.watch_teams(lambda: lasting.calls)
     observer.watch_output(logged, {"audit": lasting.audit, "record": lasting.recorder})
     observer.watch_reloads(gateway.reloads)
     observer.watch_issuers(lasting.directory.issuers)

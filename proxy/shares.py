@@ -5,6 +5,7 @@ always finds some. With one team only nothing is kept.
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 KEPT = 1 / 4
 
@@ -29,6 +30,11 @@ class Shares:
     def has_common(self) -> bool:
         """Whether any team may take something."""
         return self._used < self._limit - self._kept
+
+    @property
+    def held(self) -> Mapping[str, int]:
+        """Return what each team that holds something has."""
+        return self._held
 
     def take(self, amount: int, team: str = "") -> bool:
         """Take an amount for a team, if there is as much that it may have."""

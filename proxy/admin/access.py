@@ -4,14 +4,15 @@ Source: https://cheatsheetseries.owasp.org/cheatsheets/Cross-Site_Request_Forger
 Source: https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header
 """
 
-import hashlib
 import hmac
 import re
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from proxy.admin.entrances import Entrances
 from proxy.admin.problem import Problem
+from proxy.admin.processes import Processes
 from proxy.admin.roles import Operator
 from proxy.admin.sessions import OperatorSession, Sessions
 from proxy.config.admin_table import AdminTable
@@ -28,17 +29,13 @@ CHALLENGE = {"WWW-Authenticate": 'Bearer realm="headgate admin"'}
 class Access:
     """Decides who an operator is."""
 
-    def __init__(self, settings: AdminTable, *, has_issuer: bool = False) -> None:
-        """`has_issuer` is whether operators can sign in by OIDC, beside keys."""
-        self.sessions = Sessions(settings.session_s)
+    def __init__(self, settings: AdminTable, processes: Processes) -> None:
+        """Sessions are kept by the processes."""
+        self.entrances = Entrances(settings)
+        self.sessions = Sessions(self.entrances, settings.session_s, processes)
         self._is_local = settings.host in LOOPBACK
         self._url = urlsplit(settings.url)
-        self._keys = [
-            (hashlib.sha256(key.key.get_secret_value().encode()).digest(), Operator(key.name, key.role, key.team))
-            for key in settings.key
-        ]
-        self.has_keys = bool(self._keys)
-        self.needs_sign_in = self.has_keys or has_issuer
+        self.needs_sign_in = self.entrances.is_needed
         self.is_closed = not self.needs_sign_in and not self._is_local
         """Whether no operator can be recognized, so that only metrics and health are answered."""
 
@@ -84,40 +81,38 @@ class Access:
             return True
         return parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower() != ""
 
-    def session_of(self, request: web.BaseRequest) -> OperatorSession | None:
-        """Return the session of a browser, None without one. Raises Problem where no sign-in is configured."""
+    async def session_of(self, request: web.BaseRequest) -> OperatorSession | None:
+        """Return the session of a browser, None without one. Raises Problem, also where no sign-in is configured."""
         if self.is_closed:
             message = "No key of an operator is configured; add [[admin.key]], or listen on loopback."
             raise Problem(403, "sign_in_not_configured", message)
         if not self.needs_sign_in:
             return self.sessions.local()
-        return self.sessions.read(request.cookies.get(self.cookie_name, ""))
+        return await self.sessions.read(request.cookies.get(self.cookie_name, ""))
 
-    def operator_of(self, request: web.BaseRequest) -> Operator:
-        """Return who sends a request to the API: by a key, or by a session. Raises Problem.
+    async def operator_of(self, request: web.BaseRequest) -> Operator:
+        """Return who sends a request to the API. Raises Problem."""
+        return (await self.sender_of(request)).operator
+
+    async def sender_of(self, request: web.BaseRequest) -> OperatorSession:
+        """Return the session of who sends a request to the API; one without an id for a key. Raises Problem.
 
         What changes something needs the session's token, where a browser sent it: it adds the cookie by itself.
         """
         authorization = request.headers.getall("Authorization", [])
         if authorization:
             match = BEARER.fullmatch(authorization[0]) if len(authorization) == 1 else None
-            operator = None if match is None else self.operator_with(match[1])
-            if operator is None:
+            entry = None if match is None else self.entrances.by_key(match[1])
+            if entry is None:
                 raise Problem(401, "unknown_key", "This is no key of an operator.", headers=CHALLENGE)
-            return operator
-        session = self.session_of(request)
+            return OperatorSession(entry.operator, "")
+        session = await self.session_of(request)
         if session is None:
             raise Problem(401, "sign_in_needed", "Send the key of an operator as a bearer token.", headers=CHALLENGE)
         is_browser = self.needs_sign_in or "Origin" in request.headers or "Sec-Fetch-Site" in request.headers
         if request.method not in SAFE_METHODS and is_browser:
             self.check_token(session, request.headers.get(CSRF_HEADER, ""))
-        return session.operator
-
-    def operator_with(self, key: str) -> Operator | None:
-        """Return whose key this is; how long that takes says nothing of it."""
-        digest = hashlib.sha256(key.encode(errors="surrogatepass")).digest()
-        found = [operator for known, operator in self._keys if hmac.compare_digest(known, digest)]
-        return found[0] if found else None
+        return session
 
     @staticmethod
     def check_token(session: OperatorSession, token: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from proxy.admin.api import cache, config, keys, models, policies, requests, spend, targets
+from proxy.admin.api import cache, config, keys, models, policies, requests, sessions, spend, targets
 from proxy.admin.parts import GatewayParts
 from proxy.admin.problem import Problem
 
@@ -16,15 +16,20 @@ log = structlog.get_logger()
 ANSWERS: Mapping[str, Callable[[GatewayParts, Mapping[str, Any]], Awaitable[Any]]] = {
     "budgets": spend.read_budgets,
     "change_key": keys.change_key,
+    "close_session": sessions.close_session,
     "drain": targets.drain,
+    "end_sessions": sessions.end_sessions,
     "keys": keys.read_keys,
     "models": models.read_models,
+    "open_session": sessions.open_session,
     "policies": policies.read_policies,
     "preview_file": config.preview_file,
     "preview_text": config.preview_text,
     "purge": cache.purge_entries,
+    "read_session": sessions.read_session,
     "request": requests.describe,
     "requests": requests.find,
+    "sessions": sessions.read_sessions,
     "spend": spend.read_spend,
     "targets": targets.read_targets,
     "try": policies.try_request,

@@ -93,7 +93,7 @@ class AdminEndpoints:
         if "Origin" in request.headers:
             return _refuse(403, "Requests of web pages are not allowed.")
         if self._access.needs_sign_in:
-            self._access.operator_of(request).check(OWNERS, is_global=True)
+            (await self._access.operator_of(request)).check(OWNERS, is_global=True)
         status, report = await reload()
         return web.json_response(report, status=status, headers=HEADERS)
 
@@ -126,7 +126,7 @@ async def listening(config: Config, processes: Processes, sockets: Sequence[sock
     samples = Samples(processes.snapshot)
     audit = AuditFiles(config.audit, config.server.worker_count)
     services = Services(config, settings, processes, samples, audit)
-    access = Access(settings, has_issuer=settings.oidc is not None)
+    access = Access(settings, processes)
     oidc = _oidc(config, settings, access)
     server = Server(
         AdminEndpoints(access, services, oidc),
@@ -159,7 +159,7 @@ def _oidc(config: Config, settings: AdminTable, access: Access) -> OidcSignIn | 
     if settings.oidc is None:
         return None
     issuer = next(each for each in config.issuers if each.name == settings.oidc.issuer)
-    return OidcSignIn(settings.oidc, issuer, access.sessions)
+    return OidcSignIn(settings.oidc, issuer, access.entrances)
 
 
 async def _watch(services: Services) -> None:

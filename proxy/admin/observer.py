@@ -12,6 +12,7 @@ from pathlib import Path
 from proxy.http.server import Connection, Server
 from proxy.identity.issuer_keys import IssuerKeys
 from proxy.pipeline import Pipeline
+from proxy.shares import Shares
 from proxy.stores import Store
 from proxy.stores._measured import MeasuredStore
 from proxy.stores.memory import MemoryStore
@@ -85,6 +86,10 @@ class Observer:
         observe = self._instruments.observe
         observe("reloads", lambda: [(metrics.RELOADS, (name,), count) for name, count in reloads.items()])
 
+    def watch_teams(self, shares: Callable[[], Shares | None]) -> None:
+        """Read how many calls each team has open; nothing where there is one team only."""
+        self._instruments.observe("teams", lambda: _read_teams(shares()))
+
     def watch_issuers(self, issuers: Callable[[], Iterable[IssuerKeys]]) -> None:
         """Read how often the keys of issuers were fetched, by the outcome, and how old they are."""
         self._instruments.observe("issuers", lambda: _read_issuers(issuers()))
@@ -125,6 +130,10 @@ def _read_server(server: Server, memory: BodyMemory) -> Iterable[Point]:
     yield metrics.CONNECTIONS, ("websocket",), sockets
     yield metrics.CONNECTIONS, ("http",), len(server.connections) - sockets
     yield metrics.BODY_MEMORY, (), memory.used_bytes
+
+
+def _read_teams(shares: Shares | None) -> Iterable[Point]:
+    return [] if shares is None else [(metrics.TEAM_CALLS, (team,), count) for team, count in shares.held.items()]
 
 
 def _read_issuers(issuers: Iterable[IssuerKeys]) -> Iterable[Point]:

@@ -19,9 +19,9 @@ import aiohttp
 import orjson
 import structlog
 
+from proxy.admin.entrances import Entrances, SignedIn
 from proxy.admin.problem import Problem
-from proxy.admin.roles import Operator
-from proxy.admin.sessions import Sessions
+from proxy.admin.sealer import Sealer
 from proxy.config.admin_table import OidcTable
 from proxy.http.key_fetch import address_in, asking, discover, fetch_keys, read_whole
 from proxy.identity.claims import compile_path, find
@@ -38,7 +38,7 @@ FLOW_S = 600.0
 """How long a sign-in may take, in seconds."""
 CALLBACK = "/admin/oidc/callback"
 NO_TEAM = "-"
-"""The team of operators whose token names none: only those of all teams may have it."""
+"""The team of operators whose token names none."""
 RANDOM_BYTES = 32
 
 
@@ -53,12 +53,15 @@ class Redirection:
 class OidcSignIn:
     """Signs operators in at one issuer."""
 
-    def __init__(self, settings: OidcTable, issuer: IssuerTable, sessions: Sessions) -> None:
+    def __init__(self, settings: OidcTable, issuer: IssuerTable, entrances: Entrances) -> None:
         self._settings = settings
+        self._entrances = entrances
         self._table = issuer.model_copy(
             update={"audience": settings.client_id, "default_team": issuer.default_team or NO_TEAM}
         )
-        self._sessions = sessions
+        secret = settings.client_secret
+        # With a secret of the client a sign-in may end at another gateway than it began at.
+        self._sealer = Sealer("" if secret is None else secret.get_secret_value())
         self._role = compile_path(settings.role)
         self._tokens = SignIn(fetch_keys)
 
@@ -87,11 +90,11 @@ class OidcSignIn:
         endpoint = await self._endpoint("authorization_endpoint")
         separator = "&" if "?" in endpoint else "?"
         flow = {"state": state, "nonce": nonce, "verifier": verifier, "goal": goal, "uri": asked["redirect_uri"]}
-        return Redirection(f"{endpoint}{separator}{urlencode(asked)}", self._sessions.seal(flow, FLOW_S))
+        return Redirection(f"{endpoint}{separator}{urlencode(asked)}", self._sealer.seal(flow, FLOW_S))
 
-    async def finish(self, query: Mapping[str, str], cookie: str) -> tuple[Operator, str]:
+    async def finish(self, query: Mapping[str, str], cookie: str) -> tuple[SignedIn, str]:
         """Return who has signed in, and the path that this leads to. Raises Problem."""
-        flow = self._sessions.unseal(cookie)
+        flow = self._sealer.unseal(cookie)
         if flow is None or "verifier" not in flow or not _equal(flow["state"], query.get("state", "")):
             raise Problem(403, "sign_in_expired", "This sign-in is over, or was begun elsewhere; begin it again.")
         if "error" in query or not query.get("code"):
@@ -101,7 +104,7 @@ class OidcSignIn:
         claims = await self._claims_of(token)
         if not _equal(flow["nonce"], claims.get("nonce")):
             raise Problem(403, "sign_in_refused", "The token is of another sign-in.")
-        return self._operator_of(token, claims), str(flow["goal"])
+        return self._signed_in(token, claims), str(flow["goal"])
 
     async def _endpoint(self, name: str) -> str:
         try:
@@ -147,16 +150,16 @@ class OidcSignIn:
             raise Problem(403 if error.status < 500 else 503, error.code or "invalid_token", error.message) from error
         return read_token(token).claims
 
-    def _operator_of(self, token: str, claims: Mapping[str, Any]) -> Operator:
-        """Return the operator that claims name. Raises Problem if they name no role."""
+    def _signed_in(self, token: str, claims: Mapping[str, Any]) -> SignedIn:
+        """Return whom claims let in. Raises Problem if they name no role."""
         caller = self._tokens.identify(token, hashlib.sha256(token.encode()).digest())
         value = find(claims, self._role)
         named = value if isinstance(value, list) else [value]
-        role = next((role for wanted, role in self._settings.roles.items() if wanted in named), None)
-        if role is None or (role == "team_admin" and caller.team == NO_TEAM):
+        entry = self._entrances.by_claim(caller.name, "" if caller.team == NO_TEAM else caller.team, named)
+        if entry is None:
             message = "Your token names no role here, or no team for it; ask the operator of this gateway."
             raise Problem(403, "no_role", message)
-        return Operator(caller.name, role, caller.team if role == "team_admin" else "")
+        return entry
 
     def _unavailable(self, reason: str) -> Problem:
         log.warning("admin.sign_in_failed", issuer=self.name, reason=printable(reason))

@@ -56,10 +56,19 @@ class Sample:
 
     at: float
     in_flight: float
+    """Calls at targets."""
     teams: Mapping[str, Totals]
+    open_calls: Mapping[str, float]
+    """Calls of each team that are answered; nothing where there is one team only."""
 
     def of(self, team: str) -> Totals:
+        """Return the totals of a team."""
         return self.teams.get(team, NOTHING)
+
+    def in_flight_of(self, team: str) -> float:
+        """Return how many calls a team has in flight."""
+        is_only = not self.open_calls and self.teams.keys() <= {ALL, team}
+        return self.in_flight if team == ALL or is_only else self.open_calls.get(team, 0.0)
 
 
 NOTHING = Totals()
@@ -106,10 +115,13 @@ def sample_of(snapshot: Snapshot, at: float) -> Sample:
         named = dict(zip(metric.labels, labels, strict=True))
         for team in (ALL, named.get(metrics.TEAM, ALL)) if named.get(metrics.TEAM) else (ALL,):
             _add(teams.setdefault(team, Totals()), metric, named, value)
-    in_flight = sum(
-        value for value in snapshot.get(metrics.TARGET_IN_FLIGHT, {}).values() if isinstance(value, float | int)
-    )
-    return Sample(at, in_flight, teams)
+    in_flight = sum(_numbers(snapshot, metrics.TARGET_IN_FLIGHT).values())
+    open_calls = {team: count for (team,), count in _numbers(snapshot, metrics.TEAM_CALLS).items()}
+    return Sample(at, in_flight, teams, open_calls)
+
+
+def _numbers(snapshot: Snapshot, metric: Metric) -> Mapping[Labels, float]:
+    return {labels: value for labels, value in snapshot.get(metric, {}).items() if isinstance(value, float | int)}
 
 
 def _points(snapshot: Snapshot) -> Iterator[tuple[Metric, Labels, float | Distribution]]:

@@ -1,25 +1,28 @@
-"""The sessions of operators in browsers: a signed cookie says who they are, and nothing is kept here.
+"""The sessions of operators in browsers: a cookie is a random token, and `[state]` has under its hash who it is.
 
-A cookie is `PAYLOAD.SIGNATURE`, both in base64. The secret is new with each process that serves the console, so its end
-signs everybody out; the times of a cookie end it as well.
+So a session is valid at every gateway that shares the state, and ends at all of them at once: by signing out, by an
+owner, by its time, or when the config does not let in any more who has begun it. A copy of the state opens none: tokens
+are kept as hashes, and what is kept is signed with the operator's key.
 """
 
 import base64
-import binascii
+import hashlib
 import hmac
+import re
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
+from proxy.admin.entrances import Entrances, SignedIn, sign
+from proxy.admin.processes import Processes
 from proxy.admin.roles import LOCAL, Operator
 
-SECRET_BYTES = 32
-ID_CHARS = 16
-MAX_COOKIE_CHARS = 4096
+TOKEN_BYTES = 32
+TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
+FIELDS = frozenset({"name", "team", "claim", "opened"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,56 +31,66 @@ class OperatorSession:
 
     operator: Operator
     csrf: str
+    id: str = ""
+    """Under which it is kept; empty where no sign-in is needed."""
 
 
 class Sessions:
-    """Makes and reads the cookies of one process."""
+    """Opens and closes sessions, and finds who has one."""
 
-    def __init__(self, lifetime_s: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, entrances: Entrances, lifetime_s: float, processes: Processes, clock: Callable[[], float] = time.time
+    ) -> None:
         self.lifetime_s = lifetime_s
+        self._entrances = entrances
+        self._processes = processes
         self._clock = clock
-        self._secret = secrets.token_bytes(SECRET_BYTES)
+        self._local = secrets.token_urlsafe(TOKEN_BYTES)
 
-    def open(self, operator: Operator) -> str:
-        """Return the cookie of a new session."""
-        fields = {"name": operator.name, "role": operator.role, "team": operator.team}
-        return self.seal({**fields, "id": secrets.token_urlsafe(ID_CHARS)}, self.lifetime_s)
+    async def open(self, entry: SignedIn) -> str:
+        """Return the cookie of a new session. Raises Problem."""
+        token = secrets.token_urlsafe(TOKEN_BYTES)
+        key, fields = _id_of(token), {**entry.fields, "opened": self._clock()}
+        kept = {**fields, "proof": sign(entry.secret, _signed(key, fields))}
+        await self._processes.one("open_session", id=key, kept=kept, ttl_s=self.lifetime_s)
+        return token
 
-    def read(self, cookie: str) -> OperatorSession | None:
-        """Return the session of a cookie; None for one that is not valid, or not valid any more."""
-        found = self.unseal(cookie)
-        if found is None or "id" not in found:
+    async def read(self, token: str) -> OperatorSession | None:
+        """Return the session of a cookie; None for one that is not valid, or not valid any more. Raises Problem."""
+        if not TOKEN.fullmatch(token):
             return None
-        return OperatorSession(Operator(found["name"], found["role"], found["team"]), self._csrf_of(found["id"]))
+        operator = await self.operator_of(_id_of(token))
+        return None if operator is None else OperatorSession(operator, _csrf_of(token), _id_of(token))
+
+    async def operator_of(self, session_id: str) -> Operator | None:
+        """Return who has a session, with the role that the config gives now. Raises Problem."""
+        kept = await self._processes.one("read_session", id=session_id)
+        if kept is None or kept["opened"] + self.lifetime_s <= self._clock():
+            return None
+        fields = {name: kept[name] for name in FIELDS}
+        return self._entrances.again(fields, kept["proof"], _signed(session_id, fields))
+
+    async def is_open(self, session: OperatorSession) -> bool:
+        """Whether a session is still that of the same operator. Raises Problem."""
+        return not session.id or await self.operator_of(session.id) == session.operator
+
+    async def close(self, session: OperatorSession) -> None:
+        """End a session at every gateway. Raises Problem."""
+        if session.id:
+            await self._processes.one("close_session", id=session.id)
 
     def local(self) -> OperatorSession:
         """Return the session of everyone on this machine, where no sign-in is needed."""
-        return OperatorSession(LOCAL, self._csrf_of(""))
-
-    def seal(self, fields: dict[str, Any], lifetime_s: float) -> str:
-        """Return fields as a text that only this process can have made, and that ends."""
-        payload = _encode(orjson.dumps({**fields, "until": self._clock() + lifetime_s}))
-        return f"{payload}.{self._sign('cookie', payload)}"
-
-    def unseal(self, text: str) -> dict[str, Any] | None:
-        """Return the fields of a sealed text that is valid."""
-        if not text.isascii():  # bytes that are no UTF-8 could not even be compared
-            return None
-        payload, _, signature = text[:MAX_COOKIE_CHARS].partition(".")
-        if not hmac.compare_digest(self._sign("cookie", payload).encode(), signature.encode()):
-            return None
-        try:
-            fields: dict[str, Any] = orjson.loads(base64.urlsafe_b64decode(payload))
-        except (ValueError, binascii.Error):
-            return None
-        return fields if fields["until"] > self._clock() else None
-
-    def _csrf_of(self, session_id: str) -> str:
-        return self._sign("csrf", session_id)
-
-    def _sign(self, purpose: str, text: str) -> str:
-        return _encode(hmac.digest(self._secret, f"{purpose}\0{text}".encode(), "sha256"))
+        return OperatorSession(LOCAL, _csrf_of(self._local))
 
 
-def _encode(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode()
+def _id_of(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _csrf_of(token: str) -> str:
+    return base64.urlsafe_b64encode(hmac.digest(token.encode(), b"csrf", "sha256")).decode()
+
+
+def _signed(session_id: str, fields: dict[str, object]) -> bytes:
+    return orjson.dumps([session_id, fields], option=orjson.OPT_SORT_KEYS)

@@ -9,6 +9,7 @@ from proxy.config.table import Table
 from proxy.identity.claims import compile_path
 
 Role = Literal["owner", "team_admin", "viewer"]
+OidcRole = Literal["owner", "team_admin", "viewer", "global_viewer"]
 
 
 class AdminKeyTable(Table):
@@ -42,9 +43,10 @@ class OidcTable(Table):
     """The client's secret: "env:NAME" or "file:PATH". Default: none, for a client that only PKCE protects."""
     role: str = "groups"
     """The claim that names the role, written as in [[issuer]]: a text, or a list."""
-    roles: dict[str, Role]
+    roles: dict[str, OidcRole]
     """The roles by the values of that claim: {platform = "owner"}. The first one in this order that the claim has
-    counts; who has none is refused. A "team_admin" is limited to the team that `team` of the [[issuer]] names."""
+    counts; who has none is refused. A "team_admin" and a "viewer" are limited to the team that `team` of the [[issuer]]
+    names; a "global_viewer" sees all teams."""
     scope: Annotated[str, Field(pattern=r"^[\x21\x23-\x5b\x5d-\x7e ]+$")] = "openid profile email"
     """What is asked of the issuer; some need "groups" in it for their claim."""
 

@@ -106,6 +106,9 @@ ATTEMPTS = Metric(
     "headgate.target.attempts", "counter", "{attempt}", "Attempts at a target, by what they came to.",
     (TARGET, "http.response.status_code", ERROR),
 )  # fmt: skip
+TEAM_CALLS = Metric(
+    "headgate.team.calls", "gauge", "{call}", "Calls and WebSocket connections of a team that are open.", (TEAM,)
+)  # fmt: skip
 TARGET_IN_FLIGHT = Metric("headgate.target.in_flight", "gauge", "{call}", "Calls at a target.", (TARGET,))
 TARGET_WAITING = Metric(
     "headgate.target.waiting", "gauge", "{call}", "Calls that wait for a place at a target.", (TARGET,)

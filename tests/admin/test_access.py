@@ -1,10 +1,11 @@
 """Who is let in, and what a page of another site makes a browser send."""
 
+from typing import Any
+
 import pytest
 
 from proxy.admin.access import Access
-from proxy.admin.roles import Operator
-from proxy.admin.sessions import Sessions
+from proxy.admin.processes import Processes
 from proxy.config.admin_table import AdminTable
 from tests.conftest import tables_for
 from tests.metrics import admin_of
@@ -42,55 +43,17 @@ async def test_requests_of_other_sites_are_refused(http, start_gateway, upstream
         assert answer.status == statuses[1]
 
 
+async def ask_nothing(*_question: Any, of_all: bool) -> list[Any]:
+    """What is tested needs no process."""
+    raise AssertionError(of_all)
+
+
 def test_the_address_behind_a_proxy_is_ones_own():
     """Its Host and Origin are those of `url`, and its cookies are for TLS only."""
-    access = Access(AdminTable(url="https://gate.example"))
+    access = Access(AdminTable(url="https://gate.example"), Processes(ask_nothing, ask_nothing, ask_nothing))
 
     assert access.is_secure
     assert access.cookie_name.startswith("__Host-")
     assert access._is_own("https://gate.example", "127.0.0.1:9464")
     assert not access._is_own("http://gate.example", "127.0.0.1:9464")
     assert not access._is_own("https://[", "127.0.0.1:9464")
-
-
-def test_a_session_ends():
-    """After its time, and with the process that made it."""
-    now = [1000.0]
-    sessions = Sessions(60.0, lambda: now[0])
-    operator = Operator("ada", "team_admin", "search")
-    cookie = sessions.open(operator)
-    session = sessions.read(cookie)
-
-    assert session is not None
-    assert session.operator == operator
-    assert Sessions(60.0, lambda: now[0]).read(cookie) is None
-    now[0] += 61
-    assert sessions.read(cookie) is None
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda c: c[:-2],
-        lambda c: "x" + c,
-        lambda c: c.replace(".", ""),
-        lambda c: ".",
-        lambda c: "é." + c,
-        lambda c: c + "\udcff",
-    ],
-)
-def test_a_cookie_that_was_changed_is_none(change):
-    """Whatever it is changed to."""
-    sessions = Sessions(60.0)
-
-    assert sessions.read(change(sessions.open(Operator("ada", "owner")))) is None
-
-
-def test_a_token_belongs_to_one_session():
-    """Those of two sessions differ, and that of a listener without sign-in is another one."""
-    sessions = Sessions(60.0)
-    first, second = (sessions.read(sessions.open(Operator("ada", "owner"))) for _ in range(2))
-
-    assert first is not None
-    assert second is not None
-    assert len({first.csrf, second.csrf, sessions.local().csrf}) == 3

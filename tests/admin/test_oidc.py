@@ -17,7 +17,7 @@ from tests.oidc import Provider
 from tests.operators import Console, console_tables, start_console
 
 CLIENT = "headgate-console"
-ROLES = {"platform": "owner", "leads": "team_admin", "staff": "viewer"}
+ROLES = {"platform": "owner", "leads": "team_admin", "staff": "viewer", "auditors": "global_viewer"}
 
 
 class LoginProvider(Provider):
@@ -105,7 +105,8 @@ async def who(browser: aiohttp.ClientSession, console: Console) -> Any:
     [
         ({}, ("owner", "ada", "")),
         ({"groups": "leads"}, ("team_admin", "ada", "search")),
-        ({"groups": ["staff"]}, ("viewer", "ada", "")),
+        ({"groups": ["staff"]}, ("viewer", "ada", "search")),
+        ({"groups": ["auditors"]}, ("viewer", "ada", "")),
         ({"groups": ["others"]}, "names no role"),
         ({"groups": None}, "names no role"),
         ({"nonce": "another"}, "another sign-in"),

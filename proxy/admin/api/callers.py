@@ -1,13 +1,32 @@
-"""The callers that a process knows."""
+"""The callers that a process knows, and what of the config concerns those of one team."""
 
 from collections.abc import Sequence
 
 from proxy.admin.parts import GatewayParts
 from proxy.context import Caller
 from proxy.identity.directory import ANONYMOUS
+from proxy.rules.rule import Rule
 
 
 def known_callers(parts: GatewayParts) -> Sequence[Caller]:
     """Return those of the config and of issued keys, each once; a gateway without callers has one for everybody."""
     directory = parts.lasting.directory
     return [ANONYMOUS] if directory.is_open else [*dict.fromkeys(directory.callers())]
+
+
+def callers_of(parts: GatewayParts, team: str) -> Sequence[Caller]:
+    """Return the known callers of a team, and those of its last requests: who signs in by a token is not known."""
+    recent = {
+        str(request.fields.get("caller", "")) for request in [*parts.recent] if request.fields.get("team") == team
+    }
+    known = [caller for caller in known_callers(parts) if caller.team == team]
+    return [*dict.fromkeys([*known, *(Caller(name, team) for name in recent)])]
+
+
+def rules_for(parts: GatewayParts, team: str) -> Sequence[Rule]:
+    """Return the policies that may select a call of a team, or all: those of other teams name their callers."""
+    rules = parts.config().rules
+    if not team:
+        return rules
+    callers = callers_of(parts, team)
+    return [rule for rule in rules if rule.callers is None or any(rule.applies_to(caller, "") for caller in callers)]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote
 
@@ -11,7 +11,21 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from proxy.admin.access import Access
-from proxy.admin.api import audit, cache, config, keys, me, models, now, openapi, policies, requests, spend, targets
+from proxy.admin.api import (
+    audit,
+    cache,
+    config,
+    keys,
+    me,
+    models,
+    now,
+    openapi,
+    policies,
+    requests,
+    sessions,
+    spend,
+    targets,
+)
 from proxy.admin.api.endpoint import VERSION, AdminEndpoint, AdminRequest, Parameters
 from proxy.admin.followers import Followers
 from proxy.admin.problem import PROBLEM_TYPE, Problem
@@ -19,7 +33,7 @@ from proxy.admin.services import Services
 
 ENDPOINTS: tuple[AdminEndpoint, ...] = (
     *me.ENDPOINTS, *now.ENDPOINTS, *requests.ENDPOINTS, *spend.ENDPOINTS, *keys.ENDPOINTS, *policies.ENDPOINTS,
-    *config.ENDPOINTS, *cache.ENDPOINTS, *models.ENDPOINTS, *targets.ENDPOINTS, *audit.ENDPOINTS,
+    *config.ENDPOINTS, *cache.ENDPOINTS, *models.ENDPOINTS, *targets.ENDPOINTS, *audit.ENDPOINTS, *sessions.ENDPOINTS,
 )  # fmt: skip
 OPENAPI_PATH = "/admin/openapi.json"
 HEADERS = {"Server": "headgate", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -52,7 +66,8 @@ class AdminApi:
                 raise Problem(405, "method_not_allowed", "Only GET is allowed.", headers={"Allow": "GET, HEAD"})
             return web.Response(body=self._document, headers={**HEADERS, "Content-Type": "application/json"})
         self._access.check_site(request)
-        operator = self._access.operator_of(request)
+        sender = await self._access.sender_of(request)
+        operator = sender.operator
         endpoint, values = find(request.method, request.raw_path.partition("?")[0])
         operator.check(endpoint.roles, is_global=endpoint.is_global)
         query = _query_of(endpoint, request.raw_path.partition("?")[2])
@@ -61,7 +76,8 @@ class AdminApi:
         )
         answer = await endpoint.run(AdminRequest(operator, self._services, query, body, values))
         if isinstance(answer, AsyncIterator):
-            return await self._followers.send(request, answer, HEADERS)
+            may_see = partial(self._access.sessions.is_open, sender)
+            return await self._followers.send(request, answer, HEADERS, operator, may_see)
         if isinstance(answer, str):
             return web.Response(text=answer, content_type=endpoint.media, charset="utf-8", headers=HEADERS)
         return json_response(answer, endpoint.status)

@@ -56,7 +56,7 @@ def point_of(earlier: Sample, later: Sample, team: str) -> Point:
     return Point(
         time=as_time(later.at),
         seconds=round(seconds, 3),
-        in_flight=later.in_flight,
+        in_flight=later.in_flight_of(team),
         calls_per_min=round(changed.calls * per_min, 2),
         refused_per_min=round(changed.refused * per_min, 2),
         failed_per_min=round(changed.failed * per_min, 2),

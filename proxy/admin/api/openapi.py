@@ -39,6 +39,7 @@ ERRORS = {
     "413": "The body is too large",
     "415": "The body is not JSON",
     "422": "The config has a fault",
+    "429": "Too many streams are followed",
     "503": "A process or a store does not answer",
 }
 

@@ -3,7 +3,7 @@
 import inspect
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -13,11 +13,12 @@ from typing_extensions import TypedDict
 
 from backends import least_values_of
 from policies import PolicyState
-from proxy.admin.api.callers import known_callers
+from proxy.admin.api.callers import callers_of, known_callers, rules_for
 from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest, Parameters, Wanted
 from proxy.admin.parts import GatewayParts
 from proxy.admin.problem import Problem
 from proxy.context import Caller
+from proxy.rules.rule import Rule
 from proxy.rules.trial import Trial, try_rules
 from proxy.state.ownership import Ownership
 from proxy.stores.memory import MemoryStore
@@ -90,23 +91,33 @@ class TrialReport(TypedDict):
 
 
 async def read_policies(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:
-    """Return the policies of the config, and what those of them decided that other than passed the last requests."""
+    """Return the policies that concern a team, or all, and what they did on the last requests but to let them pass."""
     recent: Recent = Counter()
+    team = argument["team"]
     for request in [*parts.recent]:
-        if request.history is not None and argument["team"] in ("", request.fields.get("team")):
+        if request.history is not None and team in ("", request.fields.get("team")):
             for made in request.history.decisions:
                 recent[made.policy, str(request.fields.get("caller", "")), made.decision, made.code or ""] += 1
     tables = parts.config().tables.get("policy", [])
-    found = []
+    found, shown = [], rules_for(parts, team)
     for rule, table in zip(parts.config().rules, tables, strict=False):
+        if rule not in shown:
+            continue
         module = sys.modules[type(rule.policy).__module__]
         own = {name: value for name, value in table.items() if name in type(rule.policy).model_fields}
         found.append({
             "policy": rule.name, "about": (inspect.getdoc(module) or "").partition("\n")[0], "mode": rule.mode,
-            "rollout": rule.rollout, "callers": ", ".join(table.get("callers", ["*"])),
+            "rollout": rule.rollout, "callers": _selector(parts, rule, table.get("callers", ["*"]), team),
             "models": ", ".join(table.get("models", ["*"])), "version": rule.version(), "settings": own,
         })  # fmt: skip
     return {"policies": found, "recent": [[*key, count] for key, count in recent.items()]}
+
+
+def _selector(parts: GatewayParts, rule: Rule, globs: Sequence[str], team: str) -> str:
+    """Return which callers a policy selects: an operator of a team is shown those of the team, not whom else."""
+    if not team or rule.callers is None:
+        return ", ".join(globs)
+    return ", ".join(caller.name for caller in callers_of(parts, team) if rule.callers.match(caller.name))
 
 
 async def try_request(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:
@@ -123,21 +134,22 @@ async def try_request(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:
     )  # fmt: skip
     try:
         call = parts.pipeline().routes.with_model(parse_call(sent, headers=headers, needs_model=False))
-        await _try(parts, call, caller, headers, report)
+        await _try(parts, call, caller, headers, report, argument["team"])
     except HeadgateError as error:  # no policy's
         report["status"], report["error"] = error.status, error.message
     return report
 
 
 async def _try(
-    parts: GatewayParts, call: Call, caller: Caller, headers: Mapping[str, str], report: TrialReport
+    parts: GatewayParts, call: Call, caller: Caller, headers: Mapping[str, str], report: TrialReport, team: str
 ) -> None:
     """Complete a report with what the policies decide, and with where the call would go. Raises HeadgateError."""
     config, routes, store = parts.config(), parts.pipeline().routes, MemoryStore()
     least_values, quote_of = least_values_of(config.backends.values()), partial(parts.lasting.targets.quote_of, routes)
     state = PolicyState(store, Ownership(store), least_values=least_values, quote_of=quote_of)
     trials, passed = await try_rules(config.rules, call, caller, state, headers)
-    report["steps"] = [_step(trial) for trial in trials]
+    shown = rules_for(parts, team)
+    report["steps"] = [_step(trial) for trial in trials if trial.rule in shown or trial.rule not in config.rules]
     for trial in trials:
         if trial.decision == "refused" and trial.error is not None:
             raise trial.error

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from proxy.admin.api.callers import rules_for
 from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest, Moment, Parameters, Searched
 from proxy.admin.api.formats import as_ms, as_number, as_text, as_time
 from proxy.admin.parts import GatewayParts
@@ -120,7 +121,7 @@ async def describe(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:
                 "request": _summary(request),
                 "steps": steps,
                 "attempts": [_attempt(made) for made in ([] if history is None else history.attempts)],
-                "policies": [*_policies(parts, request)],
+                "policies": [*_policies(parts, request, argument["team"])],
                 "fields": dict(request.fields),
                 "content": {} if history is None else dict(history.content),
             }
@@ -189,12 +190,12 @@ def _attempt(made: Any) -> AttemptTime:
     return AttemptTime(target=made.target, began_ms=began_ms, lasted_ms=lasted_ms, status=made.status, error=made.error)
 
 
-def _policies(parts: GatewayParts, request: RecentRequest) -> Iterator[PolicyStep]:
-    """Yield what each policy decided. Of those without a note it is only known whether they select such a call."""
+def _policies(parts: GatewayParts, request: RecentRequest, team: str) -> Iterator[PolicyStep]:
+    """Yield what each policy that concerns a team decided; of those without a note whether they select the call."""
     fields, notes = request.fields, [] if request.history is None else [*request.history.decisions]
     caller = Caller(str(fields.get("caller", "")), str(fields.get("team", "")))
     is_over = "caller" not in fields
-    for rule in parts.config().rules:
+    for rule in rules_for(parts, team):
         note = next((note for note in notes if note.policy == rule.name), None)
         if note is not None:
             notes.remove(note)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
@@ -32,7 +33,7 @@ class AdminConsole:
         self._access = access
         self._services = services
         self._followers = followers
-        self._doors = SignInPages(access, oidc)
+        self._doors = SignInPages(access, services.audit, oidc)
 
     @staticmethod
     def serves(path: str) -> bool:
@@ -48,7 +49,7 @@ class AdminConsole:
             self._access.check_site(request)
             if request.path in ("/", "/admin"):
                 return redirect(ROOT)
-            session = self._access.session_of(request)
+            session = await self._access.session_of(request)
             if request.path in self._doors.paths:
                 return await self._doors.answer(request, session)
             if session is None:
@@ -67,7 +68,8 @@ class AdminConsole:
     async def _answer_operator(self, request: web.BaseRequest, session: OperatorSession) -> web.StreamResponse:
         if request.path == LIVE:
             events = drawn_events(self._services, session.operator.team)
-            return await self._followers.send(request, events, HEADERS)
+            may_see = partial(self._access.sessions.is_open, session)
+            return await self._followers.send(request, events, HEADERS, session.operator, may_see)
         fields = dict(parse_qsl(request.raw_path.partition("?")[2], keep_blank_values=True, errors="replace"))
         notice = NOTICES.get(fields.pop("notice", ""))
         if request.method not in SAFE_METHODS:
@@ -78,8 +80,7 @@ class AdminConsole:
         return self._show(found, session, await found.read(asked), notice=notice)
 
     def _asked(self, session: OperatorSession, found: ConsolePage, values: Mapping[str, str]) -> AdminRequest:
-        if not found.is_for(session.operator):
-            raise Problem(403, "team_not_allowed", "This concerns all teams, and you see one.")
+        session.operator.check(found.roles, is_global=found.is_global)
         return AdminRequest(session.operator, self._services, values=values)
 
     async def _submit(self, request: web.BaseRequest, session: OperatorSession) -> web.StreamResponse:
@@ -87,7 +88,7 @@ class AdminConsole:
         fields = await fields_of(request)
         self._access.check_token(session, fields.get(CSRF_FIELD, ""))
         if request.path == SIGN_OUT:
-            return redirect(SIGN_IN, self._doors.cookie("", 0))
+            return await self._doors.sign_out(session)
         submit = FORMS.get(request.path)
         if request.method != "POST" or submit is None:
             raise Problem(405, "method_not_allowed", "There is no form here.")

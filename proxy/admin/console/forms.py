@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from proxy.admin.api import cache, config, keys, policies, targets
+from proxy.admin.api import cache, config, keys, policies, sessions, targets
 from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest
 from proxy.admin.console.pages import Values, show_config, show_keys, with_body
 from proxy.admin.problem import Problem
@@ -17,6 +17,7 @@ NOTICES = {
     "drained": "The target gets no new calls.",
     "restored": "The target gets calls again.",
     "reloaded": "The config is served as its file is now.",
+    "ended": "The sessions are ended.",
     "purged": "The entries are removed.",
 }
 """What a page says after a form has led back to it, by a word in its address."""
@@ -120,11 +121,19 @@ async def submit_target(request: AdminRequest, fields: Fields) -> Shown:
     return Shown(notice="drained" if is_drain else "restored")
 
 
+async def submit_operator(request: AdminRequest, fields: Fields) -> Shown:
+    """End all sessions of an operator."""
+    named = {"operator": fields.get("operator", "")}
+    await _use(request, sessions.ENDPOINTS, "POST", "/sessions/end", named)
+    return Shown(notice="ended")
+
+
 FORMS: Mapping[str, Submit] = {
     "/admin/keys": submit_key,
     "/admin/try": submit_trial,
     "/admin/config": submit_config,
     "/admin/cache": submit_cache,
     "/admin/targets": submit_target,
+    "/admin/operators": submit_operator,
 }
 """By the path of their page."""

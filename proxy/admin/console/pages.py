@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from proxy.admin.api import audit, cache, keys, models, now, policies, requests, spend, targets
+from proxy.admin.api import audit, cache, keys, models, now, policies, requests, sessions, spend, targets
 from proxy.admin.api.dispatch import validated
 from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest, NoParameters, Parameters
-from proxy.admin.roles import Operator
+from proxy.admin.roles import EVERYBODY, OWNERS, Operator
+from proxy.config.admin_table import Role
 
 Values = Mapping[str, Any]
 Read = Callable[[AdminRequest], Awaitable[Values]]
@@ -24,12 +25,13 @@ class ConsolePage:
     template: str
     read: Read
     query: type[Parameters] = NoParameters
+    roles: frozenset[Role] = EVERYBODY
     is_global: bool = False
     in_menu: bool = True
 
     def is_for(self, operator: Operator) -> bool:
         """Whether an operator may see it."""
-        return not (self.is_global and operator.team)
+        return operator.role in self.roles and not (self.is_global and operator.team)
 
 
 async def show_now(request: AdminRequest) -> Values:
@@ -109,6 +111,12 @@ async def show_verification(request: AdminRequest) -> Values:
     return {"files": (await audit.verify_audit(request))["files"]}
 
 
+async def show_operators(request: AdminRequest) -> Values:
+    """Return who is signed in."""
+    found = await sessions.list_sessions(request)
+    return {"sessions": found["sessions"], "is_complete": found["is_complete"]}
+
+
 EXAMPLE = '{\n  "model": "gpt-5",\n  "input": "Hello!"\n}'
 PAGES = (
     ConsolePage("/admin/", "Now", "now.html", show_now),
@@ -125,6 +133,7 @@ PAGES = (
     ConsolePage("/admin/audit", "Audit", "audit.html", show_audit, audit.AuditFilter, is_global=True),
     ConsolePage("/admin/audit/verification", "Verification", "verification.html", show_verification, is_global=True,
          in_menu=False),
+    ConsolePage("/admin/operators", "Operators", "operators.html", show_operators, roles=OWNERS, is_global=True),
 )  # fmt: skip
 
 

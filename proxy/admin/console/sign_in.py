@@ -5,15 +5,19 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
+import structlog
 from aiohttp import web
 
 from proxy.admin.access import SAFE_METHODS, Access
 from proxy.admin.api.dispatch import read_body
+from proxy.admin.audit_files import AuditFiles
 from proxy.admin.console.render import page, redirect
+from proxy.admin.entrances import SignedIn
 from proxy.admin.oidc import CALLBACK, FLOW_S, OidcSignIn
 from proxy.admin.problem import Problem
-from proxy.admin.roles import Operator
 from proxy.admin.sessions import OperatorSession
+
+log = structlog.get_logger()
 
 ROOT, SIGN_IN, BEGIN = "/admin/", "/admin/sign-in", "/admin/oidc/begin"
 FORM_TYPE = "application/x-www-form-urlencoded"
@@ -27,10 +31,11 @@ OUTSIDE: Mapping[str, Any] = {
 
 
 class SignInPages:
-    """Opens sessions."""
+    """Opens and closes sessions, and writes both to the audit."""
 
-    def __init__(self, access: Access, oidc: OidcSignIn | None) -> None:
+    def __init__(self, access: Access, audit: AuditFiles, oidc: OidcSignIn | None) -> None:
         self._access = access
+        self._audit = audit
         self._oidc = oidc
         self.paths = frozenset({SIGN_IN} if oidc is None else {SIGN_IN, BEGIN, CALLBACK})
 
@@ -53,14 +58,15 @@ class SignInPages:
         """Show the form, or open a session for a key."""
         values = {
             **OUTSIDE, "title": "Sign in", "next": quote(goal, safe="/"), "fault": None,
-            "issuer": None if self._oidc is None else self._oidc.name, "has_keys": self._access.has_keys,
+            "issuer": None if self._oidc is None else self._oidc.name, "has_keys": self._access.entrances.has_keys,
         }  # fmt: skip
         if request.method in SAFE_METHODS:
             return page("sign_in.html", values)
-        operator = self._access.operator_with((await fields_of(request)).get("key", "").strip())
-        if operator is None:
+        entry = self._access.entrances.by_key((await fields_of(request)).get("key", "").strip())
+        if entry is None:
+            log.warning("admin.sign_in_failed", reason="unknown key")
             return page("sign_in.html", values | {"fault": "This is no key of an operator."}, 401)
-        return redirect(goal, self._cookie_of(operator))
+        return redirect(goal, await self._open(entry, "key"))
 
     async def _begin(self, oidc: OidcSignIn, request: web.BaseRequest, goal: str) -> web.Response:
         redirection = await oidc.begin(self._access.own_address(request), goal)
@@ -68,9 +74,11 @@ class SignInPages:
 
     async def _finish(self, oidc: OidcSignIn, request: web.BaseRequest, query: Mapping[str, str]) -> web.Response:
         """Open a session. The page loads the next one: browsers keep the cookie out of what the issuer leads to."""
-        operator, goal = await oidc.finish(query, request.cookies.get(self._flow_name, ""))
+        entry, goal = await oidc.finish(query, request.cookies.get(self._flow_name, ""))
+        goal = goal if OWN_PATH.fullmatch(goal) else ROOT
+        cookie = await self._open(entry, oidc.name)
         response = page("again.html", {**OUTSIDE, "title": "Headgate", "again": goal})
-        response.headers.add("Set-Cookie", self._cookie_of(operator))
+        response.headers.add("Set-Cookie", cookie)
         response.headers.add("Set-Cookie", self._flow_cookie("", 0))
         return response
 
@@ -88,11 +96,19 @@ class SignInPages:
     def _secure(self) -> str:
         return "; Secure" if self._access.is_secure else ""
 
-    def _cookie_of(self, operator: Operator) -> str:
+    async def _open(self, entry: SignedIn, by: str) -> str:
+        """Return the header that sets the cookie of a new session: one that the browser has brought is never used."""
+        await self._audit.record(entry.operator, "operator.signed_in", by=by)
         sessions = self._access.sessions
-        return self.cookie(sessions.open(operator), round(sessions.lifetime_s))
+        return self._cookie(await sessions.open(entry), round(sessions.lifetime_s))
 
-    def cookie(self, value: str, max_age_s: int) -> str:
+    async def sign_out(self, session: OperatorSession) -> web.Response:
+        """End a session, at every gateway, and lead to the sign-in. Raises Problem."""
+        await self._access.sessions.close(session)
+        await self._audit.record(session.operator, "operator.signed_out")
+        return redirect(SIGN_IN, self._cookie("", 0))
+
+    def _cookie(self, value: str, max_age_s: int) -> str:
         """Return the header that sets the session's cookie. Source: https://httpwg.org/specs/rfc6265.html."""
         name = self._access.cookie_name
         return f"{name}={value}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Strict{self._secure}"

@@ -16,6 +16,7 @@ BODIES: dict[str, Any] = {
     "try_policies": {"body": {"model": "m", "input": "Hi"}},
     "compare_text": {"text": ""},
     "reload_config": {},
+    "end_all_sessions": {"operator": "none"},
     "purge_cache": {"model": "m", "team": "search"},
 }
 OWNER, ALL, GLOBAL, MANAGERS = {"owner"}, set(KEYS), {"owner", "viewer"}, {"owner", "search_admin"}
@@ -25,6 +26,7 @@ ALLOWED = {
     "try_policies": ALL, "compare_file": GLOBAL, "compare_text": OWNER, "reload_config": OWNER, "get_cache": ALL,
     "purge_cache": MANAGERS, "list_models": ALL, "list_targets": GLOBAL, "drain_target": OWNER,
     "get_spend": ALL, "get_spend_csv": ALL, "list_budgets": ALL, "undrain_target": OWNER, "list_audit": GLOBAL, "verify_audit": GLOBAL,
+    "list_sessions": OWNER, "end_all_sessions": OWNER,
 }  # fmt: skip
 
 

@@ -5,10 +5,13 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
+import aiohttp
 import pytest
 from aiohttp import web
 
-from proxy.admin.followers import MOST
+from proxy.admin.followers import MOST, MOST_OF_ONE, Followers
+from proxy.admin.problem import Problem
+from proxy.admin.roles import Operator
 from proxy.admin.samples import Totals, percentile
 from tests.conftest import CANNED
 from tests.operators import CALLERS, KEYS, Console, console_tables, events_of, start_console
@@ -114,19 +117,46 @@ async def test_now_has_rates_of_the_operators_team(console: Console):
 
 
 async def test_now_is_streamed(console: Console):
-    """Each sample is an event; more than some cannot follow at once."""
-    headers = {"Authorization": f"Bearer {KEYS['search_viewer']}"}
+    """Each sample is an event; an operator follows some streams at once, and all of them some more."""
     address = f"{console.admin}/admin/v1/now/stream"
-    async with AsyncExitStack() as streams:
-        opened = [
-            await streams.enter_async_context(console.http.get(address, headers=headers)) for _ in range(MOST + 1)
-        ]
-        report = await anext(events_of(opened[0]))
-        async with console.http.head(address, headers=headers) as head:
-            assert (head.status, head.content_type, await head.read()) == (200, "text/event-stream", b"")
 
-    assert [answer.status for answer in opened] == [*[200] * MOST, 503]
+    def follow(who: str, method: str = "GET") -> aiohttp.client._RequestContextManager:
+        return console.http.request(method, address, headers={"Authorization": f"Bearer {KEYS[who]}"})
+
+    async with AsyncExitStack() as streams:
+        places = [*KEYS] * MOST_OF_ONE
+        opened = [await streams.enter_async_context(follow(who)) for who in places]
+        report = await anext(events_of(opened[places.index("search_viewer")]))
+        async with follow("owner", "HEAD") as head:
+            assert (head.status, head.content_type, await head.read()) == (200, "text/event-stream", b"")
+        async with follow("owner") as more:
+            problem = await more.json(content_type=None)
+
+    assert len(places) == MOST
+    assert [answer.status for answer in opened] == [200] * MOST
+    assert (more.status, more.headers["Retry-After"], problem["code"]) == (429, "5", "too_many_followers")
+    assert "close one" in problem["detail"]
     assert report["targets"] == []
+
+
+@pytest.mark.parametrize(
+    "streams", [{"ada": MOST_OF_ONE}, {"ada": 1, **{str(number): 1 for number in range(MOST - 1)}}]
+)
+def test_streams_are_bounded_for_one_operator_and_for_all(streams):
+    """Another operator is not refused because of the first, until there are too many in all."""
+    followers = Followers()
+    followers._streams.update({Operator(name, "viewer"): count for name, count in streams.items()})
+    is_full = sum(streams.values()) >= MOST
+    assert is_refused(followers, "ada")
+    assert is_refused(followers, "ben") == is_full
+
+
+def is_refused(followers: Followers, name: str) -> bool:
+    try:
+        followers._check(Operator(name, "viewer"))
+    except Problem as problem:
+        return problem.status == 429
+    return False
 
 
 async def test_a_name_of_another_team_does_not_tell_its_team(console: Console):

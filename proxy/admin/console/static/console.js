@@ -5,6 +5,7 @@
 for (const part of document.querySelectorAll("[data-live]")) {
   const events = new EventSource(part.dataset.live);
   events.onmessage = (event) => { part.innerHTML = event.data; };
+  events.onerror = () => { if (events.readyState === EventSource.CLOSED) document.getElementById("still").hidden = false; };
   addEventListener("pagehide", () => events.close());
 }
 

@@ -24,7 +24,7 @@ from proxy.config.default import default_config
 from proxy.config.validation import ConfigError
 from proxy.control import Assignment
 from proxy.supervisor import Supervisor
-from proxy.telemetry.logs import LogTally, choose_format, configure_logs
+from proxy.telemetry.logs import Logs, LogTally, configure_logs
 from proxy.worker_process import config_of_worker
 
 SUCCESS, INPUT_ERROR = 0, 2
@@ -58,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] | None = options.run
     is_server = run is None
     tally = LogTally()
-    close_logs = configure_logs(level=logging.INFO if is_server else logging.ERROR, final=is_server, tally=tally)
+    logs = configure_logs(level=logging.INFO if is_server else logging.ERROR, final=is_server, tally=tally)
     try:
-        code = _serve(options, close_logs, tally) if run is None else run(options)
+        code = _serve(options, logs, tally) if run is None else run(options)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # `| head` has read enough; Python would write at its end again
@@ -72,10 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         return code
     finally:
-        close_logs()
+        logs.close()
 
 
-def _serve(options: argparse.Namespace, flush_logs: Callable[[float], object], tally: LogTally) -> int:
+def _serve(options: argparse.Namespace, logs: Logs, tally: LogTally) -> int:
     assignment = Assignment.of_environment()
 
     texts = None if assignment is None else assignment.texts
@@ -87,7 +87,9 @@ def _serve(options: argparse.Namespace, flush_logs: Callable[[float], object], t
         return config if assignment is None else config_of_worker(config, assignment)
 
     config = read_again(None, None if texts is None else texts.served)
-    choose_format(config.log.format, tally)
+    logs.choose_format(config.log.format)
+    if assignment is not None or config.server.worker_count > 1:
+        logs.share_stderr()
     if assignment is None and config.server.worker_count > 1:
         return _supervise(config)
     return_freed_memory()
@@ -97,7 +99,7 @@ def _serve(options: argparse.Namespace, flush_logs: Callable[[float], object], t
         with asyncio.Runner(loop_factory=_fast_loop()) as runner:
             gc.freeze()  # everything imported stays: collections skip it
             gc.set_threshold(*COLLECTION_THRESHOLDS)
-            runner.run(serve(config, read_again, greet, flush_logs, tally, assignment))
+            runner.run(serve(config, read_again, greet, logs.close, tally, assignment))
     except (OSError, ValueError) as error:  # a port in use, a missing model
         print(f"headgate cannot start: {_reason(error)}", file=sys.stderr)
         return INPUT_ERROR

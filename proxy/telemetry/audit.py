@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import orjson
 import structlog
@@ -21,7 +21,7 @@ from pydantic import PositiveInt
 from proxy.config.secrets import LongSecret
 from proxy.config.table import Table
 from proxy.telemetry.audit_chain import START, Chain, Head, head_in
-from proxy.telemetry.files import QueuedFile, append_line, open_private
+from proxy.telemetry.files import QueuedFile, append_lines, open_private
 from proxy.wire.errors import Unavailable
 from proxy.wire.loggable import printable
 
@@ -123,16 +123,32 @@ class Audit(QueuedFile):
     def append(self, file: BinaryIO, lines: list[bytes], lost: int) -> int:
         """Chain and append lines, after one about those lost before. Returns how many are lost now."""
         waiting = [orjson.dumps({"time": _now(), "lost": lost}), *lines] if lost else lines
-        for position, line in enumerate(waiting):
-            try:
-                _append(file, self._chain, orjson.loads(line))
-            except OSError as error:
-                log.warning("audit.write_failed", error=error.strerror)
-                unwritten = len(waiting) - position
-                return unwritten - 1 + lost if lost and position == 0 else unwritten
+        written = self._append(file, waiting)
+        if written and lost:
+            self.note_lost(lost)
         if self._chain.head.seq >= self._anchored + self._settings.anchor_every:
             self._anchor()
-        return 0
+        unwritten = len(waiting) - written
+        return unwritten - 1 + lost if lost and not written else unwritten
+
+    def _append(self, file: BinaryIO, waiting: list[bytes]) -> int:
+        """Append lines to file and chain, and return how many there was room for."""
+        linked = self._chain.link([orjson.loads(line) for line in waiting])
+        written = 0
+        try:
+            while written < len(linked):
+                written += append_lines(file, [text for text, _ in linked[written:]])
+                self.note_success()
+        except OSError as error:
+            if self.fails_anew():
+                log.warning("audit.write_failed", error=error.strerror)
+        if written:
+            self._chain.head = linked[written - 1][1]
+        return written
+
+    def note_lost(self, count: int) -> None:
+        """Log how many lines are missing, which the file says itself as soon as there is room."""
+        log.warning("audit.lines_lost", count=count)
 
     def _anchor(self) -> None:
         """Log the head of the chain."""
@@ -151,19 +167,14 @@ def write_operation(settings: AuditTable, event: str, fields: Mapping[str, str],
     with file:
         named = {name: printable(value) for name, value in fields.items()}
         who = printable(operator) or getpass.getuser()
-        _append(file, Chain(settings.key, head), {"time": _now(), "event": event, "operator": who, **named})
+        ((text, _),) = Chain(settings.key, head).link([{"time": _now(), "event": event, "operator": who, **named}])
+        append_lines(file, [text])
 
 
 def head_of(path: Path) -> Head:
     """Return the head of the chain in a file. Raises OSError, and ValueError for one that is not an audit file."""
     last = _last_line(path)
     return head_in(last) if last else START
-
-
-def _append(file: BinaryIO, chain: Chain, line: dict[str, Any]) -> None:
-    encoded, head = chain.add(line)
-    append_line(file, encoded)
-    chain.head = head
 
 
 def _open_locked(path: Path, timeout_s: float = 0.0) -> tuple[BinaryIO, Head]:

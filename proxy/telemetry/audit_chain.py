@@ -48,11 +48,15 @@ class Chain:
         self._key = key
         self.head = head
 
-    def add(self, line: dict[str, Any]) -> tuple[bytes, Head]:
-        """Return a line as it follows the head, and the head that it makes; `head` is not changed yet."""
-        linked = {**line, "seq": self.head.seq + 1, "previous": self.head.hash}
-        linked["hash"] = self._hash_of(linked)
-        return orjson.dumps(linked), Head(self.head.seq + 1, linked["hash"])
+    def link(self, lines: Iterable[dict[str, Any]]) -> list[tuple[bytes, Head]]:
+        """Return lines as they follow the head, each with the head that it makes; `head` is not changed."""
+        linked, head = [], self.head
+        for line in lines:
+            fields = {**line, "seq": head.seq + 1, "previous": head.hash}
+            fields["hash"] = self._hash_of(fields)
+            head = Head(head.seq + 1, fields["hash"])
+            linked.append((orjson.dumps(fields), head))
+        return linked
 
     def follow(self, text: bytes) -> bool:
         """Whether a line of a file follows the head, unaltered; then it is the head."""

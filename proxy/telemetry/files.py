@@ -3,9 +3,8 @@
 import errno
 import os
 import threading
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +16,11 @@ log = structlog.get_logger()
 
 QUEUE_BYTES = 8_388_608
 """How much may wait to be written, in bytes; lines beyond it are lost and counted."""
-BATCH_DELAY_S = 0.02  # lines that arrive meanwhile are written together
+DELAY_S, LONGEST_DELAY_S = 0.02, 0.1
+"""How long lines are collected that are written together, in seconds: few lines, and many. For each batch the thread
+takes the interpreter's lock from the event loop some times.
+"""
+MANY_LINES = 10
 RETRY_S = 1.0
 """How often a report of lost lines is tried again while there are no lines, in seconds."""
 
@@ -27,13 +30,20 @@ def open_private(path: Path) -> BinaryIO:
     return open(path, "ab", buffering=0, opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
-def append_line(file: BinaryIO, line: bytes) -> None:
-    """Append a line to an unbuffered file, or nothing of it. Raises OSError when there is no room."""
-    line += b"\n"
-    written = file.write(line)
-    if written != len(line):  # a disk that is nearly full takes a part, and reports the error only on the next write
-        file.truncate(file.tell() - written)
+def append_lines(file: BinaryIO, lines: Sequence[bytes]) -> int:
+    """Append lines to an unbuffered file by one write, none of them in part, and return how many there was room for.
+
+    Raises OSError when there is no room for the first.
+    """
+    text = b"\n".join([*lines, b""])
+    written = file.write(text)
+    if written == len(text):
+        return len(lines)
+    whole = text.rfind(b"\n", 0, written) + 1  # a full disk takes a part, and reports the error only on the next write
+    file.truncate(file.tell() - (written - whole))
+    if not whole:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return text.count(b"\n", 0, whole)
 
 
 class LineQueue:
@@ -43,20 +53,27 @@ class LineQueue:
     these it could neither write nor report. While that is not 0, and while the queue is full, `is_healthy` is False.
     """
 
-    def __init__(self, write: Callable[[list[bytes], int], int], *, max_bytes: int = QUEUE_BYTES) -> None:
+    def __init__(
+        self,
+        write: Callable[[list[bytes], int], int],
+        *,
+        max_bytes: int = QUEUE_BYTES,
+        longest_delay_s: float = LONGEST_DELAY_S,
+    ) -> None:
         self._write = write
         self._max_bytes = max_bytes
+        self._longest_delay_s = longest_delay_s
+        self._delay_s = DELAY_S
         self._lines: list[bytes] = []
         self._size = 0  # of the lines queued and being written
         self._lost = 0
         self.lost_lines = 0
         """How many lines were lost since the start."""
-        self._is_closing = self._is_busy = False
-        self._lock = threading.Lock()
-        self._has_work = threading.Event()
-        self._is_idle = threading.Event()  # the opposite of `_is_busy`, for those who wait
-        self._is_idle.set()
         self.is_healthy = True
+        self._flushes: list[threading.Event] = []  # of those who wait for the lines so far
+        self._is_closing = self._is_idle = False
+        self._lock = threading.RLock()  # reentrant: a finalizer may log in the middle of anything
+        self._wake = threading.Lock()  # unlocked to end a pause of the thread
         # A daemon: a write that blocks forever must not keep the process from exiting.
         self._thread = threading.Thread(target=self._run, name="line-writer", daemon=True)
         self._thread.start()
@@ -72,45 +89,72 @@ class LineQueue:
             else:
                 self._lines.append(line)
                 self._size += size
-            if self._is_busy:  # the thread looks again before it is idle
-                return
-            self._is_busy = True
-            self._is_idle.clear()
-        self._has_work.set()
+            if self._is_idle:
+                self._end_pause()
 
     def flush(self, timeout_s: float = 2.0) -> bool:
-        """Wait until all queued lines were handed to `write`; return False after `timeout_s`."""
-        return self._is_idle.wait(timeout_s)
+        """Wait until the lines so far were handed to `write`; return False after `timeout_s`."""
+        is_written = threading.Event()
+        with self._lock:
+            self._flushes.append(is_written)
+            self._end_pause()
+        return not self._thread.is_alive() or is_written.wait(timeout_s)
 
     def close(self, timeout_s: float = 2.0) -> bool:
         """Write what is queued and end the thread; return False if it still writes after `timeout_s`."""
-        self._is_closing = True
-        self._has_work.set()
+        with self._lock:
+            self._is_closing = True
+            self._end_pause()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def take_lost(self) -> int:
+        """Return how many lines were lost that no report says."""
+        with self._lock:
+            lost, self._lost = self._lost, 0
+        return lost
+
+    def _end_pause(self) -> None:
+        """Let the thread go on. Call it with the lock."""
+        self._is_idle = False
+        if self._wake.locked():
+            self._wake.release()
+
     def _run(self) -> None:
-        while True:
-            has_work = self._has_work.wait(None if self.is_healthy else RETRY_S)
-            if has_work and not self._is_closing:
-                time.sleep(BATCH_DELAY_S)
+        is_last = False
+        while not is_last:
+            self._pause(-1 if self.is_healthy else RETRY_S, until_line=True)
+            self._pause(self._delay_s)
             with self._lock:
                 lines, self._lines = self._lines, []
-                lost, self._lost = self._lost, 0
+                flushes, self._flushes = self._flushes, []
+                lost = self.take_lost()
             unreported = self._write(lines, lost) if lines or lost else 0
             with self._lock:
-                self._size -= sum(map(len, lines))
-                self._lost += unreported
-                self.lost_lines += min(unreported, len(lines))  # the others were counted before
-                self.is_healthy = self._lost == 0
-                must_report = self._is_closing and self._lost and lines  # in one more batch
-                if self._lines or must_report:
-                    continue
-                self._has_work.clear()
-                self._is_busy = False
-                self._is_idle.set()
-                if self._is_closing:
-                    return
+                self._note_batch(lines, unreported)
+                must_report = self._lost > 0 and bool(lines)  # in one more batch
+                is_last = self._is_closing and not self._lines and not must_report
+            for flush in flushes:
+                flush.set()
+
+    def _pause(self, timeout_s: float, *, until_line: bool = False) -> None:
+        """Wait for a line, or while more lines come; not when the queue is flushed or closed."""
+        with self._lock:
+            self._is_idle = until_line
+            self._wake.acquire(blocking=False)
+            if self._flushes or self._is_closing or (until_line and self._lines):
+                return
+        self._wake.acquire(timeout=timeout_s)
+
+    def _note_batch(self, lines: list[bytes], unreported: int) -> None:
+        """Note that a batch was written, but for so many lines. Call it with the lock."""
+        size = sum(map(len, lines))
+        self._size -= size
+        self._lost += unreported
+        self.lost_lines += min(unreported, len(lines))  # the others were counted before
+        self.is_healthy = self._lost == 0
+        is_busy = len(lines) >= MANY_LINES and size < self._max_bytes // 16  # large ones would soon fill the queue
+        self._delay_s = self._longest_delay_s if is_busy else DELAY_S
 
 
 class QueuedFile(ABC):
@@ -120,11 +164,14 @@ class QueuedFile(ABC):
         self.file: BinaryIO | None = None
         self._queue: LineQueue | None = None
         self._is_moved = False  # whether the file may have been renamed, so that it must be opened anew
+        self.is_failing = False
+        """Whether the line that was tried last could not be written."""
 
     def start(self, file: BinaryIO) -> None:
         """Take over an open file; `put` does nothing before."""
         self.file = file
-        self._queue = LineQueue(self._write)
+        # What is required must be known soon not to be written: calls are refused then.
+        self._queue = LineQueue(self._write, longest_delay_s=DELAY_S if self.is_required else LONGEST_DELAY_S)
 
     def put(self, line: bytes) -> None:
         """Queue a line."""
@@ -138,6 +185,8 @@ class QueuedFile(ABC):
 
     def close(self) -> None:
         is_written = self._queue is None or self._queue.close()
+        if self._queue is not None and is_written and (lost := self._queue.take_lost()):
+            self.note_lost(lost)
         if self.file is not None and is_written:  # a file that a thread still writes to must stay open
             self.file.close()
 
@@ -163,6 +212,19 @@ class QueuedFile(ABC):
     @abstractmethod
     def append(self, file: BinaryIO, lines: list[bytes], lost: int) -> int:
         """Append lines, after a report of those lost before. Return how many are lost now. Called in the thread."""
+
+    @abstractmethod
+    def note_lost(self, count: int) -> None:
+        """Log how many lines were lost until one could be written again, or until the end."""
+
+    def fails_anew(self) -> bool:
+        """Note that a line could not be written; return whether the one before could be."""
+        was_failing, self.is_failing = self.is_failing, True
+        return not was_failing
+
+    def note_success(self) -> None:
+        """Note that a line was written."""
+        self.is_failing = False
 
     @abstractmethod
     def reopen(self, file: BinaryIO) -> BinaryIO:

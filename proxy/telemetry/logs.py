@@ -4,14 +4,17 @@ A server writes its lines in a thread, as the pipe behind stderr may have no rea
 says how many were lost.
 """
 
+import fcntl
 import logging
+import os
+import stat
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import suppress
+from collections.abc import Callable, MutableMapping
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
-from select import PIPE_BUF
+from select import select
 from threading import RLock
 from typing import Any, Literal, TextIO
 
@@ -41,22 +44,53 @@ class LogTally:
         return fields
 
 
+class Logs:
+    """What the lines of this process pass through on their way to stderr."""
+
+    def __init__(self, output: "_LineWriter", queue: LineQueue | None, tally: LogTally) -> None:
+        self._output = output
+        self._queue = queue
+        self._tally = tally
+
+    def choose_format(self, name: Literal["auto", "json", "text"]) -> None:
+        """Write the lines from now on in this format. Call it before the first line of a server."""
+        if name != "auto":
+            config = structlog.get_config()
+            if name == "text":
+                config["wrapper_class"] = getattr(config["wrapper_class"], "plain", config["wrapper_class"])
+            config["processors"] = _processors(self._tally, console=name == "text")
+            structlog.configure(**config)
+
+    def share_stderr(self) -> None:
+        """Keep the lines of this process whole although others write to the same stderr."""
+        self._output.is_shared = True
+
+    def flush(self, timeout_s: float = 2.0) -> bool:
+        """Write what is queued; return False after `timeout_s`."""
+        return self._queue is None or self._queue.flush(timeout_s)
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Write what is queued, within `timeout_s`. Call it before the process exits."""
+        if self._queue is not None:
+            self._queue.close(timeout_s)
+
+
 def configure_logs(
     *, console: bool | None = None, level: int = logging.INFO, final: bool = False, tally: LogTally | None = None
-) -> Callable[..., object]:
+) -> Logs:
     """Send logs of this level and above to stderr: coloured on a terminal, else JSON, with libraries' warnings.
 
-    `final`: the configuration of a server, which will not change again; its lines are written in a thread. Returns the
-    function that writes what is queued, within 2 seconds or those given; call it before the process exits.
+    `final`: the configuration of a server, which will not change again; its lines are written in a thread.
     """
     stderr: TextIO | None = sys.stderr  # None in a process without standard streams
     if console is None:
         console = stderr is not None and stderr.isatty()
     tally = LogTally() if tally is None else tally
-    writer: _QueuedWriter | _LineWriter = _LineWriter(stderr)
-    if final:
-        writer = _QueuedWriter(stderr)
-        tally.losses["log"] = writer.count_lost
+    output = _LineWriter(stderr)
+    queue = LineQueue(partial(_write_batch, output)) if final else None
+    writer = output if queue is None else _QueuedWriter(queue)
+    if queue is not None:
+        tally.losses["log"] = lambda: queue.lost_lines
     logger = structlog.make_filtering_bound_logger(level)
     structlog.configure(
         processors=_processors(tally, console=console),
@@ -65,17 +99,7 @@ def configure_logs(
         cache_logger_on_first_use=final,
     )
     logging.basicConfig(handlers=[_LibraryHandler()], level=logging.WARNING, force=True)
-    return writer.close
-
-
-def choose_format(name: Literal["auto", "json", "text"], tally: LogTally) -> None:
-    """Write the lines from now on in this format. Call it before the first line of a server."""
-    if name != "auto":
-        config = structlog.get_config()
-        if name == "text":
-            config["wrapper_class"] = getattr(config["wrapper_class"], "plain", config["wrapper_class"])
-        config["processors"] = _processors(tally, console=name == "text")
-        structlog.configure(**config)
+    return Logs(output, queue, tally)
 
 
 def _with_direct_info(logger: type[Any], tally: LogTally) -> type[Any]:
@@ -128,66 +152,67 @@ class _LineWriter:
     def __init__(self, stream: TextIO | None) -> None:
         file: Any = None if stream is None else stream.buffer
         self._file = getattr(file, "raw", file)
+        self.is_shared = False
+        """Whether other processes write lines to it too."""
         self._is_torn = False  # whether the last line was written in part
         self._lock = RLock()  # a signal handler may log in the middle of a line
 
-    def write(self, lines: bytes) -> bytes:
-        """Write lines; return the rest that could not be written."""
+    def write(self, lines: bytes, *, waits: bool = False) -> bytes:
+        """Write lines; return the rest that could not be written. `waits`: for room, if the stream is non-blocking."""
         rest = lines
         with self._lock, suppress(OSError, ValueError):  # a full disk, a pipe without a reader, a closed stream
             rest = b"\n" + lines if self._is_torn else lines
-            while self._file is not None and rest and (written := self._file.write(rest)):
-                rest = rest[written:]
-                self._is_torn = bool(rest)  # the next line must then begin with a line end
+            while self._file is not None and rest:
+                written = self._file.write(rest)
+                if written:
+                    self._is_torn = rest[written - 1 : written] != b"\n"  # the next line then begins with a line end
+                    rest = rest[written:]
+                elif written == 0 or not waits:
+                    break
+                else:
+                    select([], [self._file], [])
         return rest[-len(lines) :]  # without the line end before them
+
+    def write_batch(self, lines: list[bytes]) -> int:
+        """Write lines that no line of another process is in the middle of. Return how many could not be written."""
+        batches = [lines] if lines else []
+        with ExitStack() as stack:
+            if self.is_shared and not _takes_all(self._file):
+                try:  # a pipe takes PIPE_BUF bytes at a time, which may be less than a line
+                    fcntl.lockf(self._file, fcntl.LOCK_EX)
+                    stack.callback(fcntl.lockf, self._file, fcntl.LOCK_UN)
+                except OSError:  # there are no locks for this file
+                    batches = [[line] for line in lines]
+            rests = [self.write(b"\n".join([*each, b""]), waits=True) for each in batches]
+        return sum(rest.count(b"\n") for rest in rests)
 
     def msg(self, line: bytes) -> None:
         self.write(line + b"\n")
 
     debug = info = warning = error = critical = exception = msg
 
-    def close(self, _timeout_s: float = 2.0) -> None:
-        """Nothing is queued."""
+
+def _takes_all(file: Any) -> bool:
+    """Whether what several processes write to a file at a time never mixes, however long it is."""
+    try:
+        return file.isatty() or stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    except (OSError, ValueError, AttributeError):  # closed, not a file of the system, none
+        return True
 
 
 class _QueuedWriter:
-    """Writes lines in a thread, through a bounded queue."""
+    """Queues lines, as the logger of structlog."""
 
-    def __init__(self, stream: TextIO | None) -> None:
-        self._writer = _LineWriter(stream)
-        self._queue = LineQueue(self._write)
-        self.msg = self._queue.put
-        self.debug = self.info = self.warning = self.error = self.critical = self.exception = self.msg
-
-    def close(self, timeout_s: float = 2.0) -> None:
-        self._queue.close(timeout_s)
-
-    def count_lost(self) -> int:
-        return self._queue.lost_lines
-
-    def _write(self, lines: list[bytes], lost: int) -> int:
-        if lost:
-            report = {"timestamp": datetime.now(UTC), "level": "warning", "event": "log.lines_lost", "count": lost}
-            lost = lost if self._writer.write(orjson.dumps(report) + b"\n") else 0
-        portions = list(_portions(lines))
-        for number, portion in enumerate(portions):
-            if rest := self._writer.write(portion):
-                return lost + rest.count(b"\n") + sum(each.count(b"\n") for each in portions[number + 1 :])
-        return lost
+    def __init__(self, queue: LineQueue) -> None:
+        self.msg = self.debug = self.info = self.warning = self.error = self.critical = self.exception = queue.put
 
 
-def _portions(lines: list[bytes]) -> Iterator[bytes]:
-    """Yield lines with their ends, as many together as a pipe takes at once: other workers write to it as well."""
-    portion: list[bytes] = []
-    size = 0
-    for line in lines:
-        if portion and size + len(line) >= PIPE_BUF:
-            yield b"\n".join([*portion, b""])
-            portion, size = [], 0
-        portion.append(line)
-        size += len(line) + 1
-    if portion:
-        yield b"\n".join([*portion, b""])
+def _write_batch(output: _LineWriter, lines: list[bytes], lost: int) -> int:
+    """Write lines, after a report of those lost before; see `LineQueue`."""
+    if lost:
+        report = {"timestamp": datetime.now(UTC), "level": "warning", "event": "log.lines_lost", "count": lost}
+        return lost + len(lines) if output.write_batch([orjson.dumps(report)]) else output.write_batch(lines)
+    return output.write_batch(lines)
 
 
 class _LibraryHandler(logging.Handler):

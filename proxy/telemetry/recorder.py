@@ -30,7 +30,7 @@ from policies.support.urls import (
 )
 from proxy.config.table import Table
 from proxy.context import Caller
-from proxy.telemetry.files import QueuedFile, append_line, open_private
+from proxy.telemetry.files import QueuedFile, append_lines, open_private
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.loggable import summarize_error
@@ -106,19 +106,35 @@ class Recorder(QueuedFile):
 
     def append(self, file: BinaryIO, lines: list[bytes], lost: int) -> int:
         """Append lines and rotate the file. A sample needs no account of lost lines beyond the log."""
-        if lost:
-            log.warning("record.write_failed", lost=lost)
-        for position, line in enumerate(lines):
-            try:
+        written = 0
+        try:
+            while written < len(lines):
                 if file.closed:
                     file = self.file = open_private(self._settings.path)
-                append_line(file, line)
-            except OSError as error:
+                until = self._last_that_fits(lines, written, file.tell())
+                written += append_lines(file, lines[written:until])
+                self.note_success()
+                if file.tell() >= self._settings.max_bytes:
+                    self._rotate(file)
+        except OSError as error:
+            if self.fails_anew():
                 log.warning("record.write_failed", error=error.strerror)
-                return len(lines) - position
-            if file.tell() >= self._settings.max_bytes:
-                self._rotate(file)
-        return 0
+        if lost and not self.is_failing:
+            self.note_lost(lost)
+            lost = 0
+        return len(lines) - written + lost
+
+    def note_lost(self, count: int) -> None:
+        """Log how many lines are missing."""
+        log.warning("record.lines_lost", count=count)
+
+    def _last_that_fits(self, lines: list[bytes], first: int, size: int) -> int:
+        """Return behind which line a file of this size is full, or all are written, if `first` is the next one."""
+        for number in range(first, len(lines)):
+            size += len(lines[number]) + 1
+            if size >= self._settings.max_bytes:
+                return number + 1
+        return len(lines)
 
     def _rotate(self, file: BinaryIO) -> None:
         """Rename the files; the next line opens a new one. A file that cannot be renamed grows."""

@@ -1,16 +1,23 @@
 """A thread writes lines to files: in order, from a bounded queue, with lost lines counted, without blocking the caller."""
 
+import gc
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from proxy.telemetry.files import LineQueue, append_line, open_private
+from proxy.telemetry.files import MANY_LINES, LineQueue, append_lines, open_private
 from tests.full_disk import disk_full_at
-from tests.timeouts import fail_if_stuck
+from tests.timeouts import TIMEOUT_S, fail_if_stuck
 
 
 class BlockedWriter:
@@ -191,6 +198,68 @@ def test_a_write_that_blocks_forever_does_not_keep_the_process_alive():
     assert (done.stdout, done.stderr) == (b"False\n", b"")
 
 
+def test_flush_and_close_wait_for_no_more_lines():
+    """After many lines the thread collects for long, but not while the queue is flushed or closed."""
+    batches: list[int] = []
+
+    def write(lines: list[bytes], _lost: int) -> int:
+        batches.append(len(lines))
+        return 0
+
+    queue = LineQueue(write, longest_delay_s=TIMEOUT_S)
+    with fail_if_stuck():
+        for count in (MANY_LINES, 1, MANY_LINES):
+            for _ in range(count):
+                queue.put(b"line")
+            assert queue.flush(TIMEOUT_S)
+        queue.put(b"line")
+        assert queue.close(TIMEOUT_S)
+
+    assert sum(batches) == 2 * MANY_LINES + 2
+    assert queue.flush()
+
+
+class LoggingFinalizer:
+    """Is in a cycle, so that the garbage collector finalizes it, and puts a line into a queue then."""
+
+    def __init__(self, queue: LineQueue) -> None:
+        self.queue = queue
+        self.cycle = self
+
+    def __del__(self) -> None:
+        self.queue.put(b"finalized")
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_finalizer_may_log_in_the_middle_of_anything(threads: int):
+    """The collector runs at any allocation, those of the queue included. No line is lost, and nothing waits forever."""
+    written: Counter[bytes] = Counter()
+    queue = LineQueue(lambda lines, _lost: written.update(lines) or 0)
+    thresholds = gc.get_threshold()
+
+    def put_lines() -> None:
+        for number in range(2000):
+            LoggingFinalizer(queue)
+            queue.put(b"put")
+            if number % 500 == 0:
+                assert queue.flush(TIMEOUT_S)
+
+    putting = [threading.Thread(target=put_lines, daemon=True) for _ in range(threads)]
+    with fail_if_stuck():
+        gc.set_threshold(1, 1, 1)
+        try:
+            for each in putting:
+                each.start()
+            for each in putting:
+                each.join()
+        finally:
+            gc.set_threshold(*thresholds)
+        gc.collect()
+        assert queue.close(TIMEOUT_S)
+
+    assert written == {b"put": 2000 * threads, b"finalized": 2000 * threads}
+
+
 def test_a_queue_that_was_never_used_closes():
     """It writes nothing."""
     write, batches = full_disk([])
@@ -199,17 +268,35 @@ def test_a_queue_that_was_never_used_closes():
     assert batches == []
 
 
-def test_a_line_is_appended_whole_or_not_at_all(tmp_path: Path):
+@given(
+    lines=st.lists(st.binary(max_size=9).map(bytes.hex).map(str.encode), min_size=1, max_size=6),
+    room=st.integers(0, 60),
+)
+def test_lines_are_appended_whole_as_far_as_there_is_room(lines: list[bytes], room: int):
     """The part of a line that fits on a full disk is removed, and the next line follows the last complete one."""
-    path = tmp_path / "lines"
-    with open_private(path) as file:
-        append_line(file, b"first")
-        for room in (0, 1, 5):
-            with disk_full_at(path.stat().st_size + room), pytest.raises(OSError, match=r"No space left|too large"):
-                append_line(file, b"second")
-        append_line(file, b"third")
+    ends = [*accumulate(len(line) + 1 for line in lines)]
+    fitting = sum(end <= room for end in ends)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "lines"
+        with open_private(path) as file:
+            append_lines(file, [b"first"])
+            with disk_full_at(path.stat().st_size + room):
+                appended = 0
+                with suppress(OSError):
+                    appended = append_lines(file, lines)
+            append_lines(file, [b"last"])
+        written = path.read_bytes()
 
-    assert path.read_bytes() == b"first\nthird\n"
+    assert appended == fitting
+    assert written == b"\n".join([b"first", *lines[:fitting], b"last", b""])
+
+
+def test_no_room_for_a_line_is_an_error(tmp_path: Path):
+    """It says why, whether a part would have fitted or nothing."""
+    with open_private(tmp_path / "lines") as file:
+        for room in (0, 1, 5):
+            with disk_full_at(room), pytest.raises(OSError, match=r"No space left|too large"):
+                append_lines(file, [b"second"])
 
 
 def test_a_new_file_is_readable_by_its_owner_only(tmp_path: Path):
@@ -220,7 +307,7 @@ def test_a_new_file_is_readable_by_its_owner_only(tmp_path: Path):
     path.chmod(0o640)
     path.write_bytes(b"first\n")
     with open_private(path) as file:
-        append_line(file, b"second")
+        append_lines(file, [b"second"])
 
     assert (created, path.stat().st_mode & 0o777) == (0o600, 0o640)
     assert path.read_bytes() == b"first\nsecond\n"

@@ -16,7 +16,7 @@ import pytest
 import structlog
 
 from proxy.telemetry.files import QUEUE_BYTES
-from proxy.telemetry.logs import LogTally, choose_format, configure_logs
+from proxy.telemetry.logs import LogTally, configure_logs
 from tests.conftest import StartGateway
 from tests.full_disk import disk_full_at
 from tests.timeouts import fail_if_stuck
@@ -29,7 +29,7 @@ CALL = {
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = (
     "import logging, structlog; from proxy.telemetry.logs import configure_logs\n"
-    "close = configure_logs(console={console}, final={final})\n"
+    "close = configure_logs(console={console}, final={final}).close\n"
     "for n in range(500): structlog.get_logger().info('noun.happened', number=n)\n"
     "logging.getLogger('lib').warning('it broke')\n"
     "close()\n"
@@ -72,7 +72,7 @@ def test_logs_are_json_lines_on_stderr(final: bool):
     """A terminal gets readable lines instead."""
     lines = lines_of(
         "import structlog; from proxy.telemetry.logs import configure_logs\n"
-        f"close = configure_logs(final={final})\n"
+        f"close = configure_logs(final={final}).close\n"
         "structlog.get_logger().info('noun.happened', key=1)\n"
         "structlog.get_logger().debug('detail.happened')\n"
         "close()\n"
@@ -90,7 +90,7 @@ def test_warnings_of_libraries_are_logged_without_tracebacks(monkeypatch: pytest
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written))
     tally = LogTally()
-    close = configure_logs(console=False, final=final, tally=tally)
+    close = configure_logs(console=False, final=final, tally=tally).close
     library = logging.getLogger("lib")
     try:
         int("a secret")
@@ -124,7 +124,7 @@ def test_a_crash_is_one_json_line_with_its_type_and_frames(monkeypatch: pytest.M
     """It has neither local variables nor messages: a message may quote a caller or an upstream."""
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written))
-    close = configure_logs(console=False, final=final)
+    close = configure_logs(console=False, final=final).close
     prompt = "a secret"
     try:
         int(prompt)
@@ -143,7 +143,7 @@ def test_a_terminal_gets_readable_lines(monkeypatch: pytest.MonkeyPatch, final: 
     """They are text instead of JSON; a character that cannot be encoded is escaped."""
     screen = io.BytesIO()
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(screen))
-    close = configure_logs(console=True, final=final)
+    close = configure_logs(console=True, final=final).close
     structlog.get_logger().info("noun.happened", key="\ud800")
     structlog.get_logger().info("request.finished", **CALL)
     structlog.get_logger().info("background.finished", status=502, code="upstream_cut", request_id="req_2")
@@ -165,10 +165,10 @@ def test_the_config_chooses_the_format(monkeypatch: pytest.MonkeyPatch, final: b
     """Whatever stderr is; "auto" is JSON where there is no terminal."""
     written, tally = io.BytesIO(), LogTally()
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written))
-    close = configure_logs(final=final, tally=tally)
-    choose_format(name, tally)
+    logs = configure_logs(final=final, tally=tally)
+    logs.choose_format(name)
     structlog.get_logger().warning("noun.happened")
-    close()
+    logs.close()
 
     assert written.getvalue().startswith(b"{") == (name != "text")
     assert tally.events == {("noun.happened", "warning"): 1}
@@ -200,7 +200,7 @@ def test_a_stderr_that_is_closed_later_is_no_error(monkeypatch: pytest.MonkeyPat
     """Python raises ValueError for it instead of OSError."""
     stream = io.TextIOWrapper(io.BytesIO())
     monkeypatch.setattr(sys, "stderr", stream)
-    close = configure_logs(console=False, final=final)
+    close = configure_logs(console=False, final=final).close
     stream.close()
     structlog.get_logger().info("noun.happened")
     close()
@@ -235,16 +235,16 @@ def test_queued_lines_that_a_full_disk_refuses_are_counted(tmp_path: Path, monke
     with path.open("w") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
         tally = LogTally()
-        close = configure_logs(console=False, final=True, tally=tally)
+        logs = configure_logs(console=False, final=True, tally=tally)
         log = structlog.get_logger()
         with disk_full_at(10):
             for number in range(20):
                 log.info("noun.happened", number=number)
             with fail_if_stuck():
-                while not close.__self__._queue.flush():  # the disk has room again only when all lines were refused
+                while not logs.flush():  # the disk has room again only when all lines were refused
                     pass
         log.info("last.happened")
-        close()
+        logs.close()
     torn, *lines = path.read_bytes().splitlines()
     parsed = [orjson.loads(line) for line in lines]
     written = [line for line in parsed if line["event"] == "noun.happened"]
@@ -261,7 +261,7 @@ def test_a_pipe_without_a_reader_causes_no_delay_and_lost_lines_are_counted(monk
     """Lines wait up to a limit; when the pipe is read again, a line has the number of missing ones."""
     pipe = UnreadPipe()
     monkeypatch.setattr(sys, "stderr", pipe.stream)
-    close = configure_logs(console=False, final=True)
+    close = configure_logs(console=False, final=True).close
     log = structlog.get_logger()
     count = 2 * QUEUE_BYTES // 100_000
     with fail_if_stuck():
@@ -275,11 +275,24 @@ def test_a_pipe_without_a_reader_causes_no_delay_and_lost_lines_are_counted(monk
     assert len(lines) - len(lost) + sum(lost) == count
 
 
+def test_a_pipe_that_does_not_block_loses_no_line(monkeypatch: pytest.MonkeyPatch):
+    """Another process may have made it so; lines wait until it is read."""
+    pipe = UnreadPipe()
+    os.set_blocking(pipe.stream.fileno(), False)
+    monkeypatch.setattr(sys, "stderr", pipe.stream)
+    logs = configure_logs(console=False, final=True)
+    for number in range(40):
+        structlog.get_logger().info("noun.happened", number=number, text="x" * 10_000)
+    lines = pipe.read_all(logs.close)
+
+    assert [line["number"] for line in lines] == [*range(40)]
+
+
 def test_closing_the_logs_of_a_pipe_without_a_reader_gives_up(monkeypatch: pytest.MonkeyPatch):
     """The writing thread remains and ends when the pipe is read."""
     pipe = UnreadPipe()
     monkeypatch.setattr(sys, "stderr", pipe.stream)
-    close = configure_logs(console=False, final=True)
+    close = configure_logs(console=False, final=True).close
     structlog.get_logger().info("noun.happened", text="x" * 1_000_000)
     with fail_if_stuck():
         close()
@@ -295,7 +308,7 @@ async def test_a_crash_on_a_terminal_prints_no_values(
     """It prints type and frames, no message and no local variables: these contain prompts and keys."""
     screen = io.BytesIO()
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(screen))
-    close = configure_logs(console=True, final=final)
+    close = configure_logs(console=True, final=final).close
     key = "key-of-anna"
     gateway = await start_gateway({
         "caller": [{"name": "anna", "key_sha256": hashlib.sha256(key.encode()).hexdigest()}],

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from proxy.wire import errors
+from proxy.wire.lifting import SENTENCES, add_lifter, lifted_by
 from tests import sources
 from tests.sources import ROOT, parse, walk
 
@@ -250,8 +251,8 @@ def statuses_by_code() -> dict[str, set[int]]:
 
 
 @cache
-def rows() -> list[tuple[str, str, str, str]]:
-    """Return the rows of the page, one per code: code, status, fault, remedy."""
+def rows() -> list[tuple[str, str, str, str, str]]:
+    """Return the rows of the page, one per code: code, status, fault, who can lift it, remedy."""
     found = []
     for line in PAGE.splitlines():
         if line.startswith("| `"):
@@ -291,12 +292,32 @@ def test_a_row_has_a_fault_and_a_remedy():
     """The fault is one of a few words."""
     faults = ("client", "operator", "load", "gateway", "network", "upstream", "backend")
 
-    assert [code for code, _, fault, action in rows() if fault not in faults or not action] == []
+    assert [code for code, _, fault, _, action in rows() if fault not in faults or not action] == []
+
+
+def test_a_row_says_who_can_lift_a_refusal():
+    """The page and the sources agree, and each limit has an owner."""
+    by_request = {"invalid_token", "token_expired"}  # the client signs in again
+
+    assert [code for code, _, _, lifter, _ in rows() if lifter != lifted_by(code)] == []
+    assert {code for code, status, _, lifter, _ in rows() if status in ("401", "403", "429") and lifter == "client"} == by_request  # fmt: skip
+    assert [code for code, status, _, lifter, _ in rows() if status in ("401", "403", "429") and lifter == "none"] == []
+
+
+def test_a_refusal_says_who_can_lift_it():
+    """In its message, and how that person is reached; once, if it is sent several times."""
+    for code in documented():
+        error = errors.HeadgateError("No.", code=code)
+        for _ in range(2):
+            add_lifter(error, "#llm-gateway")
+        sentence = SENTENCES.get(lifted_by(code))
+
+        assert error.message == ("No." if sentence is None else f"No. {sentence} Contact: #llm-gateway")
 
 
 def test_the_codes_are_one_table():
     """One table can be searched and sorted."""
-    assert re.findall(r"^\|[-|]+\|$", PAGE, re.MULTILINE) == ["|---|---|---|---|"]
+    assert re.findall(r"^\|[-|]+\|$", PAGE, re.MULTILINE) == ["|---|---|---|---|---|"]
 
 
 def test_the_statuses_of_the_classes_are_those_that_this_test_assumes():

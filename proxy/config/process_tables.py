@@ -18,6 +18,13 @@ from proxy.config.table import Network, Table
 from proxy.wire.origins import check_origin
 
 
+def check_printable(text: str) -> str:
+    """Return a text of one line. Raises ValueError for another one."""
+    if not text.isprintable():
+        raise ValueError("it has line breaks or control characters")
+    return text
+
+
 class ServerTable(Table):
     host: str = "127.0.0.1"
     """The address to listen on. Anything but loopback needs at least one [[caller]]."""
@@ -35,6 +42,9 @@ class ServerTable(Table):
     cors_origins: tuple[Annotated[str, AfterValidator(check_origin)], ...] = ()
     """Origins of web pages that may send requests and read the answers: "https://app.example.com", or
     "https://*.example.com" for all below it. They need a key as others do. Default: none."""
+    contact: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(check_printable)] | None = None
+    """How callers reach the operator: an address, a channel, a page. Refusals that only an operator can lift end with
+    it. Default: they say so without it."""
     drain_s: NonNegativeFloat = 30
     """How long running calls may continue after SIGTERM, in seconds."""
     drain_delay_s: NonNegativeFloat = 0

@@ -65,6 +65,7 @@ def build_dispatcher(
         trusts_traceparent=config.server.trust_traceparent,
         clients=clients,
         cross_origin=CrossOrigin(config.server.cors_origins),
+        contact=config.server.contact,
     )
 
 

@@ -8,6 +8,7 @@ from aiohttp import StreamReader, web
 from proxy.config.process_tables import ServerTable
 from proxy.wire.compression import CODINGS, MAX_RATIO, decompressor_for, exceeds_ratio
 from proxy.wire.errors import RequestError
+from proxy.wire.lifting import SENTENCES
 from proxy.wire.loggable import in_ascii
 from proxy.workers import LARGE_BYTES, MemoryLease, Workers
 
@@ -151,7 +152,8 @@ def body_too_late(server: ServerTable) -> RequestError:
 
 
 def body_too_large(server: ServerTable) -> RequestError:
-    return RequestError(f"The body is too large; the limit is {server.max_body_bytes} bytes.", status=413)
+    limit = f"the limit is {server.max_body_bytes} bytes. {SENTENCES['operator']}"
+    return RequestError(f"The body is too large; {limit}", status=413)
 
 
 def incomplete_body() -> RequestError:

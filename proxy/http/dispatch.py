@@ -23,6 +23,7 @@ from proxy.telemetry.trace import DEFAULTS, Trace
 from proxy.telemetry.vocabulary import TraceTable
 from proxy.usage.book import UsageBook
 from proxy.wire.errors import HeadgateError, RequestError, Unavailable
+from proxy.wire.lifting import add_lifter
 from proxy.wire.loggable import in_ascii
 
 log = structlog.get_logger()
@@ -66,6 +67,7 @@ class Dispatcher:
     trusts_traceparent: bool = True
     clients: ClientAddresses = field(default_factory=ClientAddresses)
     cross_origin: CrossOrigin = field(default_factory=CrossOrigin)
+    contact: str | None = None  # of the operator, for those who are refused
     load: Load = field(default_factory=Load)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -146,6 +148,7 @@ class Dispatcher:
         if error.status == METHOD_NOT_ALLOWED and self.cross_origin.is_preflight(request):
             allowed = self.cross_origin.preflight_headers(request, error.headers["Allow"])
             return web.Response(status=204, headers={**exchange.common_headers(), **allowed})
+        add_lifter(error, self.contact)
         response = error_response(error, exchange.refusal_headers(error))
         if not request.content.is_eof() or request.method == "CONNECT" or isinstance(error, FramingError):
             response.force_close()  # the rest of the body must not be read as the next request

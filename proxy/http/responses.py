@@ -16,6 +16,7 @@ from proxy.shutdown import shutdown_error
 from proxy.wire.call import Call, Operation
 from proxy.wire.ending import refusal_of
 from proxy.wire.errors import HeadgateError
+from proxy.wire.lifting import add_lifter
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,4 +71,5 @@ class Responses:
             if early.take() is None:
                 raise
             refusal = shutdown_error(cancelled)
+        add_lifter(refusal, self.ingress.server.contact)
         return await early.fail(refusal, call, context)

@@ -9,6 +9,7 @@ import zlib
 
 import pytest
 
+from proxy.wire.lifting import SENTENCES
 from tests.conftest import tables_for
 from tests.http.conftest import LIMIT, of_size
 from tests.raw import ask, no_tasks_left, post, serves, until, wire  # noqa: F401
@@ -45,7 +46,7 @@ async def test_the_limit_is_the_largest_body_that_passes(limited_gateway: str, u
     refused = await ask(limited_gateway, framed(of_size(LIMIT + 1)))
 
     assert (passed.status, refused.status) == (200, 413)
-    assert refused.error["message"] == "The body is too large; the limit is 100000 bytes."
+    assert refused.error["message"] == f"The body is too large; the limit is 100000 bytes. {SENTENCES['operator']}"
     assert len(upstream.requests) == 1
     assert await serves(limited_gateway)
 
@@ -223,7 +224,7 @@ async def test_a_bomb_is_refused_before_it_is_decompressed(limited_gateway: str,
     status, error, peak = await peak_memory_of(limited_gateway, post(compressed_spaces(120), content_encoding="gzip"))
 
     assert (status, error["code"]) == (413, None)
-    assert error["message"] == "The body is too large; the limit is 100000 bytes."
+    assert error["message"] == f"The body is too large; the limit is 100000 bytes. {SENTENCES['operator']}"
     assert peak < 8_000_000
     assert upstream.requests == []
     assert await serves(limited_gateway)

@@ -21,6 +21,7 @@ from proxy.wire.client_message import CREATE, ClientMessage, call_headers, error
 from proxy.wire.errors import HeadgateError, RequestError, Unauthenticated, Unavailable
 from proxy.wire.frames import GOING_AWAY, POLICY
 from proxy.wire.headers import IDEMPOTENCY_KEY, forwarded_headers
+from proxy.wire.lifting import add_lifter
 from proxy.wire.side_message import SideMessage
 from proxy.workers import BodyMemory, MemoryLease
 
@@ -55,7 +56,7 @@ class Session:
         self._headers: Mapping[str, str] = call_headers(received)
         received.pop(IDEMPOTENCY_KEY, None)
         self._connection = CallerConnection(received, self._notify, self._adopt)
-        self._side = SideMessages(self._connection, pipeline)
+        self._side = SideMessages(self._connection, pipeline, ingress.server.contact)
         self._notices: set[asyncio.Task[None]] = set()
         self._held = HeldResponses(held, caller.team)
         self._runner = TurnRunner(
@@ -229,6 +230,7 @@ class Session:
         elif self._end is not None:
             record.code = self._end.code
             if not isinstance(self._end, Unavailable):
+                add_lifter(self._end, self._ingress.server.contact)
                 await socket.send([error_message(self._end, {})])
             await socket.close(POLICY if is_revoked else GOING_AWAY)
 

@@ -8,6 +8,7 @@ from proxy.pipeline import Pipeline
 from proxy.wire.call import Call
 from proxy.wire.errors import HeadgateError, RequestError
 from proxy.wire.items import JSON
+from proxy.wire.lifting import add_lifter
 from proxy.wire.side_message import INJECT, STEER, SideMessage
 from proxy.workers import MemoryLease
 
@@ -30,9 +31,11 @@ class SteeredInput:
 class SideMessages:
     """Those of one connection."""
 
-    def __init__(self, connection: CallerConnection, pipeline: Pipeline) -> None:
+    def __init__(self, connection: CallerConnection, pipeline: Pipeline, contact: str | None = None) -> None:
+        """`contact` is how callers reach the operator."""
         self._connection = connection
         self._pipeline = pipeline
+        self._contact = contact
         self._steered: dict[object, SteeredInput] = {}  # by the response's id
 
     async def pass_on(self, message: SideMessage, running: Call | None, context: Context) -> bytes | None:
@@ -51,6 +54,7 @@ class SideMessages:
                 self._keep(message, running, context)
         except HeadgateError as error:
             record.status, record.code = error.status, error.code
+            add_lifter(error, self._contact)
             return await context.run(size, message.failed, error.code or error.type, error.message, size)
         await part.send(await context.run(size, message.encode, checked.body.get("items"), size))
         record.status = 200

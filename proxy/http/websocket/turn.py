@@ -21,6 +21,7 @@ from proxy.wire.client_message import ClientMessage, error_message, in_lane, lin
 from proxy.wire.ending import failure_events
 from proxy.wire.errors import HeadgateError
 from proxy.wire.event import TERMINALS, Batch, Event, MessageRun, Reply, Run, parse_leniently
+from proxy.wire.lifting import add_lifter
 from proxy.workers import LARGE_BYTES, MemoryLease
 
 log = structlog.get_logger()
@@ -165,6 +166,7 @@ class TurnRunner:
         """End a turn: as an error while nothing was sent, as a failed response afterwards."""
         if turn.is_ended:
             return
+        add_lifter(refusal, self._ingress.server.contact)
         if turn.is_begun:
             events = failure_events(context.transcript, refusal)
             payloads = [payload for event in events for payload in _unit_payloads(event, turn)]

@@ -25,6 +25,7 @@ from policies.support.alternatives import INPUT, TOOLS, alternatives_check
 from policies.support.tools import plain_type
 from policies.support.walk import ITEM_FIELDS, ToolList, is_tool_report, plain_name, tool_lists, walk
 from proxy.context import Context
+from proxy.wire.bounds import count_text
 from proxy.wire.call import INPUT_OPERATIONS, Call, Operation
 from proxy.wire.errors import PolicyViolation
 
@@ -108,7 +109,7 @@ def _smallest(*limits: int | None) -> float:
 
 def _most_values(encoded: bytes) -> int:
     """An upper bound of the values in a body: each begins an array or an object, or follows a comma."""
-    return encoded.count(b",") + encoded.count(b"[") + encoded.count(b"{") + 1
+    return count_text(encoded, b",") + count_text(encoded, b"[") + count_text(encoded, b"{") + 1
 
 
 def _require(reason: str, param: str, found: str, count: int, limit: int | None) -> None:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import orjson
 
+from proxy.wire.bounds import WINDOW_BYTES, find_text, replace_text
 from proxy.wire.event import Batch, Event, Run, parse_leniently, payload_of
 
 REPLACEMENT = "[redacted]"
@@ -55,8 +56,11 @@ class Scrubber:
 
     def data(self, data: bytes) -> bytes:
         """Return bytes without the secret: the same object where it does not occur."""
+        is_large = len(data) > WINDOW_BYTES
         for secret in self._bytes:
-            if secret in data:
+            if is_large:
+                data = replace_text(data, secret, REPLACEMENT.encode())
+            elif secret in data:
                 data = data.replace(secret, REPLACEMENT.encode())
         return data
 
@@ -74,8 +78,9 @@ class Scrubber:
         """
         for unit in batch:
             frames = unit.sse
+            is_large = len(frames) > WINDOW_BYTES
             for secret in self._plain if isinstance(unit, Run) else self._bytes:
-                if secret in frames:
+                if (find_text(frames, secret) >= 0) if is_large else secret in frames:
                     return [self._unit(unit) for unit in batch]
         return batch
 

@@ -6,6 +6,7 @@ With a secret in [state] they are sealed for the team: a reader of the store can
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from proxy.ciphers import Cipher
@@ -15,6 +16,7 @@ from proxy.stores import Store, StoreError
 from proxy.wire.bounds import count_values, parsed_bytes
 from proxy.wire.errors import Unavailable
 from proxy.wire.large_json import dumps, loads_own
+from proxy.workers import MANY_VALUES
 
 MAX_VALUES = 10_000_000
 """How far the values of a record are counted for its memory; what callers send has fewer."""
@@ -65,7 +67,8 @@ class TeamRecords:
             return None
         values = await context.run(size, count_values, encoded, MAX_VALUES)
         context.use_memory(parsed_bytes(size, values))
-        value = await context.run(size, _decode, encoded, key)
+        run = context.run_large if values >= MANY_VALUES else partial(context.run, size)
+        value = await run(_decode, encoded, key)
         return None if value is None else TeamRecord(value, size)
 
     async def _cipher(self, kind: str, context: Context) -> Cipher | None:

@@ -8,7 +8,8 @@ import orjson
 from proxy.wire.bounds import WINDOW_BYTES, count_text, find_text, has_more_values
 from proxy.wire.errors import RequestError
 from proxy.wire.fields import refuse_lookalikes
-from proxy.wire.large_json import TooMuchText, dumps, loads
+from proxy.wire.json_parser import TooMuchText
+from proxy.wire.large_json import dumps, loads_in_thread
 from proxy.wire.query import refuse_body_fields
 
 LARGEST_PARSED_AGAIN = 262_144  # bytes: the second parser is slow
@@ -26,7 +27,7 @@ def parse_object(raw: bytes, *, query: str = "", max_values: int = 1_000_000) ->
     if has_more_values(raw, max_values):
         raise RequestError(f"The body has too many values; the limit is {max_values}.", code="too_many_values")
     try:
-        body = loads(raw)
+        body = loads_in_thread(raw)
     except orjson.JSONDecodeError as error:
         raise RequestError(f"The body is not valid JSON: {error}.", code="invalid_json") from error
     except TooMuchText as error:

@@ -18,7 +18,7 @@ import orjson
 
 from proxy.wire.bounds import has_more_values
 from proxy.wire.event import Event, Run, parse_leniently, payload_of
-from proxy.wire.large_json import TooMuchText
+from proxy.wire.json_parser import TooMuchText
 
 BOM = b"\xef\xbb\xbf"
 SENTINEL = b"[DONE]"

@@ -17,6 +17,7 @@ from proxy.wire.bounds import (
     find_text,
     has_more_values,
     parsed_bytes,
+    replace_text,
 )
 from proxy.wire.call import parse_call
 from proxy.wire.errors import RequestError
@@ -104,13 +105,14 @@ def test_counting_continues_across_windows():
 @given(
     text=st.text(st.sampled_from(r"\\u03a:"), max_size=60).map(str.encode), sought=st.sampled_from([rb"\u003a", b":"])
 )
-def test_texts_are_found_and_counted_across_windows(text: bytes, sought: bytes):
+def test_texts_are_found_counted_and_replaced_across_windows(text: bytes, sought: bytes):
     """As in one piece, wherever the windows end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bounds, "WINDOW_BYTES", 7)
 
         assert count_text(text, sought) == text.count(sought)
         assert [find_text(text, sought, start) for start in range(9)] == [text.find(sought, at) for at in range(9)]
+        assert replace_text(text, sought, b"-") == text.replace(sought, b"-")
 
 
 class SearchedText(bytes):

@@ -19,7 +19,8 @@ from proxy.wire.bounds import has_more_values
 from proxy.wire.call import Call
 from proxy.wire.event import FOLLOWED, TERMINALS, Event, MessageRun, Run, parse_leniently
 from proxy.wire.foreign_errors import read_error
-from proxy.wire.large_json import TooMuchText, dumps
+from proxy.wire.json_parser import TooMuchText
+from proxy.wire.large_json import dumps
 from proxy.wire.sse import MAX_FRAME_VALUES, candidate_patterns
 
 HTTP_FIELDS = ("stream", "stream_options", "background")

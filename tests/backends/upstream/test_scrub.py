@@ -2,6 +2,7 @@
 
 import re
 from base64 import b64decode, b64encode
+from typing import Any
 from urllib.parse import quote, unquote
 
 import orjson
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.upstream.scrub import REPLACEMENT, Scrubber, StreamScrubber
+from proxy.wire.bounds import WINDOW_BYTES
 from proxy.wire.event import Event, Run
 from tests.raw import RawUpstream, ask, no_tasks_left, playing, post, whole  # noqa: F401
 from tests.upstream import CANONICAL, final_body
@@ -76,6 +78,19 @@ def test_every_form_of_the_secret_is_replaced(form: str):
     assert not reveals(data)
     assert not reveals(event[0].sse.decode())
     assert text.count(REPLACEMENT) == 2
+
+
+@pytest.mark.parametrize("unit", [Run, lambda frames: Event("response.completed", frames, {})])
+def test_the_secret_is_replaced_wherever_it_is_in_large_data(unit: Any):
+    """Large data is searched in windows, also where one ends."""
+    places = (0, WINDOW_BYTES - 5, 2 * WINDOW_BYTES, 3 * WINDOW_BYTES - len(KEY))
+    data = bytearray(b" " * 3 * WINDOW_BYTES)
+    for place in places:
+        data[place : place + len(KEY)] = KEY.encode()
+    text = b'data: {"a":"%b"}' % data
+
+    assert Scrubber(KEY).data(bytes(data)) == bytes(data).replace(KEY.encode(), REPLACEMENT.encode())
+    assert KEY.encode() not in Scrubber(KEY).batch([unit(text)])[0].sse
 
 
 def test_a_secret_that_json_escapes_is_replaced():

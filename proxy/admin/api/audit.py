@@ -2,14 +2,13 @@
 
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, Field, TypeAdapter
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest, Moment, Parameters, Searched
-from proxy.admin.audit_files import Line
+from proxy.admin.audit_filter import Line, LineFilter
 
 MOST = 500
-AwareTime = TypeAdapter(AwareDatetime)
 KNOWN = ("event", "policy", "decision", "code", "param", "caller", "model", "request_id", "operator")
 UNSHOWN = frozenset({*KNOWN, "time", "seq", "previous", "hash", "version"})
 
@@ -49,6 +48,7 @@ class AuditEntry(TypedDict):
 class AuditList(TypedDict):
     entries: list[AuditEntry]
     files: list[str]
+    is_complete: bool
 
 
 class AuditedFile(TypedDict):
@@ -67,30 +67,17 @@ class AuditVerification(TypedDict):
 async def list_audit(request: AdminRequest) -> AuditList:
     """Return the newest lines that the filter selects."""
     query: AuditFilter = request.query
-    named = query.model_dump(include={*KNOWN})
-    wanted = {name: value for name, value in named.items() if value}
-    since = None if query.since is None else query.since.timestamp()
-    until = None if query.until is None else query.until.timestamp()
-
-    def is_wanted(line: Line) -> bool:
-        return all(line.get(name) == value for name, value in wanted.items()) and _is_between(line, since, until)
-
+    named = {name: value for name, value in query.model_dump(include={*KNOWN}).items() if value}
     files = request.services.audit
-    found = await files.search(is_wanted, query.limit)
-    return AuditList(entries=[_entry(*pair) for pair in found], files=[path.name for path in files.paths])
+    done = await files.search(LineFilter(named, query.since, query.until), query.limit)
+    return AuditList(
+        entries=[entry_of(*pair) for pair in done.found], files=[path.name for path in files.paths],
+        is_complete=done.is_complete,
+    )  # fmt: skip
 
 
-def _is_between(line: Line, since: float | None, until: float | None) -> bool:
-    if since is None and until is None:
-        return True
-    try:
-        at = AwareTime.validate_python(line.get("time")).timestamp()
-    except ValueError:
-        return False
-    return (since is None or at >= since) and (until is None or at <= until)
-
-
-def _entry(file: str, line: Line) -> AuditEntry:
+def entry_of(file: str, line: Line) -> AuditEntry:
+    """Return a line as it is shown."""
     texts: Any = {name: None if line.get(name) is None else str(line[name]) for name in (*KNOWN, "time")}
     seq = line.get("seq")
     details = {name: str(value) for name, value in line.items() if name not in UNSHOWN}

@@ -163,6 +163,19 @@ class Policy(Table):
         del state, callers, models
         return ()
 
+    def notes_prefix(self, state: PolicyState) -> str:
+        """Return how the keys begin under which it notes who shares a limit; "" if it notes none.
+
+        A note is `[team, name]` in JSON; the team is "" where those who share it may be in several.
+        """
+        del state
+        return ""
+
+    async def balances_of(self, state: PolicyState, shared: Iterable[str]) -> Sequence["Balance"]:
+        """Return what is left of a limit over time to those with these names. Raises StoreError."""
+        del state, shared
+        return ()
+
 
 @dataclass(frozen=True, slots=True)
 class Balance:
@@ -191,6 +204,8 @@ HOOKS = (
     "is_idle",
     "refuses_all",
     "balances",
+    "notes_prefix",
+    "balances_of",
 )
 
 

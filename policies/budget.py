@@ -7,13 +7,16 @@ Response: passes; what was used replaces what was reserved when the call ends, a
 Source: none; the protocol has no such limit.
 """
 
+import hashlib
 import math
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from typing import Annotated, ClassVar, Literal, Protocol, Self
 
+import orjson
 import structlog
 from pydantic import Field, PositiveFloat, model_validator
 
@@ -31,6 +34,9 @@ log = structlog.get_logger()
 NAME = "budget"
 LISTED = frozenset({"team", "caller", "key"})
 """What calls have in common that is known of a caller without a call."""
+KNOWN = LISTED | {"model", "all"}
+"""What operators know by themselves; of any other it is noted in the state who shares a budget."""
+NOTE_CHARS = 256
 NO_CALLER = Caller("", "")
 MILLION = 1_000_000
 LATE_S = 86_400.0
@@ -92,6 +98,8 @@ class Budget(Policy):
             header = self._header(state.name, grant, left_s)
             if grant.granted < amount or (not amount and grant.used >= most):
                 raise self._exhausted(left_s, header)
+            if self.per not in KNOWN and grant.used == grant.granted > 0:  # the first one of the period
+                await self._note(state, period, shared, team if self.per == "end_user" else "", left_s)
             context.add_header("x-headgate-budget", header)
             if grant.used >= warn_from > grant.used - grant.granted:
                 log.warning("budget.warned", policy=state.name, shared_by=shared, used=grant.used / self._scale)
@@ -100,9 +108,8 @@ class Budget(Policy):
         return check
 
     async def balances(self, state: PolicyState, callers: Iterable[Caller], models: Iterable[str]) -> Sequence[Balance]:
-        """Return what is left to each team, caller, key or model; end users and values of metadata are not known."""
-        now, most, who = self._clock(), int(self.limit * self._scale), shared_by(self.per)
-        period, left_s = period_of(self.window, now)
+        """Return what is left to each team, caller, key or model; end users and values of metadata are noted."""
+        who = shared_by(self.per)
         contexts = [(Call({}), Context("", caller)) for caller in callers]
         if self.per == "model":
             contexts = [(Call({"model": model}), Context("", NO_CALLER)) for model in models]
@@ -110,16 +117,35 @@ class Budget(Policy):
             contexts = [(Call({}), Context("", NO_CALLER))]
         elif self.per not in LISTED:
             contexts = []
+        return await self.balances_of(state, (who(call, context) for call, context in contexts))
+
+    def notes_prefix(self, state: PolicyState) -> str:
+        return "" if self.per in KNOWN else self._notes(state, period_of(self.window, self._clock())[0])
+
+    async def balances_of(self, state: PolicyState, shared: Iterable[str]) -> Sequence[Balance]:
+        now, most = self._clock(), int(self.limit * self._scale)
+        period, left_s = period_of(self.window, now)
         found = []
-        for shared in dict.fromkeys(who(call, context) for call, context in contexts):
-            key = counter_key(NAME, state.name, period, shared)
+        for name in dict.fromkeys(shared):
+            key = counter_key(NAME, state.name, period, name)
             used = (await state.store.take(key, 0, limit=most, window_s=left_s + LATE_S)).used
             is_endless = self.window == "total"
             found.append(Balance(
-                shared, self.unit, self.limit, used / self._scale, self.window,
+                name, self.unit, self.limit, used / self._scale, self.window,
                 None if is_endless else length_of(self.window, now), None if is_endless else left_s,
             ))  # fmt: skip
         return found
+
+    def _notes(self, state: PolicyState, period: str) -> str:
+        return f"{counter_key('budget-notes', state.name, period)}:"
+
+    async def _note(self, state: PolicyState, period: str, shared: str, team: str, left_s: float) -> None:
+        """Note who shares the budget, for operators: counters do not say it. Without the note the call goes on."""
+        if len(shared) > NOTE_CHARS:
+            return
+        key = f"{self._notes(state, period)}{hashlib.sha256(shared.encode(errors='surrogatepass')).hexdigest()}"
+        with suppress(StoreError, orjson.JSONEncodeError):
+            await state.store.put(key, orjson.dumps([team, shared]), ttl_s=left_s + LATE_S, group=team)
 
     def _meter(self, state: PolicyState) -> "_Meter":
         if self.unit == "usd":

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 
 from proxy.admin.audit_filter import LineFilter
-from proxy.admin.audit_reading import Search, files_of, search_chain, verify_chain
+from proxy.admin.audit_reading import LineSearch, files_of, search_chain, verify_chain
 from proxy.admin.problem import Problem
 from proxy.admin.roles import Operator
 from proxy.telemetry.audit import AuditTable, write_operation
@@ -46,7 +46,7 @@ class AuditFiles:
             if self._settings.on_failure == "refuse":
                 raise Problem(503, "audit_unavailable", "This cannot be recorded, so it is not done.") from error
 
-    async def search(self, wanted: LineFilter, limit: int) -> Search:
+    async def search(self, wanted: LineFilter, limit: int) -> LineSearch:
         """Return a search that is done: the newest lines of all files that are wanted, rotated ones included.
 
         One search runs at a time, in a thread.
@@ -71,11 +71,11 @@ def audit_paths(settings: AuditTable | None, workers: int) -> list[Path]:
     return [*decided, settings.operator_path]
 
 
-def search_files(paths: Sequence[Path], wanted: LineFilter, limit: int) -> Search:
-    """Search the chains of these files, the newest lines first."""
-    whole = Search(wanted, limit, 0)
+def search_files(paths: Sequence[Path], wanted: LineFilter, limit: int) -> LineSearch:
+    """LineSearch the chains of these files, the newest lines first."""
+    whole = LineSearch(wanted, limit, 0)
     for path in paths:
-        one = Search(wanted, limit, MOST_LINES // len(paths))
+        one = LineSearch(wanted, limit, MOST_LINES // len(paths))
         search_chain(files_of(path, paths), one)
         whole.found += one.found
         whole.is_complete = whole.is_complete and one.is_complete

@@ -27,7 +27,7 @@ GZIP = ".gz"
 
 
 @dataclass(slots=True)
-class Search:
+class LineSearch:
     """What is looked for, how much may still be read, and what was found."""
 
     wanted: LineFilter
@@ -60,7 +60,7 @@ def _opened(path: Path) -> BinaryIO:
     return gzip.open(path, "rb") if path.suffix == GZIP else path.open("rb")  # type: ignore[return-value]
 
 
-def search_chain(files: Sequence[Path], search: Search) -> None:
+def search_chain(files: Sequence[Path], search: LineSearch) -> None:
     """Add the newest lines of a chain that are wanted to a search, as many as its limit."""
     count = 0
     for path in files[:MOST_FILES]:
@@ -77,7 +77,7 @@ def search_chain(files: Sequence[Path], search: Search) -> None:
     search.is_complete = len(files) <= MOST_FILES
 
 
-def _newest_lines(path: Path, search: Search, limit: int) -> Iterator[Line]:
+def _newest_lines(path: Path, search: LineSearch, limit: int) -> Iterator[Line]:
     """Yield the lines of a file from its end, of a compressed one those that are wanted, until there are enough."""
     if path.suffix == GZIP:
         yield from reversed(_wanted_of_compressed(path, search, limit))
@@ -97,7 +97,7 @@ def _newest_lines(path: Path, search: Search, limit: int) -> Iterator[Line]:
                     return
 
 
-def _wanted_of_compressed(path: Path, search: Search, limit: int) -> deque[Line]:
+def _wanted_of_compressed(path: Path, search: LineSearch, limit: int) -> deque[Line]:
     """Return the last lines that are wanted: such a file can be read from its beginning only."""
     wanted: deque[Line] = deque(maxlen=limit)
     try:

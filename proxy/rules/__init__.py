@@ -66,6 +66,19 @@ class Rules:
             found += [(rule, balance) for balance in balances]
         return found
 
+    def name_of(self, rule: Rule) -> str:
+        """Return the name that a policy has among those of its kind, as in `x-headgate-budget`: "budget:0"."""
+        return self._states[id(rule)].name
+
+    def notes(self) -> Sequence[tuple[Rule, str]]:
+        """Return the policies that note who shares a limit over time, and how the keys of their notes begin."""
+        prefixes = [(rule, rule.policy.notes_prefix(self._states[id(rule)])) for rule in self._rules]
+        return [(rule, prefix) for rule, prefix in prefixes if prefix]
+
+    async def balances_of(self, rule: Rule, shared: Iterable[str]) -> Sequence[Balance]:
+        """Return what is left of the limit of one policy to those with these names. Raises StoreError."""
+        return await rule.policy.balances_of(self._states[id(rule)], shared)
+
     def resolve_model(self, name: str, caller: Caller) -> str | None:
         """Return the model that a call of this caller for `name` is sent on with; None if it would be refused."""
         model: str | None = name

@@ -1,18 +1,21 @@
 """What was used and what it cost, and what is left of budgets."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
+import orjson
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from policies import Balance
 from proxy.admin.api.callers import known_callers
 from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest, Parameters, Searched
+from proxy.admin.api.state import find_keys, reaching_state
 from proxy.admin.parts import GatewayParts
 from proxy.admin.problem import Problem
-from proxy.stores import StoreError
+from proxy.rules.rule import Rule
 from proxy.usage.formats import as_csv, report_object
 from proxy.usage.query import DIMENSIONS, PERIODS, TooManyLines, UsageReport, hours_between, read_usage
 from proxy.usage.times import parse_time
@@ -23,6 +26,8 @@ MOST_LINES = 500
 MOST_SUMMED = 20_000
 """How many lines are summed: more would keep the calls of the process waiting while they are sorted and written."""
 MOST_CALLERS = 200
+MOST_NOTED, READ_AT_ONCE = 10_000, 1_000
+"""How many end users or values of metadata are looked at for each policy, and how many are read together."""
 EARLY = 0.02
 """How much of a window must be over for a forecast."""
 
@@ -36,6 +41,15 @@ class SpendFilter(Parameters):
     team: Searched = ""
     caller: Searched = ""
     model: Searched = ""
+
+
+class BudgetFilter(Parameters):
+    policy: Searched = ""
+    """Only the end users or values of metadata that this policy counts."""
+    after: Annotated[str, Field(max_length=256)] = ""
+    """Only those whose names come after this one: the next page."""
+    limit: Annotated[int, Field(ge=1, le=500)] = 100
+    """Of how many end users or values of metadata budgets are shown, for each policy."""
 
 
 class SpendLine(TypedDict):
@@ -66,8 +80,15 @@ class BudgetFacts(TypedDict):
     forecast: float | None
 
 
+class MoreBudgets(TypedDict):
+    policy: str
+    after: str
+
+
 class BudgetList(TypedDict):
     budgets: list[BudgetFacts]
+    more: list[MoreBudgets]
+    is_complete: bool
 
 
 async def read_spend(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:
@@ -102,12 +123,11 @@ async def _report(parts: GatewayParts, argument: Mapping[str, Any]) -> UsageRepo
         raise Problem(400, "time_too_long", f"At most {LONGEST_HOURS // 24} days can be asked for at once.")
     where = {name: argument[name] for name in ("team", "caller", "model") if argument[name]}
     try:
-        return await read_usage(parts.config().state, (since, until), by, where, most_lines=MOST_SUMMED)
+        with reaching_state():
+            return await read_usage(parts.config().state, (since, until), by, where, most_lines=MOST_SUMMED)
     except TooManyLines as error:
         message = f"There are more than {MOST_SUMMED} lines; ask for a shorter time, or for fewer dimensions."
         raise Problem(400, "too_many_lines", message) from error
-    except StoreError as error:
-        raise Problem(503, "state_unavailable", "The store of [state] cannot be reached at the moment.") from error
 
 
 def _metadata(parts: GatewayParts) -> tuple[str, ...]:
@@ -115,15 +135,51 @@ def _metadata(parts: GatewayParts) -> tuple[str, ...]:
 
 
 async def read_budgets(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:
-    """Return the budgets of known teams, callers, keys and models. Raises Problem."""
+    """Return the budgets of known teams, callers, keys and models, and of those that policies have noted."""
     team, pipeline = argument["team"], parts.pipeline()
-    callers = [caller for caller in known_callers(parts) if team in ("", caller.team)][:MOST_CALLERS]
+    callers = [caller for caller in known_callers(parts) if team in ("", caller.team)]
     models = [] if team else [*await pipeline.routes.models()]
-    try:
-        found = await pipeline.rules.balances(callers, models)
-    except StoreError as error:
-        raise Problem(503, "state_unavailable", "The store of [state] cannot be reached at the moment.") from error
-    return [[rule.name, rule.mode, asdict(balance)] for rule, balance in found if balance.shared_by or not team]
+    with reaching_state():
+        known = [] if argument["policy"] else await pipeline.rules.balances(callers[:MOST_CALLERS], models)
+        pages = [await _noted(parts, rule, prefix, argument) for rule, prefix in pipeline.rules.notes()]
+    found = [(rule, balance) for rule, balance in known if balance.shared_by or not team]
+    found += [pair for page in pages for pair in page.budgets]
+    return {
+        "budgets": [[pipeline.rules.name_of(rule), rule.mode, asdict(balance)] for rule, balance in found],
+        "more": [page.more for page in pages if page.more is not None],
+        "is_complete": len(callers) <= MOST_CALLERS and all(page.is_complete for page in pages),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class NotedPage:
+    """A page of the budgets of one policy."""
+
+    budgets: list[tuple[Rule, Balance]]
+    more: MoreBudgets | None = None
+    is_complete: bool = True
+
+
+async def _noted(parts: GatewayParts, rule: Rule, prefix: str, argument: Mapping[str, Any]) -> NotedPage:
+    """Return the budgets of those that a policy has noted, in the order of their names. Raises StoreError.
+
+    An operator of a team sees its end users; a value of metadata belongs to no team.
+    """
+    team, limit, after = argument["team"], argument["limit"], argument["after"]
+    rules = parts.pipeline().rules
+    if argument["policy"] not in ("", rules.name_of(rule)):
+        return NotedPage([])
+    store = parts.config().state
+    keys, is_complete = await find_keys(store, prefix, MOST_NOTED)
+    names = []
+    for start in range(0, len(keys), READ_AT_ONCE):
+        values = await store.get_many(keys[start : start + READ_AT_ONCE])
+        notes = [orjson.loads(value) for value in values if value is not None]
+        names += [name for noted, name in notes if team in ("", noted) and (not after or name > after)]
+    names.sort()
+    balances = await rules.balances_of(rule, names[:limit])
+    more = MoreBudgets(policy=rules.name_of(rule), after=names[limit - 1]) if len(names) > limit else None
+    return NotedPage([(rule, balance) for balance in balances], more, is_complete)
 
 
 async def get_spend(request: AdminRequest) -> SpendReport:
@@ -147,8 +203,10 @@ def _asked(request: AdminRequest) -> dict[str, Any]:
 
 async def list_budgets(request: AdminRequest) -> BudgetList:
     """Return what is left of budgets, and what will be used at the end of their windows if it goes on like that."""
-    found = await request.services.processes.one("budgets", team=request.operator.team)
-    return BudgetList(budgets=[_budget(policy, mode, balance) for policy, mode, balance in found])
+    query: BudgetFilter = request.query
+    found = await request.services.processes.one("budgets", **query.model_dump(), team=request.operator.team)
+    budgets = [_budget(policy, mode, balance) for policy, mode, balance in found["budgets"]]
+    return BudgetList(budgets=budgets, more=found["more"], is_complete=found["is_complete"])
 
 
 def _budget(policy: str, mode: str, balance: Mapping[str, Any]) -> BudgetFacts:
@@ -166,5 +224,5 @@ ENDPOINTS = (
     AdminEndpoint(
         "GET", "/spend/csv", "What was used, as CSV", get_spend_csv, str, SpendFilter, media="text/csv"
     ),
-    AdminEndpoint("GET", "/budgets", "What is left of budgets", list_budgets, BudgetList),
+    AdminEndpoint("GET", "/budgets", "What is left of budgets", list_budgets, BudgetList, BudgetFilter),
 )  # fmt: skip

@@ -3,11 +3,13 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from proxy.admin.api import audit, cache, keys, models, now, policies, requests, sessions, spend, targets
 from proxy.admin.api.dispatch import validated
-from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest, NoParameters, Parameters
+from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest, NoParameters, Parameters, Searched
 from proxy.admin.roles import EVERYBODY, OWNERS, Operator
 from proxy.config.admin_table import Role
 
@@ -49,12 +51,21 @@ async def show_request(request: AdminRequest) -> Values:
     return {"detail": await requests.get_request(request)}
 
 
+class SpendPage(spend.SpendFilter):
+    """What the address of the page can say."""
+
+    budget: Searched = ""
+    """The policy whose end users or values of metadata are listed."""
+    after: Annotated[str, Field(max_length=256)] = ""
+
+
 async def show_spend(request: AdminRequest) -> Values:
     """Return what was used, its course by day or hour, and budgets."""
-    asked: spend.SpendFilter = request.query
+    asked: SpendPage = request.query
     report = await spend.get_spend(request)
     course = await spend.get_spend(replace(request, query=asked.model_copy(update={"by": _period_of(report)})))
-    budgets = (await spend.list_budgets(request))["budgets"]
+    page = spend.BudgetFilter(policy=asked.budget, after=asked.after)
+    budgets = await spend.list_budgets(replace(request, query=page))
     return {"report": report, "course": course, "budgets": budgets, "filter": asked}
 
 
@@ -122,7 +133,7 @@ PAGES = (
     ConsolePage("/admin/", "Now", "now.html", show_now),
     ConsolePage("/admin/requests", "Requests", "requests.html", show_requests, requests.RequestFilter),
     ConsolePage("/admin/requests/{id}", "Request", "request.html", show_request, in_menu=False),
-    ConsolePage("/admin/spend", "Spend", "spend.html", show_spend, spend.SpendFilter),
+    ConsolePage("/admin/spend", "Spend", "spend.html", show_spend, SpendPage),
     ConsolePage("/admin/keys", "Keys", "keys.html", show_keys),
     ConsolePage("/admin/policies", "Policies", "policies.html", show_policies),
     ConsolePage("/admin/try", "Try a request", "try.html", show_trial),

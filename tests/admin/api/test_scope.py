@@ -14,7 +14,7 @@ from tests.admin.api.test_dispatch import BODIES
 from tests.operators import KEYS, Console, console_tables, start_console
 from tests.upstream import canonical
 
-MARKS = ("cleo", "billing", "zoe", "their-model", "their-project", "77")
+MARKS = ("cleo", "billing", "zoe", "their-model", "their-project", "their-user", "77")
 """What only calls, keys and policies of the other team have: also the limit of a policy for its caller."""
 POLICIES = [
     {"use": "metadata_limits"},
@@ -117,7 +117,7 @@ async def test_calls_in_flight_are_those_of_the_team(console: Console, upstream)
     running = asyncio.create_task(console.call("cleo"))
     await arrived.wait()
     seen: dict[str, float] = {}
-    while seen.get("owner") != 1:
+    while seen.get("owner") != 1 or seen.get("search_viewer") is None:
         for who in ("search_viewer", "owner"):
             _, report = await console.ask("GET", "/now", who=who)
             seen[who] = report["now"] and report["now"]["in_flight"]

@@ -1,6 +1,7 @@
 """What was used, and what is left of budgets."""
 
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -10,7 +11,8 @@ BUDGETS = [
     {"use": "budget", "limit": 1.0, "unit": "usd", "per": "team", "window": "month"},
     {"use": "budget", "limit": 5, "unit": "requests", "per": "caller", "window": "day", "mode": "report"},
     {"use": "budget", "limit": 9, "unit": "requests", "per": "model", "window": "total"},
-    {"use": "budget", "limit": 7_000, "unit": "tokens", "per": "end_user"},  # whose end users are not known
+    {"use": "budget", "limit": 7_000, "unit": "tokens", "per": "end_user"},
+    {"use": "budget", "limit": 9, "unit": "requests", "per": "metadata.project"},
 ]
 
 
@@ -65,8 +67,49 @@ async def test_budgets_have_what_is_left_and_a_forecast(console: Console):
     used = {each["shared_by"]: each["used"] for each in after["budgets"] if each["used"]}
 
     assert {each["shared_by"]: each["used"] for each in before["budgets"] if each["used"]} == {}
-    assert used == {"search": pytest.approx(1.9e-05), "search/ada": 1, "gpt-5.6": 1}
-    assert {each["shared_by"] for each in own["budgets"]} == {"search", "search/ada", "search/ben"}
+    assert used == {"search": pytest.approx(1.9e-05), "search/ada": 1, "gpt-5.6": 1, "search/": 12, "": 1}
+    assert {each["shared_by"] for each in own["budgets"]} == {"search", "search/ada", "search/ben", "search/"}
     for each in after["budgets"]:
         assert each["left"] == pytest.approx(each["limit"] - each["used"])
         assert each["forecast"] is None or each["forecast"] >= each["used"]
+
+
+async def pages(console: Console, policy: str, limit: int, who: str = "owner") -> list[list[str]]:
+    """Return who has used something of a budget, page by page."""
+    found: list[list[str]] = []
+    after = ""
+    while True:
+        query = urlencode({"policy": policy, "after": after, "limit": limit})
+        _, page = await console.ask("GET", f"/budgets?{query}", who=who)
+        found.append([each["shared_by"] for each in page["budgets"]])
+        assert page["is_complete"]
+        if not page["more"]:
+            return found
+        after = page["more"][0]["after"]
+
+
+async def test_budgets_of_end_users_and_metadata_are_listed_in_pages(console: Console):
+    """In the order of their names; a team sees its end users, and no values of metadata, which belong to no team."""
+    for number in range(5):
+        caller = "cleo" if number == 3 else "ada"
+        await console.call(caller, user=f"user {number}", metadata={"project": f"<p{number}>"}, input=f"{number}")
+    _, plain = await console.ask("GET", "/budgets?limit=2")
+
+    assert await pages(console, "budget:3", 2) == [
+        ["billing/user 3", "search/user 0"], ["search/user 1", "search/user 2"], ["search/user 4"],
+    ]  # fmt: skip
+    assert await pages(console, "budget:3", 9, "search_viewer") == [[f"search/user {n}" for n in (0, 1, 2, 4)]]
+    assert await pages(console, "budget:4", 9) == [[f"<p{number}>" for number in range(5)]]
+    assert await pages(console, "budget:4", 9, "search_viewer") == [[]]
+    assert [each["policy"] for each in plain["more"]] == ["budget:3", "budget:4"]
+    assert {"search", "search/ada"} <= {each["shared_by"] for each in plain["budgets"]}
+
+
+async def test_a_search_for_budgets_ends(console: Console, monkeypatch):
+    """It says that it has not looked at all of them."""
+    for number in range(3):
+        await console.call("ada", user=f"user {number}", input=f"{number}")
+    monkeypatch.setattr("proxy.admin.api.spend.MOST_NOTED", 2)
+    _, found = await console.ask("GET", "/budgets?policy=budget:3")
+
+    assert (len(found["budgets"]), found["is_complete"]) == (2, False)

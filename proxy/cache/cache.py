@@ -28,6 +28,7 @@ from proxy.state.ownership import HAS_UNKNOWN
 from proxy.state.responses import NOT_KEPT
 from proxy.stores import Store, StoreError
 from proxy.wire.call import Call
+from proxy.wire.encoded import encode
 from proxy.wire.errors import BackendError, HeadgateError, RequestError
 from proxy.wire.event import Reply
 from proxy.wire.loggable import short_message, summarize_error
@@ -260,7 +261,7 @@ class Cache:
         """Return the entry of a reply. Raises JSONEncodeError for one that is nested too deeply."""
         transcript, key = context.transcript, call.body.get("prompt_cache_key")
         headers = {name: value for name, value in reply.headers.items() if name.startswith(KEPT_HEADERS)}
-        body = orjson.dumps(transcript.response) if reply.batches is not None else reply.body or b""
+        body = encode(transcript.response) if reply.batches is not None else reply.body or b""
         labels = {"team": context.caller.team, "model": call.model}
         labels |= {"prompt_cache_key": key} if isinstance(key, str) else {}
         marks = transcript.marks

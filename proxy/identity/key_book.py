@@ -14,6 +14,7 @@ import structlog
 from proxy.context import Caller
 from proxy.identity.key_format import digest_of_key, id_of_key
 from proxy.stores import LONGEST_S, Store
+from proxy.wire.encoded import encode
 
 log = structlog.get_logger()
 
@@ -127,7 +128,7 @@ async def append_revoked(store: Store, key: IssuedKey, at: float) -> None:
 
 
 async def _append(store: Store, entry: Mapping[str, Any]) -> None:
-    await store.append(JOURNAL, orjson.dumps(entry), ttl_s=LONGEST_S)
+    await store.append(JOURNAL, encode(entry), ttl_s=LONGEST_S)
 
 
 def used_key(key_id: str) -> str:

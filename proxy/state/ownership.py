@@ -31,6 +31,7 @@ from proxy.state.references import (
 )
 from proxy.stores import Store, StoreError
 from proxy.wire.call import Call, resource_call
+from proxy.wire.encoded import encode
 from proxy.wire.errors import Unavailable
 from proxy.wire.fields import normalize
 from proxy.wire.loggable import short_message
@@ -67,7 +68,7 @@ class Owner(NamedTuple):
     chain: str
 
     def encode(self) -> bytes:
-        return orjson.dumps([*self])
+        return encode([*self])
 
     @staticmethod
     def decode(value: bytes | None) -> "Owner | None":

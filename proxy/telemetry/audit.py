@@ -22,6 +22,7 @@ from proxy.config.secrets import LongSecret
 from proxy.config.table import Table
 from proxy.telemetry.audit_chain import START, Chain, Head, head_in
 from proxy.telemetry.files import QueuedFile, append_lines, open_private
+from proxy.wire.encoded import encode
 from proxy.wire.errors import Unavailable
 from proxy.wire.loggable import printable
 
@@ -114,11 +115,11 @@ class Audit(QueuedFile):
         if decision.decision == "allowed" and not self._settings.allowed:
             return
         line = {"time": _now(), "request_id": request_id, **asdict(decision)}
-        self.put(orjson.dumps(line))
+        self.put(encode(line))
 
     def write_event(self, event: str, fields: Mapping[str, str]) -> None:
         """Queue what happened to the gateway itself."""
-        self.put(orjson.dumps({"time": _now(), "event": event, **fields}))
+        self.put(encode({"time": _now(), "event": event, **fields}))
 
     def append(self, file: BinaryIO, lines: list[bytes], lost: int) -> int:
         """Chain and append lines, after one about those lost before. Returns how many are lost now."""

@@ -23,6 +23,7 @@ import structlog
 
 from proxy.telemetry.console import render
 from proxy.telemetry.files import LineQueue
+from proxy.wire.encoded import trimmed
 from proxy.wire.loggable import describe_crash, printable
 
 log = structlog.get_logger()
@@ -112,7 +113,7 @@ def _with_direct_info(logger: type[Any], tally: LogTally) -> type[Any]:
         if "exc_info" in fields:
             return self._logger.msg(_encode_json(tally, None, "info", {**self._context, **fields, "event": event}))
         line = {"timestamp": datetime.now(UTC), "level": "info", **self._context, **fields, "event": event}
-        return self._logger.msg(orjson.dumps(line, default=str))
+        return self._logger.msg(trimmed(orjson.dumps(line, default=str)))
 
     return type("ServerLogger", (logger,), {"info": info, "plain": logger})
 
@@ -130,7 +131,7 @@ def _encode_json(tally: LogTally, _logger: Any, level: str, fields: MutableMappi
         tally.count(_logger, level, fields)
     if "exc_info" in fields:
         fields = _describe_error(_logger, level, fields)
-    return orjson.dumps({"timestamp": datetime.now(UTC), "level": level, **fields}, default=str)
+    return trimmed(orjson.dumps({"timestamp": datetime.now(UTC), "level": level, **fields}, default=str))
 
 
 def _describe_error(_logger: Any, _level: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -32,6 +32,7 @@ from proxy.config.table import Table
 from proxy.context import Caller
 from proxy.telemetry.files import QueuedFile, append_lines, open_private
 from proxy.wire.call import Call
+from proxy.wire.encoded import encode
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.loggable import summarize_error
 from proxy.wire.query import INCLUDE, query_pairs
@@ -94,7 +95,7 @@ class Recorder(QueuedFile):
         if included := list(_included(call.query)):
             line["query"] = {INCLUDE: included}
         try:
-            self.put(orjson.dumps(line))
+            self.put(encode(line))
         except orjson.JSONEncodeError as error:  # a redacted request is one level deeper than the request
             log.warning("record.write_failed", error=summarize_error(error))
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from proxy.wire.encoded import encode
 from proxy.wire.large_json import dumps, loads, loads_leniently
 
 # Source: https://platform.openai.com/docs/api-reference/responses-streaming (the last event of a response)
@@ -188,7 +189,7 @@ class Stop(Exception):  # it ends a reply and is not an error
 
 def response_reply(response: Mapping[str, Any], headers: Mapping[str, str], body: bytes | None = None) -> Reply:
     """A successful reply of one response object; `body` is its encoding as received."""
-    return Reply(200, headers, body=orjson.dumps(response) if body is None else body, response=response)
+    return Reply(200, headers, body=encode(response) if body is None else body, response=response)
 
 
 def frames_of(sse: bytes) -> Iterator[bytes]:

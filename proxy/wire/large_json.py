@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from proxy.wire.bounds import has_more_values
+from proxy.wire.encoded import encode
 from proxy.wire.json_parser import parse_in_pieces
 from proxy.wire.json_writer import write_in_pieces
 
@@ -56,7 +57,7 @@ def loads_own(text: bytes) -> Any:
 
 def dumps(value: Any, size_bytes: int) -> bytes:
     """Return the JSON text of a value; `size_bytes` is about how long it is. Raises orjson.JSONEncodeError."""
-    return orjson.dumps(value) if size_bytes < LARGE_BYTES else write_in_pieces(value)
+    return encode(value) if size_bytes < LARGE_BYTES else write_in_pieces(value)
 
 
 def _load_leniently(text: bytes) -> Any:

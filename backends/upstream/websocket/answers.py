@@ -5,9 +5,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Protocol, Self
 
-import orjson
-
 from backends.upstream.errors import overran, stalled, timed_out
+from proxy.wire.encoded import encode
 from proxy.wire.errors import BackendError, HeadgateError
 from proxy.wire.event import Batch, Event, Run
 from proxy.workers import MemoryLease
@@ -37,7 +36,7 @@ class FixedAnswer:
     def __init__(self, status: int, fields: Mapping[str, str], body: Mapping[str, object]) -> None:
         self.status = status
         self.fields = fields
-        self._body = orjson.dumps(body)
+        self._body = encode(body)
 
     async def read(self) -> bytes:
         body, self._body = self._body, b""

@@ -18,6 +18,7 @@ from proxy.shutdown import shutdown_error
 from proxy.state.held_responses import LANE_MEMORY, HeldResponses, LaneMemory
 from proxy.wire.call import Call
 from proxy.wire.client_message import ClientMessage, error_message, in_lane, lines_in_lane, refusal_message
+from proxy.wire.encoded import encode
 from proxy.wire.ending import failure_events
 from proxy.wire.errors import HeadgateError
 from proxy.wire.event import TERMINALS, Batch, Event, MessageRun, Reply, Run, parse_leniently
@@ -208,7 +209,7 @@ def _renumbered(payload: bytes, left_out: int) -> bytes:
     except ValueError:
         return payload
     number = data.get("sequence_number")
-    return orjson.dumps({**data, "sequence_number": number - left_out}) if isinstance(number, int) else payload
+    return encode({**data, "sequence_number": number - left_out}) if isinstance(number, int) else payload
 
 
 def _first_error(batch: Batch, headers: Mapping[str, str]) -> bytes:

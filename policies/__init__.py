@@ -82,7 +82,8 @@ class Policy(Table):
     "create", "compact" and "input_tokens" are requests to a model. "conversation" (a conversation is created or
     updated), "items" (items are added to one) and "access" (any other request for something with an id) have no model.
     "relay" is the JSON object of a relayed request, whatever its protocol: a policy checks a field where it stands, and
-    requires or sets none.
+    requires or sets none. "form_field" is a field of a relayed form, "bodiless" a relayed request without a JSON body,
+    a form included: limits count it once.
     """
     follows: ClassVar[frozenset[str]] = frozenset()
     """The event types that its reply check needs beside those that the gateway follows anyway."""

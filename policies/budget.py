@@ -209,6 +209,8 @@ class _Dollars:
         self._tokens = ExpectedTokens()
 
     async def expected(self, call: Call) -> int:
+        if call.operation == "bodiless":  # it names no model
+            return 0
         quote = self._quote_of(call.model)
         rates = None if quote is None else await quote.known_rates()
         if rates is not None:

@@ -21,7 +21,7 @@ from policies import Policy, PolicyState, RequestCheck
 from policies.support import alternatives
 from policies.support.globs import AllowList
 from proxy.context import Context
-from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
+from proxy.wire.call import MODEL_OPERATIONS, RELAYED_FIELDS, Call, Operation
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.fields import normalize
 
@@ -32,7 +32,7 @@ _SNAPSHOT = re.compile(r"[-@]20[0-9]{2}-?[0-9]{2}-?[0-9]{2}\s*$")
 
 
 class Models(Policy):
-    operations: ClassVar[frozenset[Operation]] = MODEL_OPERATIONS | {"relay"}
+    operations: ClassVar[frozenset[Operation]] = MODEL_OPERATIONS | RELAYED_FIELDS
 
     allow: tuple[str, ...] = ("*",)
     """Names of models that may be used; `*` and `?` are wildcards."""
@@ -61,7 +61,7 @@ class Models(Policy):
             if is_restricted:
                 refuse_alternatives(call.body, call.query)
             requested = call.body.get(FIELD)
-            if requested is None and (not is_restricted or call.operation == "relay"):
+            if requested is None and (not is_restricted or call.operation in RELAYED_FIELDS):
                 return call
             if not isinstance(requested, str):
                 raise PolicyViolation("not_a_string", f"{FIELD} is missing or not a string.", param=FIELD)

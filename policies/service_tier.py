@@ -14,7 +14,7 @@ from pydantic import model_validator
 from policies import Policy, PolicyState, RequestCheck
 from policies.support.globs import AllowList
 from proxy.context import Context
-from proxy.wire.call import Call, Operation
+from proxy.wire.call import RELAYED_FIELDS, Call, Operation
 from proxy.wire.errors import PolicyViolation
 
 FIELD = "service_tier"
@@ -22,7 +22,7 @@ PROTOCOL_DEFAULT = "auto"  # the tier of a call that names none
 
 
 class ServiceTier(Policy):
-    operations: ClassVar[frozenset[Operation]] = frozenset({"create", "compact", "relay"})
+    operations: ClassVar[frozenset[Operation]] = RELAYED_FIELDS | {"create", "compact"}
 
     allow: tuple[str, ...] = ("*",)
     """Tiers that a call may request; `*` and `?` are wildcards."""
@@ -46,7 +46,8 @@ class ServiceTier(Policy):
         def check(call: Call, _context: Context) -> Call:
             requested = call.body.get(FIELD)
             if requested is None:
-                return call.with_fields(service_tier=default) if default and call.operation != "relay" else call
+                is_set = default and call.operation not in RELAYED_FIELDS
+                return call.with_fields(service_tier=default) if is_set else call
             if not isinstance(requested, str):
                 raise PolicyViolation("not_a_string", f"{FIELD} is not a string.", param=FIELD)
             if not allows(requested):

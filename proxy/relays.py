@@ -96,8 +96,12 @@ class Relays:
                     await complete_cost(context)
 
     async def _admit(self, request: RelayRequest, context: Context) -> RelayRequest:
-        """Return the request as the policies allow it: its bytes as received, unless a policy changes a field."""
+        """Return the request as the policies allow it: its bytes as received, unless a policy changes a field.
+
+        Without a JSON body it only counts for limits: once, however many fields of its form are checked.
+        """
         if request.call is None:
+            await self.rules.admit(Call({}, operation="bodiless"), context)
             return request
         if context.usage is not None and context.usage.metadata:
             context.record.note_usage_metadata(request.call.body, context.usage.metadata)
@@ -113,7 +117,7 @@ class Relays:
         for name in sorted(field.plain_names & CHECKED_FIELDS.keys()):
             if not field.is_whole:
                 raise RequestError(f"The field '{name}' of the form is too long.", code="invalid_value", param=name)
-            call = Call({CHECKED_FIELDS[name]: field.value}, operation="relay")
+            call = Call({CHECKED_FIELDS[name]: field.value}, operation="form_field")
             if (await self.rules.admit(call, context)) is not call:
                 message = (
                     f"A form passes as it is sent: '{shorten(field.value)}' is an alias; send the name it stands for."

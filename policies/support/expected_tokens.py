@@ -27,7 +27,7 @@ class ExpectedTokens:
 
     def parts_of(self, call: Call) -> tuple[int, int]:
         """Return the tokens of a call's input and of its output; those of a count of tokens are 0."""
-        if call.operation == "input_tokens":
+        if call.operation in ("input_tokens", "bodiless"):
             return 0, 0
         output = int(MARGIN * self._usual.get(call.model, FIRST_OUTPUT / MARGIN))
         if call.operation == "relay":  # what its answer has is not known

@@ -8,7 +8,7 @@ from pydantic import AfterValidator
 from proxy.context import Context
 from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
 
-LIMITED: frozenset[Operation] = MODEL_OPERATIONS | {"relay"}
+LIMITED: frozenset[Operation] = MODEL_OPERATIONS | {"relay", "bodiless"}
 """The operations that limits over time count."""
 METADATA = "metadata."
 END_USER = ("safety_identifier", "user")

@@ -87,7 +87,7 @@ def _relay_warnings(config: Config) -> Iterator[str]:
     """What the policies do not see of each relayed path."""
     active = [rule for rule in config.rules if rule.mode != "off"]
     unread = ", ".join(dict.fromkeys(rule.name for rule in active if "relay" not in rule.policy.operations))
-    partly = ", ".join(dict.fromkeys(rule.name for rule in active if "relay" in rule.policy.operations))
+    partly = ", ".join(dict.fromkeys(rule.name for rule in active if "form_field" in rule.policy.operations))
     for index, relay in enumerate(config.relays):
         place = f"relay[{index}].path: {relay.path}"
         if unread:

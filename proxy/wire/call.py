@@ -9,12 +9,17 @@ from proxy.wire.errors import RequestError
 from proxy.wire.large_json import dumps
 from proxy.wire.resource import ResourceRequest
 
-Operation = Literal["create", "compact", "input_tokens", "conversation", "items", "access", "relay"]
-"""What a call asks for. The first three are requests to a model; "relay" is the JSON body of a relayed request; for the
-others see `resource_call`."""
+Operation = Literal[
+    "create", "compact", "input_tokens", "conversation", "items", "access", "relay", "bodiless", "form_field"
+]
+"""What a call asks for. The first three are requests to a model. "relay" is the JSON body of a relayed request,
+"bodiless" a relayed request without one, and "form_field" a field of its form. For the others see `resource_call`."""
 MODEL_OPERATIONS: frozenset[Operation] = frozenset({"create", "compact", "input_tokens"})
 INPUT_OPERATIONS: frozenset[Operation] = MODEL_OPERATIONS | {"conversation", "items"}
 """Those that have items of an input, in `input` or in `items`."""
+
+RELAYED_FIELDS: frozenset[Operation] = frozenset({"relay", "form_field"})
+"""Those that have fields of a relayed request."""
 
 MAX_MODEL_CHARS = 256
 T = TypeVar("T")

@@ -19,6 +19,7 @@ from proxy.commands.starting import start_faults
 from proxy.config.build import Config, read
 from proxy.config.default import default_config
 from proxy.config.difference import differences
+from proxy.config.field_docs import field_docs
 from proxy.config.plugins import load, plugin_names
 from proxy.config.secrets import reading_secrets
 from proxy.config.source_file import SourceFile
@@ -184,8 +185,9 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _keys(explained: type[Table]) -> Iterator[str]:
+    docs = field_docs(explained)
     for name, field in explained.model_fields.items():
         default = "required" if field.is_required() else f"default {field.default!r}"
         yield f"  {name} ({default})"
-        if field.description:
-            yield f"      {' '.join(field.description.split())}"
+        if name in docs:
+            yield f"      {' '.join(docs[name].split())}"

@@ -29,7 +29,6 @@ class Table(BaseModel):
         frozen=True,
         extra="forbid",
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
         hide_input_in_errors=True,  # a secret written in the wrong place must not appear in a traceback
     )
 

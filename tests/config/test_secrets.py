@@ -158,8 +158,3 @@ def test_a_table_cannot_be_changed():
         door.width_m = 2.0
 
     assert door.width_m == 1.0
-
-
-def test_each_key_has_a_description():
-    """The docstring of a field is what `headgate explain` prints."""
-    assert Door.model_fields["width_m"].description == "How wide it is, in metres."

@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from proxy.admin.roles import EVERYBODY, Operator
 from proxy.admin.services import Services
 from proxy.config.admin_table import Role
+from proxy.config.field_docs import field_docs
 from proxy.wire.loggable import printable
 
 VERSION = "/admin/v1"
@@ -37,7 +40,15 @@ Moment = Annotated[AwareDatetime, BeforeValidator(_check_moment)]
 class Parameters(BaseModel):
     """The query or the body of a request; an unknown member is an error, so that a misspelt one is not ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler, /) -> JsonSchemaValue:
+        described = handler(schema)
+        properties = handler.resolve_ref_schema(described).get("properties", {})
+        for name, text in field_docs(cls).items():
+            properties[name]["description"] = text
+        return described
 
 
 class NoParameters(Parameters):

@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 import structlog
 
-from proxy.__main__ import COLLECTION_THRESHOLDS
 from proxy.app import running
+from proxy.commands.serve import COLLECTION_THRESHOLDS
 from proxy.config.build import build
 from tests.full_disk import make_full_device
 from tests.logs import isolated_logs

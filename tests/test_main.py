@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.__main__ import _greet, main
+from proxy.__main__ import main
+from proxy.commands.serve import _greet
 
 REPLAY = Path(__file__).parent / "data" / "canonical.sse"
 CONFIG = f"""
@@ -75,7 +76,7 @@ def test_a_server_returns_the_memory_of_large_blocks_when_they_are_freed():
     """This holds even if smaller blocks between them are still in use, as with the chunks of a body."""
     script = """
         from pathlib import Path
-        from proxy.__main__ import return_freed_memory
+        from proxy.commands.serve import return_freed_memory
 
         def resident_kb():
             return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0])

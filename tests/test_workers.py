@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from proxy.__main__ import SWITCH_INTERVAL_S
+from proxy.commands.serve import SWITCH_INTERVAL_S
 from proxy.wire.errors import Unavailable
 from proxy.workers import FREE_BYTES, HEAVY_BYTES, LARGE_BYTES, BodyMemory, FairSlot, MemoryLease, Workers
 

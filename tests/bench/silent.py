@@ -4,7 +4,7 @@ import logging
 import sys
 from functools import partial
 
-from proxy import __main__ as command
+from proxy.commands import command_line as command
 from proxy.telemetry.logs import configure_logs
 
 
@@ -12,7 +12,7 @@ def main() -> int:
     """Serve with the logs of errors only."""
     silent = partial(configure_logs, final=True)
     command.configure_logs = lambda **options: silent(tally=options["tally"], level=logging.ERROR)
-    return command.main()
+    return command.run(sys.argv[1:])
 
 
 if __name__ == "__main__":

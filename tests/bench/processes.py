@@ -5,7 +5,7 @@ import os
 import re
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +27,8 @@ class ServerProcess:
     started_s: float
 
     def cpu_s(self) -> float:
-        """Return the processor time that all its threads have used so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+        """Return the processor time that all its threads have used so far, with those of its worker processes."""
+        return sum(map(_ticks_of, processes_of(self.pid))) / TICKS_PER_S
 
     def memory_kib(self) -> int:
         """Return the memory that it uses now."""
@@ -40,6 +39,20 @@ class ServerProcess:
         status = Path(f"/proc/{self.pid}/status").read_text()
         found = re.search(r"VmHWM:\s+(\d+) kB", status)
         return int(found[1]) * 1024 / 1e6 if found else 0.0
+
+
+def processes_of(pid: int) -> Iterator[int]:
+    """Yield a process and those below it that run the same program: workers, and not the Redis of a server."""
+    yield pid
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with suppress(OSError):  # it has just ended
+            if Path(f"/proc/{child}/exe").readlink() == Path(f"/proc/{pid}/exe").readlink():
+                yield from processes_of(int(child))
+
+
+def _ticks_of(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 @asynccontextmanager

@@ -44,9 +44,11 @@ class RedisFaults:
         self._timeout_s = timeout_s
         self._renew = renew
 
-    def note(self, error: Exception) -> StoreError:
-        """Return what a command raises instead of its error."""
-        if isinstance(error, UNANSWERED) and not isinstance(error, SlotNotCoveredError):  # others may be covered
+    def note(self, error: Exception, *, is_large: bool = False) -> StoreError:
+        """Return what a command raises instead of its error. A large one says nothing about others."""
+        if isinstance(error, UNANSWERED) and is_large:
+            self.breaker.give_up()
+        elif isinstance(error, UNANSWERED) and not isinstance(error, SlotNotCoveredError):  # others may be covered
             self.breaker.fail(asyncio.get_running_loop().time())
         else:
             self.breaker.succeed()
@@ -69,7 +71,7 @@ class RedisFaults:
         except StoreError:
             raise  # it is noted
         except (*FAULTS, *ODD_ANSWER) as error:
-            raise self.note(error) from error
+            raise self.note(error, is_large=bool(sent_bytes)) from error
         except BaseException:
             self.breaker.give_up()
             raise

@@ -123,7 +123,20 @@ RELEASE = f"""{_OWNER}
 if owner == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 0
 """
+# A value in pieces: its mark, how long it is kept, whether only under a free key, the key of the pieces so far, and the
+# one that they get. Both have the slot of the key itself.
+FINISH = """
+if ARGV[3] == '1' and redis.call('EXISTS', KEYS[1]) == 1 then
+  redis.call('UNLINK', ARGV[4])
+  return 0
+end
+redis.call('UNLINK', ARGV[5])
+redis.call('RENAME', ARGV[4], ARGV[5])
+redis.call('PEXPIRE', ARGV[5], ARGV[2])
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
 DIGESTS = {
     script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-    for script in (TAKE, GIVE, RESERVE, SETTLE, APPEND, ADD, CLAIM, RELEASE)
+    for script in (TAKE, GIVE, RESERVE, SETTLE, APPEND, ADD, CLAIM, RELEASE, FINISH)
 }

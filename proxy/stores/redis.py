@@ -1,7 +1,8 @@
 """A store in Redis, shared by every process and machine that uses it.
 
 Keeps: until an entry expires or Redis evicts it. A value is a string, a counter, a tally and a lease are hashes, a
-    journal is a stream whose ids are `<position>-0`, each under the key itself. Time is the server's own.
+    journal is a stream whose ids are `<position>-0`, each under the key itself; a value of more than 256 KiB is in
+    pieces. Time is the server's own.
     All calls share one connection for what is small. With `sentinels` the primary is the one that they name whenever a
     connection is opened; with `cluster_nodes` each key is on the node of its slot, and no command has two keys.
 Fails: with StoreError when Redis cannot be reached, answers with an error, or does not answer within `timeout_ms`. A
@@ -38,6 +39,7 @@ from proxy.stores._redis_cluster import RedisNodes
 from proxy.stores._redis_link import Changed
 from proxy.stores._redis_numbers import amount_in_range, milliseconds
 from proxy.stores._redis_parser import ValuePieces
+from proxy.stores._redis_pieces import START, LargeValues, is_large, pieces_key
 from proxy.stores._redis_scripts import ADD, APPEND, CLAIM, GIVE, RELEASE, RESERVE, SETTLE, TAKE
 from proxy.stores._redis_server import RedisServer
 
@@ -111,6 +113,10 @@ class RedisStore(Store):
         return RedisServer(self._client, timeout_s, breaker, self._watchers)
 
     @cached_property
+    def _large_values(self) -> LargeValues:
+        return LargeValues()
+
+    @cached_property
     def _watchers(self) -> list[Changed]:
         return []
 
@@ -127,34 +133,45 @@ class RedisStore(Store):
 
     async def get(self, key: str) -> bytes | None:
         (value,) = await self._server.get([key])
-        return await join_value(value) if isinstance(value, ValuePieces) else value_in(value)
+        return await self._whole(key, value)
 
     async def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        return [
-            await join_value(value) if isinstance(value, ValuePieces) else value_in(value)
-            for value in (await self._server.get(keys) if keys else ())
-        ]
+        values = await self._server.get(keys) if keys else ()
+        return [await self._whole(key, value) for key, value in zip(keys, values, strict=True)]
+
+    async def _whole(self, key: str, answer: object) -> bytes | None:
+        """Return the value that a key has, given what Redis holds under it."""
+        value = await join_value(answer) if isinstance(answer, ValuePieces) else value_in(answer)
+        if value is None or not value.startswith(START):
+            return value
+        return await self._large_values.get(self._server, key, value)
 
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         del group  # it evicts nothing
+        if is_large(value):
+            return await self._large_values.put(self._server, key, value, milliseconds(ttl_s), if_absent=if_absent)
         (kept,) = await self._server.put([key], [value], milliseconds(ttl_s), if_absent=if_absent)
         return kept is not None
 
     async def put_many(self, values: Sequence[tuple[str, bytes]], *, ttl_s: float, group: str = "") -> None:
         del group  # it evicts nothing
-        if values:
-            keys, contents = [key for key, _ in values], [value for _, value in values]
+        small = [each for each in values if not is_large(each[1])]
+        for key, value in values if len(small) < len(values) else ():
+            if is_large(value):
+                await self.put(key, value, ttl_s=ttl_s)
+        if small:
+            keys, contents = [key for key, _ in small], [value for _, value in small]
             await self._server.put(keys, contents, milliseconds(ttl_s), if_absent=False)
 
     async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> Sequence[bool]:
         del group  # it evicts nothing
-        if not keys:
-            return []
+        if is_large(value) or not keys:
+            return [await self.put(key, value, ttl_s=ttl_s, if_absent=True) for key in keys]
         kept = await self._server.put(keys, [value] * len(keys), milliseconds(ttl_s), if_absent=True)
         return [*map(bool, kept)]
 
     async def delete(self, key: str) -> None:
-        await self._server.command(b"UNLINK", key.encode())
+        await self._server.command(b"UNLINK", key.encode(), pieces_key(key))
 
     async def take(
         self, key: str, amount: int, *, limit: int, window_s: float, whole: bool = False, group: str = ""

@@ -14,6 +14,7 @@ import redis
 
 from proxy.cache.vault import PREFIX
 from proxy.stores import StoreError
+from proxy.stores._redis_pieces import PIECE_BYTES
 from proxy.stores.redis import RedisStore
 from tests.certificates import make_certificate
 from tests.raw import ask
@@ -116,6 +117,21 @@ async def test_every_verb_reaches_the_node_of_its_key(store: RedisStore, cluster
     } - {keys[1]}  # fmt: skip
     assert await store.ready()
     await store.check_durable()
+
+
+async def test_a_large_value_and_its_pieces_are_on_one_node(store: RedisStore, cluster: list[RedisServer]):
+    """Whichever node that is."""
+    keys = [f"cluster:{secrets.token_hex(8)}" for _ in range(6)] + [f"cluster:{{{secrets.token_hex(8)}}}:tagged"]
+    values = [bytes([number]) * (PIECE_BYTES + 1) for number, _ in enumerate(keys)]
+    await store.put_many([*zip(keys, values, strict=True)], ttl_s=60)
+    found = await store.get_many(keys)
+    held = [len(list(redis.Redis(port=node.port).scan_iter("*:pieces"))) for node in cluster]
+    for key in keys:
+        await store.delete(key)
+    left = [len(list(redis.Redis(port=node.port).scan_iter("*:pieces"))) for node in cluster]
+
+    assert found == values
+    assert (sum(held), sum(left)) == (len(keys), 0)
 
 
 async def test_more_calls_than_connections_wait_for_one(store: RedisStore):

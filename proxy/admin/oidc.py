@@ -23,7 +23,7 @@ from proxy.admin.entrances import Entrances, SignedIn
 from proxy.admin.problem import Problem
 from proxy.admin.sealer import Sealer
 from proxy.config.admin_table import OidcTable
-from proxy.http.key_fetch import address_in, asking, discover, fetch_keys, read_whole
+from proxy.http.key_fetch import address_in, asking, discover, fetch_keys, proxy_headers, read_whole
 from proxy.identity.claims import compile_path, find
 from proxy.identity.issuer_keys import KeysPending
 from proxy.identity.issuer_table import IssuerTable
@@ -123,7 +123,9 @@ class OidcSignIn:
         try:
             async with (
                 asking(self._table) as session,
-                session.post(endpoint, data=fields, allow_redirects=False) as answer,
+                session.post(
+                    endpoint, data=fields, proxy_headers=proxy_headers(self._table), allow_redirects=False
+                ) as answer,
             ):
                 data = await read_whole(answer)
         except (aiohttp.ClientError, ValueError, OSError, TimeoutError) as error:

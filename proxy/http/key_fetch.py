@@ -39,9 +39,17 @@ async def asking(table: IssuerTable) -> AsyncIterator[aiohttp.ClientSession]:
     timeout = aiohttp.ClientTimeout(total=table.timeout_s)
     async with aiohttp.ClientSession(
         connector=connector, timeout=timeout, headers=HEADERS, cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
+        auto_decompress=False, proxy=table.proxy,
     ) as session:  # fmt: skip
         yield session
+
+
+def proxy_headers(table: IssuerTable) -> dict[str, str]:
+    """Return the headers for the proxy on the way to an issuer."""
+    if table.proxy_auth is None:
+        return {}
+    user, _, password = table.proxy_auth.get_secret_value().partition(":")
+    return {"Proxy-Authorization": aiohttp.encode_basic_auth(user, password)}
 
 
 async def _discover(session: aiohttp.ClientSession, table: IssuerTable) -> str:
@@ -82,12 +90,16 @@ async def read_whole(answer: aiohttp.ClientResponse) -> bytes:
 async def _get(session: aiohttp.ClientSession, address: str, table: IssuerTable) -> bytes:
     try:
         headers = await asyncio.to_thread(_authorization, table, address)
-        async with session.get(address, headers=headers, allow_redirects=False) as answer:
+        asking_for = session.get(address, headers=headers, proxy_headers=proxy_headers(table), allow_redirects=False)
+        async with asking_for as answer:
             if answer.status != 200:
                 raise ValueError(f"{_shown(address)} has answered with {answer.status}")
             return await read_whole(answer)
     except aiohttp.ClientConnectorCertificateError:
         raise ValueError(f"the certificate of {_shown(address)} is not trusted; see ca_file") from None
+    except (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError) as error:
+        status = f"has answered with {error.status}" if isinstance(error, aiohttp.ClientHttpProxyError) else "is away"
+        raise ValueError(f"the proxy {_shown(table.proxy or '')} {status}") from None
     except aiohttp.ClientError as error:
         raise ValueError(f"no answer of {_shown(address)}: {type(error).__name__}") from None
 

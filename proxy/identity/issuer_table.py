@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, StringConstraints, ValidationInfo, field_validator, model_validator
 
-from proxy.config.secrets import reads_files
+from proxy.config.secrets import Secret, reads_files
 from proxy.config.table import Table
 from proxy.identity.claims import ClaimMap, compile_path, is_name
 from proxy.identity.key_set import ALGORITHMS, Algorithm, parse_key_set
@@ -55,6 +55,11 @@ class IssuerTable(Table):
     """The certificates that its server is checked with. Default: those of the system."""
     token_file: Path | None = None
     """A file with a token that is sent to `url` and `jwks_url` as Bearer, as a cluster of Kubernetes asks for."""
+    proxy: Annotated[str, StringConstraints(pattern=r"^http://[^/?#@]+$")] | None = None
+    """A proxy through which it is reached, by CONNECT: http://proxy.example:3128. Default: none, whatever the
+    environment says."""
+    proxy_auth: Secret | None = None
+    """What the proxy asks for, as "user:password"."""
     refresh_s: Annotated[float, Field(ge=1, le=86_400)] = 300
     """How often its keys are fetched, in seconds."""
     stale_s: PositiveFloat = 86_400
@@ -113,8 +118,16 @@ class IssuerTable(Table):
             raise ValueError("`teams` needs the claim whose values it has, as `team`")
         if not all(map(is_name, (self.teams or {}).values())):
             raise ValueError("teams: a team has 1 to 128 printable characters")
-        if self.jwks_file is not None and (self.jwks_url or self.ca_file or self.token_file):
-            raise ValueError("with `jwks_file` nothing is fetched: leave out jwks_url, ca_file and token_file")
+        if self.jwks_file is not None and (self.jwks_url or self.ca_file or self.token_file or self.proxy):
+            raise ValueError("with `jwks_file` nothing is fetched: leave out jwks_url, ca_file, token_file and proxy")
+        return self
+
+    @model_validator(mode="after")
+    def _check_proxy(self) -> Self:
+        if self.proxy_auth is not None and (self.proxy is None or ":" not in self.proxy_auth.get_secret_value()):
+            raise ValueError('proxy_auth is "user:password" of `proxy`')
+        if self.proxy is not None and any(map(is_local, filter(None, (self.url, self.jwks_url)))):
+            raise ValueError("proxy: an issuer on this machine, by http://, is reached without one")
         return self
 
     @property

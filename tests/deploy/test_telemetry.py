@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ DASHBOARDS = sorted((FOLDER / "dashboards").glob("*.json"))
 VARIABLES = {"$__rate_interval": "20s", "$__range": "1m", "$instance": ".*"}
 ALERTS = yaml.safe_load((FOLDER / "alerts.yml").read_text())
 PROMTOOL = shutil.which("promtool")
+KEY = "sk-telemetry"
 RISING, STILL = "0+60x30", "0x30"
 # What is scraped in each minute when something is wrong, and when all is well.
 SYMPTOMS = {
@@ -42,6 +44,7 @@ SYMPTOMS = {
     'headgate_target_breaker{headgate_target="t"}': ("2x30", STILL),
     'headgate_target_attempts_total{headgate_target="t",error_type="upstream_auth"}': (RISING, STILL),
     'headgate_target_waiting{headgate_target="t"}': ("3x30", STILL),
+    'headgate_issuer_refreshes_total{headgate_issuer="corp",headgate_outcome="failed"}': (RISING, STILL),
     'gen_ai_client_inference_time_to_first_chunk_seconds_bucket{headgate_target="t",le="20.48"}': (STILL, RISING),
     'gen_ai_client_inference_time_to_first_chunk_seconds_bucket{headgate_target="t",le="40.96"}': (RISING, RISING),
     'gen_ai_client_inference_time_to_first_chunk_seconds_bucket{headgate_target="t",le="+Inf"}': (RISING, RISING),
@@ -192,9 +195,12 @@ def tables(upstream: FakeUpstream, folder: Path) -> dict[str, Any]:
         backend=[*backends, crashing],
         route=[*({"model": name, "backend": name} for name in names[1:]), {"model": "*", "backend": "fake"}],
         price=[{"model": "m", "input": 1.25, "output": 10}],
+        caller=[{"name": "ada", "key_sha256": sha256(KEY.encode()).hexdigest()}],
+        issuer=[{"name": "corp", "url": "http://127.0.0.1:1", "audience": "a", "team": "t", "refresh_s": 1}],
     )
 
 
+HEADERS = {"Authorization": f"Bearer {KEY}"}
 CALLS = (
     {"model": "m"}, {"model": "m"}, {"model": "m", "stream": True}, {"model": "m", "prompt_cache_key": "k"},
     {"model": "refusing"}, {"model": "failing"}, {"model": "unnumbered", "stream": True}, {"model": "faulty"}, {"model": "budgeted", "tools": [{"type": "web_search"}]}, {"model": 7},
@@ -228,7 +234,7 @@ async def test_every_query_returns_data_of_a_real_run(
     shutil.copytree(FOLDER, tmp_path / "telemetry")
 
     async def call(body: dict[str, Any]) -> None:
-        async with http.post(f"{gateway}/v1/responses", json={"input": "x", **body}) as answered:
+        async with http.post(f"{gateway}/v1/responses", json={"input": "x", **body}, headers=HEADERS) as answered:
             await answered.read()
 
     missing = [*alert_queries(), *panel_queries()]

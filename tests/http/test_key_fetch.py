@@ -3,10 +3,12 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import orjson
 import pytest
 from aiohttp import web
+from pydantic import ValidationError
 
 from proxy.http.key_fetch import DISCOVERY_PATH, fetch_keys
 from proxy.identity.issuer_table import IssuerTable
@@ -92,6 +94,61 @@ async def test_a_server_is_known_by_its_certificate(tmp_path):
             await fetch_keys(table(provider, ca_file=str(tmp_path / "server.pem")))
 
     assert orjson.loads(found) == {"keys": provider.keys}
+
+
+@asynccontextmanager
+async def tunnelling(status: str = "200 OK") -> AsyncIterator[tuple[str, list[str]]]:
+    """Serve a proxy that connects; give its address, and the heads that it received."""
+    heads: list[str] = []
+
+    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        writer.write(f"HTTP/1.1 {status}\r\n\r\n".encode())
+        if status.startswith("200"):
+            host, _, port = heads[-1].split()[1].rpartition(":")
+            far_reader, far_writer = await asyncio.open_connection(host, int(port))
+            await asyncio.gather(pipe(reader, far_writer), pipe(far_reader, writer))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", heads
+
+
+async def test_an_issuer_is_reached_through_a_proxy(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    """By CONNECT, its certificate is checked too; one that refuses, or is away, is named."""
+    monkeypatch.setenv("PROXY_AUTH", "user:pass word")
+    make_certificate(tmp_path, "server", subject="IP:127.0.0.1")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    async with Provider(tls) as provider, tunnelling() as (proxy, heads), tunnelling("407 No") as (closed, _):
+        more = {"ca_file": str(tmp_path / "server.pem"), "proxy_auth": "env:PROXY_AUTH"}
+        found = await fetch_keys(table(provider, proxy=proxy, **more))
+        with pytest.raises(ValueError, match="is not trusted"):
+            await fetch_keys(table(provider, proxy=proxy))
+        with pytest.raises(ValueError, match=r"the proxy 127\.0\.0\.1:\d+ has answered with 407"):
+            await fetch_keys(table(provider, proxy=closed, **more))
+        with pytest.raises(ValueError, match=r"the proxy 127\.0\.0\.1:1 is away"):
+            await fetch_keys(table(provider, proxy="http://127.0.0.1:1", **more))
+
+    assert orjson.loads(found) == {"keys": provider.keys}
+    assert [head.splitlines()[0] for head in heads[:2]] == [f"CONNECT {provider.address[8:]} HTTP/1.1"] * 2
+    assert all("Proxy-Authorization: Basic dXNlcjpwYXNzIHdvcmQ=" in head for head in heads[:2])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"proxy": "http://proxy:1"}, {"url": "https://i", "proxy_auth": "env:PROXY_AUTH"}, {"url": "https://i", "proxy": "https://p"}],
+)  # fmt: skip
+def test_a_proxy_without_effect_is_an_error(settings: dict, monkeypatch: pytest.MonkeyPatch):
+    """One on the way to this machine, credentials without one, and one that is asked by TLS."""
+    monkeypatch.setenv("PROXY_AUTH", "user:pass word")
+    with pytest.raises(ValidationError, match="proxy"):
+        IssuerTable.model_validate({"name": "a", "url": "http://localhost:1", "audience": "a", "team": "t"} | settings)
 
 
 async def test_a_token_for_the_issuer_is_sent_to_its_own_server_only(provider: Provider, tmp_path):

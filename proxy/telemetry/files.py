@@ -237,8 +237,23 @@ class QueuedFile(ABC):
             return lost + len(lines)
         if self._is_moved:
             self._is_moved = False
-            try:
-                self.file = self.reopen(self.file)
-            except (OSError, ValueError) as error:
-                log.error("file.reopen_failed", file=self.file.name, error=summarize_error(error))  # noqa: TRY400
+            self.file = self._reopened(self.file)
         return self.append(self.file, lines, lost)
+
+    def _reopened(self, file: BinaryIO) -> BinaryIO:
+        """Return the file that is at the path now. SIGHUP reads the config again too, without a rotation."""
+        if _is_at_its_path(file):
+            return file
+        try:
+            return self.reopen(file)
+        except (OSError, ValueError) as error:
+            log.error("file.reopen_failed", file=file.name, error=summarize_error(error))  # noqa: TRY400
+            return file
+
+
+def _is_at_its_path(file: BinaryIO) -> bool:
+    """Whether an open file has not been renamed or removed."""
+    try:
+        return os.path.samestat(Path(file.name).stat(), os.fstat(file.fileno()))
+    except (OSError, ValueError):
+        return False

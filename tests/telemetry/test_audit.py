@@ -192,6 +192,20 @@ def test_a_file_that_was_rotated_is_continued_by_the_same_chain(tmp_path: Path):
     assert verify(new, after=heads_of(old)[0]).count == 2
 
 
+def test_a_file_that_was_not_rotated_is_kept(tmp_path: Path, logged):
+    """SIGHUP reads the config again too; the file is locked already, and that is no fault."""
+    audit = open_audit(tmp_path / "audit.jsonl")
+    for _ in range(2):
+        audit.write("req_1", DECISION)
+        audit.flush()
+        audit.follow_rotation()
+    audit.write("req_1", DECISION)
+    audit.close()
+
+    assert first_altered((tmp_path / "audit.jsonl").read_bytes().splitlines(keepends=True)) == (3, None)
+    assert [line["event"] for line in logged if line["log_level"] != "info"] == []
+
+
 def test_another_chain_is_not_continued(lines: list[bytes], tmp_path: Path, logged):
     """If the path has the file of another gateway after a rotation, lines are still written to the old file."""
     path = tmp_path / "audit.jsonl"

@@ -1,11 +1,15 @@
 """What changes from one config to another, in lines for an operator."""
 
+import re
 import tomllib
 
 import pytest
 
-from proxy.config.difference import RESTARTED_SERVER_KEYS, differences, hidden_differences
+from proxy.config.difference import RESTARTED_SERVER_KEYS, RESTARTED_TABLES, differences, hidden_differences
 from proxy.config.process_tables import ServerTable
+from tests.sources import ROOT
+
+MANUAL = (ROOT / "deploy" / "README.md").read_text()
 
 OLD = """
 [server]
@@ -67,3 +71,9 @@ def test_a_part_that_changed_without_a_line_has_another_secret():
 
 def test_every_key_of_the_server_that_needs_a_restart_exists():
     assert set(ServerTable.model_fields) >= RESTARTED_SERVER_KEYS
+
+
+def test_the_manual_names_every_table_that_needs_a_restart():
+    sentence = MANUAL.partition("A restart is needed for ")[2].partition("(needs a restart)")[0]
+
+    assert set(re.findall(r"`\[+(\w+)\]+`", sentence)) == RESTARTED_TABLES | {"server"}

@@ -8,31 +8,28 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
-import orjson
 import structlog
 
-from proxy.cache.cacheable import reason_not_to_keep, reason_to_bypass, runs_tools
-from proxy.cache.entry import KEPT_HEADERS, Entry, echoed_fields
+from proxy.cache.cacheable import reason_to_bypass, runs_tools
+from proxy.cache.entry import Entry
 from proxy.cache.flights import Flights
 from proxy.cache.freshness import ANY, Ages, Directives, Freshness, parse_directives
-from proxy.cache.key import encode_call
+from proxy.cache.keeper import Keeper
+from proxy.cache.key import encode_call, forwarded_in_key, hash_fields
 from proxy.cache.overflow import Overflow
 from proxy.cache.shared_flight import SharedFlights
-from proxy.cache.slot import CacheSlot, Keeping, report
+from proxy.cache.slot import CacheSlot, report
 from proxy.cache.tier import LocalTier
 from proxy.cache.vault import Partition, Place, Vault
 from proxy.config.schema import CacheTable
 from proxy.context import Caller, Context
-from proxy.routing.routes import FALLBACK, Route
+from proxy.routing.routes import Route
 from proxy.state.ownership import HAS_UNKNOWN
-from proxy.state.responses import NOT_KEPT
 from proxy.stores import Store, StoreError
 from proxy.wire.call import Call
-from proxy.wire.encoded import encode
 from proxy.wire.errors import BackendError, HeadgateError, RequestError
 from proxy.wire.event import Reply
-from proxy.wire.loggable import short_message, summarize_error
-from proxy.wire.transcript import Transcript
+from proxy.wire.loggable import short_message
 
 log = structlog.get_logger()
 
@@ -54,6 +51,7 @@ class Cache:
             self._settings.ttl_s, self._settings.stale_while_revalidate_s, self._settings.stale_if_error_s
         )  # fmt: skip
         self._clock = clock
+        self._keeper = None if self.vault is None else Keeper(self.vault, self._settings, self._ages.kept_s, clock)
         overflow = None if store is None or self.vault is None else partial(Overflow, store, self.vault)
         self._flights = Flights(self._settings, overflow, self._across(store))
         self._refreshes: dict[str, asyncio.Task[None]] = {}
@@ -88,7 +86,9 @@ class Cache:
         if reason is None and context.get(HAS_UNKNOWN):  # it may have been deleted since the answer was kept
             reason = "unknown-id"
         if reason is None:
-            encoded = await context.run(call.size_bytes, encode_call, call, route.name, route.headers(call))
+            if context.is_large(call.size_bytes):
+                await context.run_large(call.fact, hash_fields)
+            encoded = encode_call(call, route.name, forwarded_in_key(call, route))
             place = vault.place(encoded, partition_of(call, context.caller, self._settings.share))
             if (entry := vault.held(place)) is not None:  # the call that has read it has the same tools
                 return self._slot_of(place, entry, call, directives, context)
@@ -146,7 +146,8 @@ class Cache:
             failed = error.status
         else:
             if slot.fallback is None or fallback is None or reply.status not in FAILED:
-                self._keep(slot, reply, call, context)
+                if self._keeper is not None:
+                    self._keeper.keep(slot, reply, call, context)
                 return reply
             failed = reply.status
         self._report_hit(slot.fallback, "stale", context, failed)
@@ -202,70 +203,6 @@ class Cache:
             await self.vault.forget_response(team, response_id)
         except StoreError as error:
             log.warning("cache.delete_failed", error=short_message(error))
-
-    def _keep(self, slot: CacheSlot, reply: Reply, call: Call, context: Context) -> None:
-        """Keep a reply in its slot once it is complete. What was found in the cache is kept already."""
-        if slot.place is None or self.vault is None or reply.status != 200:
-            return
-        if slot.is_collapsed and slot.keeping is None:
-            return
-        if context.get(FALLBACK) is not None:  # another model's answer, which the next caller need not be given
-            return
-        if reply.batches is not None:
-            clock = time.monotonic if self._settings.pace == "recorded" else None
-            context.transcript.keep_frames(self._settings.max_reply_bytes, clock)
-        context.on_reply(partial(self._put, self.vault, slot, call, reply))
-
-    async def _put(
-        self, vault: Vault, slot: CacheSlot, call: Call, reply: Reply, context: Context, transcript: Transcript
-    ) -> None:  # fmt: skip
-        """Keep a reply that is complete, is as the backend sent it, and is within the size limit."""
-        terminal = transcript.terminal
-        if terminal is None or terminal.type != "response.completed" or reason_not_to_keep(transcript.response):
-            return
-        if transcript.is_changed:  # by a rule that may not apply to the next caller
-            return
-        if context.get(NOT_KEPT):  # its id cannot be retrieved
-            return
-        frames = transcript.frames() if reply.batches is not None else b""
-        if frames is None or len(reply.body or b"") > self._settings.max_reply_bytes:
-            return
-        keeping = slot.keeping or Keeping()
-        if keeping.kept is not None:  # another call of the flight was first
-            await asyncio.wait([keeping.kept])
-            return
-        kept = keeping.begin()
-        try:
-            await self._write(vault, slot, call, reply, context, frames)
-        except (StoreError, orjson.JSONEncodeError) as error:
-            found = short_message(error) if isinstance(error, StoreError) else summarize_error(error)
-            log.warning("cache.write_failed", error=found)
-        finally:
-            kept.set_result(None)
-
-    async def _write(
-        self, vault: Vault, slot: CacheSlot, call: Call, reply: Reply, context: Context, frames: bytes
-    ) -> None:  # fmt: skip
-        """Write the entry of a reply. Raises StoreError, JSONEncodeError."""
-        if slot.place is None:
-            return
-        size = len(frames) + len(reply.body or b"")
-        entry = await context.run(size, self._encode_entry, call, reply, frames, context)
-        response_id = context.transcript.response.get("id")
-        response = None
-        if isinstance(response_id, str) and call.body.get("store") is not False:
-            response = (context.caller.team, response_id)
-        await vault.write(slot.place, entry, ttl_s=self._ages.kept_s, response=response)
-
-    def _encode_entry(self, call: Call, reply: Reply, frames: bytes, context: Context) -> bytes:
-        """Return the entry of a reply. Raises JSONEncodeError for one that is nested too deeply."""
-        transcript, key = context.transcript, call.body.get("prompt_cache_key")
-        headers = {name: value for name, value in reply.headers.items() if name.startswith(KEPT_HEADERS)}
-        body = encode(transcript.response) if reply.batches is not None else reply.body or b""
-        labels = {"team": context.caller.team, "model": call.model}
-        labels |= {"prompt_cache_key": key} if isinstance(key, str) else {}
-        marks = transcript.marks
-        return Entry(self._clock(), echoed_fields(call), headers, body, frames, labels, marks).encode()
 
     def _age_s(self, entry: Entry) -> float:
         return max(0.0, self._clock() - entry.stored_at)

@@ -6,7 +6,7 @@ Each part has its length before it. Parameters, headers, fields and the names in
 names. Which of them count is said by classification.py.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any
@@ -14,11 +14,16 @@ from typing import Any
 import orjson
 
 from proxy.cache.classification import FIELDS_NOT_IN_KEY, PARAMETERS_NOT_IN_KEY, SIDE_EFFECTS, is_header_in_key
+from proxy.routing.routes import Route
 from proxy.wire.call import Call
+from proxy.wire.headers import HeaderNames
 
 VERSION = b"headgate cache 7"
 DEFAULTS = {"store": True, "background": False}
 """What a side effect is when the call does not name it: a call that names it so asks for nothing else."""
+
+MANY_HEADERS = 32
+"""Of more headers the names are not remembered."""
 
 
 def encode_parts(parts: Iterable[bytes]) -> bytes:
@@ -72,6 +77,21 @@ def relevant_fields(body: Mapping[str, Any]) -> dict[str, Any]:
         if name not in FIELDS_NOT_IN_KEY
         and not (name in SIDE_EFFECTS and (value is None or value is DEFAULTS.get(name)))
     }  # fmt: skip
+
+
+def forwarded_in_key(call: Call, route: Route) -> Mapping[str, str]:
+    """Return the headers of a call that a target of the route may see and that count."""
+    sent = tuple(call.headers)
+    search = _names_in_key if len(sent) <= MANY_HEADERS else _names_in_key.__wrapped__
+    names = search(route.header_names, sent)
+    return {name: call.headers[name] for name in names} if names else {}
+
+
+@lru_cache(256)
+def _names_in_key(seen: Sequence[HeaderNames], sent: Sequence[str]) -> Sequence[str]:
+    """Return which of these names count; a client sends the same ones in each of its requests."""
+    forwarded = {name for names in seen for name in names.select(dict.fromkeys(sent, ""))}
+    return tuple(name for name in sent if name in forwarded and is_header_in_key(name))
 
 
 def name_of_parameter(pair: str) -> str:

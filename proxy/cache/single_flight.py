@@ -57,7 +57,8 @@ class Flight:
         self._behind: Behind | None = None
         self._is_wanted = is_wanted
         self._keep_bytes = keep_bytes
-        self._head: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._head: asyncio.Future[Reply] = loop.create_future()
         self._batches: list[Batch] = []
         self._ends: list[int] = []  # of each batch: how many bytes of the reply there are after it
         self._dropped = self._dropped_bytes = 0  # batches that are no longer kept
@@ -70,7 +71,7 @@ class Flight:
         self._is_given_up = False  # whether the work is ended before its end: no other call may join
         self._ending: asyncio.Task[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
-        self._task = asyncio.create_task(self._run(opening))
+        self._task = loop.create_task(self._run(opening))
 
     @property
     def can_be_joined(self) -> bool:

@@ -98,14 +98,15 @@ class Vault:
     async def read(self, place: Place) -> Entry | None:
         """Return the entry at a place, if there is one that can be read. Raises StoreError."""
         changes = 0 if self._tier is None else self._tier.changes
-        names = [
-            name for ring, key in self._pairs(place) for name in (ENTRIES + key, ring.generation_of(place.partition))
-        ]
+        pairs: list[tuple[VaultKeys, str]] = [*zip(self._rings, place.keys, strict=True)]
+        names: list[str] = []
+        for ring, key in pairs:
+            names += (ENTRIES + key, ring.generation_of(place.partition))
         values = await self._store.get_many(names)
         place.generation, place.is_read = _generation(values[1]), True
         if self._known.get(place.partition) != place.generation:
             self._know(place.partition, place.generation)
-        for (ring, key), value, generation in zip(self._pairs(place), values[::2], values[1::2], strict=True):
+        for (ring, key), value, generation in zip(pairs, values[::2], values[1::2], strict=True):
             if value is not None and generation is not None:
                 opened = ring.open(value, key, place.partition, generation)
                 entry = None if opened is None else Entry.decode(opened)
@@ -131,7 +132,8 @@ class Vault:
         try:
             await self._store.put_many(values, ttl_s=ttl_s, group=place.partition.team)
         finally:
-            self._drop(values[0][0])
+            if self._tier is not None:
+                self._tier.drop(key)
 
     async def delete(self, place: Place) -> None:
         """Remove the entry at a place. Raises StoreError."""
@@ -215,9 +217,6 @@ class Vault:
             self._tier.drop(None)
         elif name.startswith(ENTRIES):
             self._tier.drop(name.removeprefix(ENTRIES))
-
-    def _pairs(self, place: Place) -> Sequence[tuple["VaultKeys", str]]:
-        return list(zip(self._rings, place.keys, strict=True))
 
 
 class VaultKeys:

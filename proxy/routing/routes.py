@@ -12,6 +12,7 @@ from proxy.config.schema import CacheWhen, Strategy
 from proxy.context import Slot
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, UnknownModel
+from proxy.wire.headers import HeaderNames
 
 FALLBACK = Slot[str]("routing.fallback")
 """The name of the route that answered in place of the call's own."""
@@ -57,10 +58,13 @@ class Route:
     """Whether its targets resolve the ids of responses and conversations themselves."""
     compacts: bool = field(init=False, compare=False)
     """Whether one of them compacts conversations itself."""
+    header_names: tuple[HeaderNames, ...] = field(init=False, compare=False)
+    """The names of the headers that each of them may see."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keeps_state", all(target.keeps_state for target in self.targets))
         object.__setattr__(self, "compacts", any(target.compacts for target in self.targets))
+        object.__setattr__(self, "header_names", tuple(target.header_names for target in self.targets))
 
     def narrowed_to(self, targets: Sequence[Backend], fallbacks: Sequence[Fallback] = ()) -> "Route":
         """Return the route with fewer targets and fallbacks: the others could not answer a call."""

@@ -2,20 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
+Held = tuple[T, int, float]
+"""An entry, how large it is, and when it ends. A tuple without names is made without a call of a function."""
 
 SPARE_KEYS = 1024
 """How many keys of expired entries are at least kept until the index is cleaned."""
-
-
-class Held(NamedTuple, Generic[T]):
-    """An entry, how large it is, and when it ends."""
-
-    entry: T
-    size: int
-    ends_at: float
 
 
 class Group(Generic[T]):
@@ -37,7 +31,8 @@ class GroupedCache(Generic[T]):
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._groups: dict[str, Group[T]] = {}
-        self._group_of: dict[str, Group[T]] = {}  # of each entry, and of some that have expired
+        self.index: dict[str, Group[T]] = {}
+        """The group of each entry, and of some that have expired."""
         self._clean_at = SPARE_KEYS
         self._puts = 0  # since the last `count_again`
         self.most_size = 0
@@ -46,33 +41,33 @@ class GroupedCache(Generic[T]):
     @property
     def most_entries(self) -> int:
         """How many entries there are, at most."""
-        return len(self._group_of)
+        return len(self.index)
 
     def get(self, key: str) -> T | None:
         """Return the entry unless it has expired; it is then the one that its group used last."""
-        group = self._group_of.get(key)
+        group = self.index.get(key)
         if group is None:
             return None
-        held = group.entries[key]
-        if held.ends_at <= self._clock():
+        entry, _, ends_at = group.entries[key]
+        if ends_at <= self._clock():
             self.pop(key)
             return None
         group.entries.move_to_end(key)
-        return held.entry
+        return entry
 
     def put(self, key: str, entry: T, group: str, *, size: int, ends_at: float) -> None:
         """Set an entry."""
-        if key in self._group_of:
+        if key in self.index:
             self.pop(key)
         kept = self._groups.get(group)
         if kept is None:
             kept = self._groups[group] = Group()
-        kept.entries[key] = Held(entry, size, ends_at)
+        kept.entries[key] = (entry, size, ends_at)
         kept.size += size
         self.most_size += size
-        self._group_of[key] = kept
+        self.index[key] = kept
         self._puts += 1
-        if len(self._group_of) > self._clean_at:
+        if len(self.index) > self._clean_at:
             self.count_again()
 
     @property
@@ -83,18 +78,18 @@ class GroupedCache(Generic[T]):
     def count_again(self) -> None:
         """Drop what has expired, so that the bounds are exact. It takes time by the number of entries."""
         now = self._clock()
-        expired = [key for key, group in self._group_of.items() if group.entries[key].ends_at <= now]
+        expired = [key for key, group in self.index.items() if group.entries[key][2] <= now]
         for key in expired:
             self.pop(key)
         self._groups = {name: group for name, group in self._groups.items() if group.entries}
-        self._clean_at = 2 * len(self._group_of) + SPARE_KEYS
+        self._clean_at = 2 * len(self.index) + SPARE_KEYS
         self._puts = 0
 
     def pop(self, key: str) -> None:
         """Remove an entry."""
-        group = self._group_of.pop(key, None)
+        group = self.index.pop(key, None)
         if group is not None:
-            size = group.entries.pop(key).size
+            size = group.entries.pop(key)[1]
             group.size -= size
             self.most_size -= size
 
@@ -115,4 +110,4 @@ class GroupedCache(Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         now = self._clock()
-        return iter([key for key, group in self._group_of.items() if group.entries[key].ends_at > now])
+        return iter([key for key, group in self.index.items() if group.entries[key][2] > now])

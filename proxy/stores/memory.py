@@ -74,6 +74,11 @@ class MemoryStore(Store):
         return time.monotonic
 
     @cached_property
+    def _limits(self) -> tuple[int, int]:
+        """The largest size and number of values: a field of a pydantic model takes longer to read."""
+        return self.store_max_bytes, self.store_max_entries
+
+    @cached_property
     def _values(self) -> GroupedCache[bytes]:
         return GroupedCache(self._clock)
 
@@ -90,18 +95,19 @@ class MemoryStore(Store):
 
     async def get(self, key: str) -> bytes | None:
         value = self._values.get(key)
-        if value is None and (record := self._records.get(key)) is not None:
+        if value is None and key in self._records.index and (record := self._records.get(key)) is not None:
             raise _mismatch(record, "value")
         return value
 
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
-        if len(value) > self.store_max_bytes or (if_absent and self._holds(key)):
+        values, size, (max_bytes, max_entries) = self._values, len(value), self._limits
+        if size > max_bytes or (if_absent and self._holds(key)):
             return False
-        if not if_absent:
+        if not if_absent and key in self._records.index:
             self._records.pop(key)
-            self._values.pop(key)
-        values, size = self._values, len(value)
-        if values.most_size + size > self.store_max_bytes or values.most_entries >= self.store_max_entries:
+        if not if_absent and key in values.index:
+            values.pop(key)
+        if values.most_size + size > max_bytes or len(values.index) >= max_entries:
             self._make_room(size)
         values.put(key, value, group, size=size, ends_at=self._clock() + ttl_s)
         return True

@@ -160,7 +160,7 @@ async def test_evicted_keys_are_removed_in_time():
 
     assert [await store.get(str(number)) for number in range(96, 100)] == [b"1"] * 4
     assert await store.get("95") is None
-    assert len(store._values._group_of) <= 4
+    assert len(store._values.index) <= 4
 
 
 async def test_a_group_that_fills_the_store_evicts_its_own_values():
@@ -238,7 +238,7 @@ async def test_the_index_of_keys_is_bounded():
         await store.put(f"{number}", b"", ttl_s=1, group=f"team-{number % 100}")
         clock.now += 1
 
-    assert len(store._values._group_of) <= 2 * SPARE_KEYS
+    assert len(store._values.index) <= 2 * SPARE_KEYS
     assert await store.get("4999") is None
 
 

@@ -25,6 +25,7 @@ from proxy.usage.book import UsageBook
 from proxy.wire.errors import HeadgateError, RequestError, Unavailable
 from proxy.wire.lifting import add_lifter
 from proxy.wire.loggable import in_ascii
+from proxy.wire.query import refuse_many_parameters
 
 log = structlog.get_logger()
 
@@ -159,6 +160,8 @@ class Dispatcher:
         hosts = request.headers.getall("Host", ())
         if request.version != (1, 1) or "Transfer-Encoding" in request.headers:
             _check_framing(request)
+        if "?" in request.raw_path:
+            refuse_many_parameters(request.raw_path)
         if self.hosts or len(hosts) > 1:
             self._check_host(hosts, request.raw_path.partition("?")[0])
         if self.is_open:

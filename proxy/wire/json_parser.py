@@ -122,19 +122,22 @@ class _Parser:
     def _add(self, end: int) -> None:
         """Parse the members up to a place, and add them to the innermost container."""
         container = self._open[-1]
-        piece = self._text[self._position : end]
-        self._count(len(piece))
+        self._count(end - self._position)
         is_list = type(container) is list
-        try:
-            members = self._load((b"[%b]" if is_list else b"{%b}") % piece)
-        except orjson.JSONDecodeError as error:
-            raise self._error(error.msg, self._position + error.pos - 1) from error
+        members = self._parse(b"[%b]" if is_list else b"{%b}", self._position, end)
         if not members:
             raise self._error("expected value")
         if is_list:
             container += members
         else:
             container.update(members)
+
+    def _parse(self, form: bytes, start: int, end: int) -> Any:
+        """Return the value of a piece of the text, which stands in a form."""
+        try:
+            return self._load(form % self._text[start:end])
+        except orjson.JSONDecodeError as error:
+            raise self._error(error.msg, start + error.pos - form.index(b"%")) from error
 
     def _close(self, end: int) -> None:
         """Add the last members of the innermost container, which ends at a place."""
@@ -191,7 +194,7 @@ class _Parser:
         start = self._position
         self._skip(_SCALAR)
         self._count(self._position - start)
-        return self._load(self._text[start : self._position])
+        return self._parse(b"%b", start, self._position)
 
     def _read_string(self) -> str:
         self._position += 1
@@ -203,8 +206,7 @@ class _Parser:
         pieces: list[str] = []
         while not pieces or start < end:
             cut = self._cut(start, end)
-            piece: str = self._load(b'"%b"' % self._text[start:cut])
-            pieces.append(piece)
+            pieces.append(self._parse(b'"%b"', start, cut))
             start = cut
         if self._is_bounded and end - begin > MAX_WIDE_BYTES and not all(map(str.isascii, pieces)):
             raise TooMuchText(f"a string of more than {MAX_WIDE_BYTES} bytes that are not all ASCII")

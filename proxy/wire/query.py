@@ -9,6 +9,8 @@ from proxy.wire.fields import FIELDS, fold_name
 from proxy.wire.loggable import in_ascii
 
 INCLUDE = "include"
+MAX_PARAMETERS = 128
+"""How many parameters a query may have: each is decoded and compared, by several policies."""
 _SEPARATOR = re.compile(r"[&;]")
 _FIELDS_WITHOUT_UNDERSCORES = {name.replace("_", "") for name in FIELDS}
 
@@ -18,6 +20,14 @@ def query_pairs(query: str) -> Iterator[tuple[str, str]]:
     for pair in _SEPARATOR.split(query):
         name, _, value = pair.partition("=")
         yield fold_name(unquote_plus(name).partition("[")[0]), unquote_plus(value)
+
+
+def refuse_many_parameters(target: str) -> None:
+    """Raises RequestError for a target of a request whose query has more than MAX_PARAMETERS."""
+    query = target.partition("?")[2]
+    if query.count("&") + query.count(";") >= MAX_PARAMETERS:
+        message = f"The query has more than {MAX_PARAMETERS} parameters."
+        raise RequestError(message, code="too_many_parameters")
 
 
 def refuse_body_fields(query: str) -> None:

@@ -227,6 +227,22 @@ async def test_a_wrong_method_is_refused_with_the_allowed_ones(gateway: str, htt
         assert set((await answer.json())["error"]) == {"message", "type", "param", "code"}
 
 
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/v1/responses"), ("GET", "/v1/responses/resp_1"), ("GET", "/v1/models")]
+)
+async def test_a_query_of_many_parameters_is_refused_before_it_is_read(
+    gateway: str, upstream: FakeUpstream, http, method: str, path: str
+):
+    """On every path, whatever separates them: several policies would decode and compare each."""
+    for separator, count, is_refused in (("&", 128, False), ("&", 129, True), (";", 4000, True)):
+        query = separator.join(["a"] * count)
+        async with http.request(method, f"{gateway}{path}?{query}", json={"model": "m"}) as answer:
+            code = ((await answer.json()).get("error") or {}).get("code")
+
+        assert (code == "too_many_parameters") == is_refused
+    assert len(upstream.requests) <= 2
+
+
 async def test_the_listed_models_are_those_that_routes_serve(start_gateway, upstream: FakeUpstream):
     """They are the names in routes and the models that the backend of a glob lists; each can be retrieved, also with a slash."""
     routes = [{"model": "acme/small", "backend": "fake"}, {"model": "*", "backend": "fake"}]

@@ -159,6 +159,17 @@ def test_long_arrays_between_strings_are_no_strings():
     assert loads(text) == orjson.loads(text)
 
 
+@pytest.mark.parametrize("text", ["[" + "1," * 60 + "NaN]", '["' + "x" * 90 + '\n"]', "[" + "1" * 60 + "x]"])
+def test_an_error_says_where_it_is(text: str):
+    """In the text, and not in its piece."""
+    with pytest.raises(orjson.JSONDecodeError) as expected:
+        orjson.loads(text)
+    with pytest.raises(orjson.JSONDecodeError) as caught:
+        loads(text.encode())
+
+    assert abs(caught.value.pos - expected.value.pos) <= 1
+
+
 @pytest.mark.parametrize("text", [b'{"%b":1}' % (b"n" * 90), b'{"a":"%b","b":2,"a":1}' % (b"v" * 90)])
 def test_long_names_are_read_and_the_last_of_two_names_wins(text: bytes):
     """As orjson reads them; a body with a name twice is refused by its reader."""

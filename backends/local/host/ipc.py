@@ -22,6 +22,8 @@ from backends.local.scheduling.costs import Costs
 HEADER_BYTES = 4
 # Large enough for a prompt of a million tokens with the grammar of a very large schema; noise is usually larger.
 MAX_BYTES = 33_554_432
+MAX_WAITING_BYTES = 4 * MAX_BYTES
+"""How much may wait for the other side to read it: beyond that it is stuck."""
 FINISH_REASONS = (None, "stop", "length", "failed", "constraint_failed")
 # JSON has no infinity; this is what OpenAI sends for a token that cannot occur.
 MIN_LOGPROB = -9999.0
@@ -44,7 +46,9 @@ class Channel:
         return cls(*await asyncio.open_unix_connection(sock=end))
 
     def send(self, message: bytes) -> None:
-        """Write a message. It is buffered without limit, so call `drain` before large messages."""
+        """Write a message. What waits ends the connection beyond a limit, so call `drain` before large messages."""
+        if self._writer.transport.get_write_buffer_size() > MAX_WAITING_BYTES:
+            self.close()
         if not self._writer.is_closing():  # the reader reports that the connection has ended
             self._writer.write(len(message).to_bytes(HEADER_BYTES) + message)
 

@@ -10,6 +10,7 @@ import pytest
 from backends.local.decoding.job import DecodingOptions, DecodingStep, Job, Token
 from backends.local.host.ipc import (
     MAX_BYTES,
+    MAX_WAITING_BYTES,
     Channel,
     EngineReady,
     IpcError,
@@ -33,6 +34,17 @@ async def ends():
     channel.close()
     theirs.close()
     await asyncio.sleep(0)
+
+
+async def test_a_side_that_does_not_read_loses_its_connection(ends):
+    """What waits for it is bounded, and gone with the connection."""
+    channel, _ = ends
+    message = b"x" * (MAX_BYTES // 2)
+    for _ in range(2 * MAX_WAITING_BYTES // len(message)):
+        channel.send(message)
+
+    assert await channel.receive() is None
+    assert channel._writer.transport.get_write_buffer_size() == 0
 
 
 def frame(body):

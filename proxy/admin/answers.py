@@ -7,7 +7,20 @@ from typing import Any
 
 import structlog
 
-from proxy.admin.api import cache, config, keys, models, policies, requests, sessions, spend, targets
+from proxy.admin.api import (
+    cache,
+    config,
+    identifiers,
+    keys,
+    me,
+    models,
+    policies,
+    requests,
+    sessions,
+    spend,
+    targets,
+    usage,
+)
 from proxy.admin.parts import GatewayParts
 from proxy.admin.problem import Problem
 
@@ -15,13 +28,18 @@ log = structlog.get_logger()
 
 ANSWERS: Mapping[str, Callable[[GatewayParts, Mapping[str, Any]], Awaitable[Any]]] = {
     "budgets": spend.read_budgets,
+    "cache_entries": cache.read_entries,
+    "change_identifier": identifiers.change_identifier,
     "change_key": keys.change_key,
     "close_session": sessions.close_session,
     "drain": targets.drain,
     "end_sessions": sessions.end_sessions,
+    "forget": cache.forget_team,
+    "identifiers": identifiers.read_identifiers,
     "keys": keys.read_keys,
     "models": models.read_models,
     "open_session": sessions.open_session,
+    "owner_of_identifier": identifiers.find_owner,
     "policies": policies.read_policies,
     "preview_file": config.preview_file,
     "preview_text": config.preview_text,
@@ -31,8 +49,10 @@ ANSWERS: Mapping[str, Callable[[GatewayParts, Mapping[str, Any]], Awaitable[Any]
     "requests": requests.find,
     "sessions": sessions.read_sessions,
     "spend": spend.read_spend,
+    "state": me.read_state,
     "targets": targets.read_targets,
     "try": policies.try_request,
+    "usage": usage.read_table,
 }
 
 

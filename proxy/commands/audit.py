@@ -1,12 +1,22 @@
-"""`headgate audit verify | head`: whether audit files were altered, and what to compare them with later."""
+"""`headgate audit verify | head | search`: whether audit files were altered, their heads, and what is in them.
+
+`verify` and `head` read the files that they are given, and ask no gateway: what they find must not depend on it.
+"""
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
 from pydantic import SecretStr
 
+from proxy.admin.api.audit import KNOWN, MOST, entry_of
+from proxy.admin.audit_files import audit_paths, search_files
+from proxy.admin.audit_filter import LineFilter
+from proxy.commands.admin_client import add_gateway, client_of, config_of
 from proxy.config.secrets import read_secret
 from proxy.config.validation import ConfigError
 from proxy.telemetry.audit import head_of
@@ -17,8 +27,8 @@ INTACT, ALTERED = 0, 1
 
 def add_to(commands: Any) -> None:
     """Add this subject's commands to a parser."""
-    audit = commands.add_parser("audit", help="check audit files: verify | head")
-    verbs = audit.add_subparsers(required=True, metavar="verify | head")
+    audit = commands.add_parser("audit", help="check and search audit files: verify | head | search")
+    verbs = audit.add_subparsers(required=True, metavar="verify | head | search")
     check = verbs.add_parser("verify", help="find the first line that was altered",
                              epilog="example: headgate audit verify --secret env:AUDIT_SECRET audit.jsonl")  # fmt: skip
     check.add_argument("file", type=Path, nargs="+", help="the files of one chain, the oldest first")
@@ -32,6 +42,53 @@ def add_to(commands: Any) -> None:
                             epilog="example: headgate audit head audit.jsonl")  # fmt: skip
     head.add_argument("file", type=Path)
     head.set_defaults(run=_head)
+    _add_search(verbs)
+
+
+def _add_search(verbs: Any) -> None:
+    search = verbs.add_parser("search", help="print the newest lines, rotated files included, as JSON",
+                              epilog="example: headgate audit search --config my.toml --decision refused")  # fmt: skip
+    add_gateway(search)
+    for name in KNOWN:
+        search.add_argument(f"--{name.replace('_', '-')}", default="", help="only lines with this value")
+    search.add_argument("--since", type=_time, default=None, help="only from this time on: 2026-11-30T10:00:00Z")
+    search.add_argument("--until", type=_time, default=None, help="only up to this time")
+    search.add_argument("--limit", type=int, default=100, help="how many lines at most, up to 500; default: 100")
+    search.set_defaults(run=_search)
+
+
+def _time(text: str) -> datetime:
+    """Raises ArgumentTypeError for what is no time with a zone."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"'{text}' is no time with its zone; write 2026-11-30T10:00:00Z")
+    return at
+
+
+def _search(options: argparse.Namespace) -> int:
+    if not 0 < options.limit <= MOST:
+        raise ConfigError(f"--limit: a number from 1 to {MOST}")
+    named = {name: getattr(options, name) for name in KNOWN if getattr(options, name)}
+    client = client_of(options)
+    if client is not None:
+        times = {name: at.isoformat() for name in ("since", "until") if (at := getattr(options, name)) is not None}
+        found = client.ask("GET", "/audit", **named, **times, limit=options.limit)
+        entries, is_complete = found["entries"], found["is_complete"]
+    else:
+        config = config_of(options)
+        paths = audit_paths(config.audit, config.server.worker_count)
+        if not paths:
+            raise ConfigError("audit: this config has no [audit]")
+        done = search_files(paths, LineFilter(named, options.since, options.until), options.limit)
+        entries, is_complete = [entry_of(*pair) for pair in done.found], done.is_complete
+    for entry in entries:
+        print(orjson.dumps(entry).decode())
+    if not is_complete:
+        print("Older lines were not searched; narrow the time with --until.", file=sys.stderr)
+    return INTACT
 
 
 def _secret(place: str) -> SecretStr:

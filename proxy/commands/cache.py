@@ -13,7 +13,7 @@ from proxy.cache.classification import FIELDS, QUERY, Effect, effect_of_header
 from proxy.cache.key import encode_call, name_of_parameter, relevant_fields, relevant_headers, relevant_parameters
 from proxy.cache.purge import partitions_of, purge
 from proxy.cache.vault import Partition, Vault
-from proxy.commands.options import add_config
+from proxy.commands.admin_client import add_gateway, client_of, config_of
 from proxy.commands.shared_state import callers_of
 from proxy.config.build import Config, read
 from proxy.config.default import default_config
@@ -72,7 +72,7 @@ def _add_verb(
 ) -> argparse.ArgumentParser:
     example = f"example: headgate cache {name}{' --team search' if name != 'stats' else ''} --config my.toml"
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=description, epilog=example)
-    add_config(verb, required=True)
+    add_gateway(verb)
     verb.set_defaults(run=run)
     return verb
 
@@ -89,7 +89,10 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _forget(options: argparse.Namespace) -> int:
-    asyncio.run(_with_vault(read(options.config), lambda vault: vault.forget(Partition("team", options.team))))
+    if (client := client_of(options)) is not None:
+        client.ask("POST", "/cache/forget", {"team": options.team})
+    else:
+        asyncio.run(_with_vault(config_of(options), lambda vault: vault.forget(Partition("team", options.team))))
     print(f"The entries of team '{options.team}' cannot be read any more.")
     return SUCCESS
 
@@ -99,7 +102,10 @@ def _purge(options: argparse.Namespace) -> int:
     wanted = {label: value for label, value in wanted.items() if value is not None}
     if not wanted:
         raise ConfigError("cache purge: name what to remove: --team, --model or --prompt-cache-key")
-    config = read(options.config)
+    if (client := client_of(options)) is not None:
+        print(f"{client.ask('POST', '/cache/purge', wanted)['removed']} entries removed.")
+        return SUCCESS
+    config = config_of(options)
     partitions = _partitions(config, options.team)
 
     removed = asyncio.run(_with_vault(config, lambda vault: purge(vault, partitions, wanted)))
@@ -108,7 +114,20 @@ def _purge(options: argparse.Namespace) -> int:
 
 
 def _stats(options: argparse.Namespace) -> int:
-    config = read(options.config)
+    client = client_of(options)
+    if client is None:
+        lines = _kept(config_of(options))
+    else:
+        listed = client.ask("GET", "/cache/entries")["entries"]
+        lines = [(each["team"], each["model"], each["entries"], each["bytes"]) for each in listed]
+    print("team, model, entries, bytes")
+    for line in lines:
+        print(", ".join(map(str, line)))
+    return SUCCESS
+
+
+def _kept(config: Config) -> list[tuple[str, str, int, int]]:
+    """Return how many entries each team and model has, and their bytes. Raises ConfigError."""
     partitions = _partitions(config, None)
 
     async def count(vault: Vault) -> Mapping[tuple[str, str], list[int]]:
@@ -120,10 +139,7 @@ def _stats(options: argparse.Namespace) -> int:
         return found
 
     found = asyncio.run(_with_vault(config, count))
-    print("team, model, entries, bytes")
-    for (team, model), sizes in sorted(found.items()):
-        print(f"{team}, {model}, {len(sizes)}, {sum(sizes)}")
-    return SUCCESS
+    return [(team, model, len(sizes), sum(sizes)) for (team, model), sizes in sorted(found.items())]
 
 
 def _partitions(config: Config, team: str | None) -> Sequence[Partition]:

@@ -1,21 +1,18 @@
 """`headgate whois`, `block` and `unblock`: whose identifier an upstream received, and how to refuse it from now on."""
 
 import argparse
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from policies.support.principal import BLOCKED, blocked_key
-from proxy.commands.options import add_config
+from proxy.admin.api.identifiers import MOST_END_USERS
+from proxy.commands.admin_client import AdminClient, add_gateway, client_of, config_of
 from proxy.commands.shared_state import callers_of, record_operation, run_with_state
-from proxy.config.build import Config, read
+from proxy.config.build import Config
 from proxy.config.validation import ConfigError
+from proxy.identity.blocking import block, blocked_identifiers, is_blocked, unblock
 from proxy.identity.directory import ANONYMOUS
-from proxy.stores import LONGEST_S, Store
+from proxy.stores import Store
 
 FOUND, NOT_FOUND = 0, 1
 
@@ -42,35 +39,56 @@ def _add(
     command: argparse.ArgumentParser = commands.add_parser(name, help=description, epilog=example)
     hint = 'as the upstream receives it; put it after "--", because some begin with a hyphen'
     command.add_argument("identifier", metavar="IDENTIFIER", help=hint, **more)
-    add_config(command, required=True)
+    add_gateway(command)
     command.set_defaults(run=run)
     return command
 
 
 def _whois(options: argparse.Namespace) -> int:
-    config = read(options.config)
     end_users = _read_lines(options.end_users) if options.end_users else []
-    callers = callers_of(config, "whois") or [ANONYMOUS]
-    for rule in config.rules:
-        found = rule.policy.identify(options.identifier, callers, end_users)
+    client = client_of(options)
+    if client is not None:
+        found = _ask(client, options.identifier, end_users)
+    else:
+        found = _find(config_of(options), options.identifier, end_users)
+    print(found or "No caller of this config has that identifier under any of its keys.")
+    return FOUND if found else NOT_FOUND
+
+
+def _ask(client: AdminClient, identifier: str, end_users: list[str]) -> str | None:
+    """Return what a gateway finds, which is asked about some end users after the other. Raises ConfigError."""
+    for start in range(0, max(1, len(end_users)), MOST_END_USERS):
+        asked = {"identifier": identifier, "end_users": end_users[start : start + MOST_END_USERS]}
+        found: str | None = client.ask("POST", "/identifiers/owner", asked)["found"]
         if found is not None:
-            print(found)
-            return FOUND
-    print("No caller of this config has that identifier under any of its keys.")
-    return NOT_FOUND
+            return found
+    return None
+
+
+def _find(config: Config, identifier: str, end_users: list[str]) -> str | None:
+    callers = callers_of(config, "whois") or [ANONYMOUS]
+    found = (rule.policy.identify(identifier, callers, end_users) for rule in config.rules)
+    return next((each for each in found if each is not None), None)
 
 
 def _block(options: argparse.Namespace) -> int:
-    config = read(options.config)
     if options.list == (options.identifier is not None):
         raise ConfigError("give either an identifier or --list")
-    return _list(config) if options.list else _block_identifier(config, options.identifier)
-
-
-def _block_identifier(config: Config, identifier: str) -> int:
-    """Block an identifier in the state. Raises ConfigError if no call can have it, or if that fails."""
-    if not identifier:
+    if not options.list and not options.identifier:
         raise ConfigError("the identifier is empty")
+    client = client_of(options)
+    if options.list:
+        return _list(options, client)
+    if client is None:
+        _block_identifier(config_of(options), options.identifier)
+    else:
+        client.ask("POST", "/identifiers/block", {"identifier": options.identifier})
+    print(f"{options.identifier} is blocked.")
+    return FOUND
+
+
+def _block_identifier(config: Config, identifier: str) -> None:
+    """Block an identifier in the state. Raises ConfigError if no call can have it, or if that fails."""
     callers = callers_of(config, "block") or [ANONYMOUS]
     # The names of those who sign in with tokens are not known here.
     if not config.issuers and not any(
@@ -81,21 +99,18 @@ def _block_identifier(config: Config, identifier: str) -> int:
 
     async def change(state: Store) -> None:
         record_operation(config, "identifier.blocked", {"identifier": identifier})
-        await state.put(blocked_key(identifier), orjson.dumps((identifier, int(time.time()))), ttl_s=LONGEST_S)
+        await block(state, identifier)
 
     run_with_state(config, "block", change)
-    print(f"{identifier} is blocked.")
-    return FOUND
 
 
-def _list(config: Config) -> int:
+def _list(options: argparse.Namespace, client: AdminClient | None) -> int:
     """Print the blocked identifiers, the oldest first."""
-
-    async def find(state: Store) -> list[tuple[str, bytes]]:
-        keys = [key async for key in state.scan(BLOCKED)]
-        return [(key, value) for key, value in zip(keys, await state.get_many(keys), strict=True) if value is not None]
-
-    lines = sorted(_listed(key, value) for key, value in run_with_state(config, "block --list", find))
+    if client is None:
+        lines = run_with_state(config_of(options), "block --list", blocked_identifiers)
+    else:
+        listed = client.ask("GET", "/identifiers")["identifiers"]
+        lines = [(each["since"], each["identifier"]) for each in listed]
     for since, identifier in lines:
         print(f"{since}  {identifier}")
     if not lines:
@@ -103,34 +118,40 @@ def _list(config: Config) -> int:
     return FOUND
 
 
-def _listed(key: str, value: bytes) -> tuple[str, str]:
-    """Return since when and what is blocked."""
-    try:
-        identifier, at = orjson.loads(value)
-        return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%SZ}", str(identifier)
-    except (ValueError, TypeError, OverflowError):
-        return "before its identifiers were kept", f"(its hash: {key.removeprefix(BLOCKED)})"
-
-
 def _unblock(options: argparse.Namespace) -> int:
     """Let calls with an identifier pass. Raises ConfigError if processes do not share the state, or it fails."""
-    config, identifier = read(options.config), options.identifier
+    identifier = options.identifier
     if not identifier:
         raise ConfigError("the identifier is empty")
-
-    async def change(state: Store) -> bool:
-        key = blocked_key(identifier)
-        if await state.get(key) is None:
-            return False
-        record_operation(config, "identifier.unblocked", {"identifier": identifier})
-        await state.delete(key)
-        return True
-
-    if run_with_state(config, "block", change):
+    client = client_of(options)
+    is_known = (
+        _unblock_identifier(config_of(options), identifier) if client is None else _unblock_by(client, identifier)
+    )
+    if is_known:
         print(f"{identifier} is no longer blocked.")
         return FOUND
     print(f"{identifier} is not blocked in [state]; `headgate block --list` prints what is.")
     return NOT_FOUND
+
+
+def _unblock_by(client: AdminClient, identifier: str) -> bool:
+    if identifier not in {each["identifier"] for each in client.ask("GET", "/identifiers")["identifiers"]}:
+        return False
+    client.ask("POST", "/identifiers/unblock", {"identifier": identifier})
+    return True
+
+
+def _unblock_identifier(config: Config, identifier: str) -> bool:
+    """Return whether an identifier was blocked, and is no longer. Raises ConfigError."""
+
+    async def change(state: Store) -> bool:
+        if not await is_blocked(state, identifier):
+            return False
+        record_operation(config, "identifier.unblocked", {"identifier": identifier})
+        await unblock(state, identifier)
+        return True
+
+    return run_with_state(config, "block", change)
 
 
 def _read_lines(file: Path) -> list[str]:

@@ -1,4 +1,7 @@
-"""`headgate key create | list | rotate | revoke`: keys that every gateway with the same `[state]` accepts at once."""
+"""`headgate key create | list | rotate | revoke`: keys that every gateway with the same `[state]` accepts at once.
+
+A gateway that runs does it; without one it is done on the store.
+"""
 
 import argparse
 import re
@@ -10,9 +13,9 @@ from typing import Any
 
 import orjson
 
-from proxy.commands.options import add_config
+from proxy.commands.admin_client import AdminClient, add_gateway, client_of, config_of, segment
 from proxy.commands.shared_state import record_operation, run_with_state
-from proxy.config.build import Config, read
+from proxy.config.build import Config
 from proxy.config.validation import ConfigError
 from proxy.identity.key_book import IssuedKey, KeyBook, append_created, append_revoked, append_rotated, used_key
 from proxy.identity.key_orders import (
@@ -65,7 +68,7 @@ def _add(
 ) -> argparse.ArgumentParser:
     epilog = f"example: headgate key {name} --config my.toml {example}".rstrip()
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=description, epilog=epilog)
-    add_config(verb, required=True)
+    add_gateway(verb)
     verb.set_defaults(run=run)
     return verb
 
@@ -100,11 +103,14 @@ def _tag(text: str) -> tuple[str, str]:
 
 
 def _create(options: argparse.Namespace) -> int:
-    config, now = _config(options), time.time()
     tags = dict(options.tag)
     if len(tags) < len(options.tag) or len(tags) > MAX_TAGS:
         raise ConfigError(f"--tag: each name may be given once, and there may be {MAX_TAGS} tags")
     lifetime_s = DEFAULT_LIFETIME_S if options.expires is None else options.expires
+    if (client := client_of(options)) is not None:
+        order = {"name": options.name, "team": options.team, "models": options.models, "tags": tags}
+        return _show_made(client.ask("POST", "/keys", order | {"expires_in_s": _finite(lifetime_s)}))
+    config, now = _config(options), time.time()
     secret, key = new_key(options.name, options.team, now, lifetime_s, options.models, tags)
 
     async def create(store: Store) -> None:
@@ -117,10 +123,12 @@ def _create(options: argparse.Namespace) -> int:
         await append_created(store, key)
 
     run_with_state(config, "key create", create)
-    return _show_once(secret, key)
+    return _show_once(secret, key.id, key.name, key.team, _date(key.expires_at))
 
 
 def _rotate(options: argparse.Namespace) -> int:
+    if (client := client_of(options)) is not None:
+        return _rotate_by(client, options)
     config, now = _config(options), time.time()
 
     async def rotate(store: Store) -> tuple[str, IssuedKey, float]:
@@ -132,13 +140,30 @@ def _rotate(options: argparse.Namespace) -> int:
         return secret, new, until
 
     secret, new, until = run_with_state(config, "key rotate", rotate)
-    _show_once(secret, new)
+    _show_once(secret, new.id, new.name, new.team, _date(new.expires_at))
+    return _show_old(options.id, _date(until) if until > now else None)
+
+
+def _rotate_by(client: AdminClient, options: argparse.Namespace) -> int:
+    lifetime = "never" if options.expires == NEVER_S else options.expires
+    order = {"overlap_s": options.overlap, "expires_in_s": lifetime}
+    made = client.ask("POST", f"/keys/{segment(options.id)}/rotate", order)
+    _show_made(made)
+    old = next((key for key in client.ask("GET", "/keys")["keys"] if key["id"] == options.id), None)
+    return _show_old(options.id, _seconds(old["expires"]) if old and old["status"] == "valid" else None)
+
+
+def _show_old(key_id: str, until: str | None) -> int:
     ended = "has ended: calls with it get 401 from now on; with --overlap 24h it would have stayed valid for a day."
-    print(f"{options.id}, the old key, {f'is valid until {_date(until)}.' if until > now else ended}", file=sys.stderr)
+    print(f"{key_id}, the old key, {f'is valid until {until}.' if until else ended}", file=sys.stderr)
     return SUCCESS
 
 
 def _revoke(options: argparse.Namespace) -> int:
+    if (client := client_of(options)) is not None:
+        client.ask("POST", f"/keys/{segment(options.id)}/revoke", {})
+        print(f"{options.id} is revoked.")
+        return SUCCESS
     config, now = _config(options), time.time()
 
     async def revoke(store: Store) -> None:
@@ -152,7 +177,16 @@ def _revoke(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    config = _config(options)
+    client = client_of(options)
+    rows = _kept_rows(_config(options)) if client is None else [*map(_row_of, client.ask("GET", "/keys")["keys"])]
+    if options.format == "json":
+        print(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
+    else:
+        _print_table(rows)
+    return SUCCESS
+
+
+def _kept_rows(config: Config) -> list[Mapping[str, Any]]:
 
     async def find(store: Store) -> list[Mapping[str, Any]]:
         keys = (await KeyBook().read_on(store)).keys.values()
@@ -160,12 +194,13 @@ def _list(options: argparse.Namespace) -> int:
         now = time.time()
         return [_row(key, None if use is None else float(use), now) for key, use in zip(keys, uses, strict=True)]
 
-    rows = run_with_state(config, "key list", find)
-    if options.format == "json":
-        print(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
-    else:
-        _print_table(rows)
-    return SUCCESS
+    return run_with_state(config, "key list", find)
+
+
+def _row_of(key: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the row of a key that the API describes."""
+    times = {name: _seconds(key[name]) for name in ("created", "expires", "last_used")}
+    return {name: times.get(name, key.get(name)) for name in COLUMNS}
 
 
 def _row(key: IssuedKey, used_at: float | None, now: float) -> Mapping[str, Any]:
@@ -192,7 +227,7 @@ def _cell(value: Any) -> str:
 
 def _config(options: argparse.Namespace) -> Config:
     """Return the config of the gateways. Raises ConfigError if it accepts no issued keys."""
-    config = read(options.config)
+    config = config_of(options)
     if config.keys is None:
         raise ConfigError("keys: this config has no [keys]; with that table, which may be empty, issued keys are valid")
     return config
@@ -209,12 +244,27 @@ def _record(config: Config, event: str, key: IssuedKey, **more: str) -> None:
     record_operation(config, event, {"key_id": key.id, "name": key.name, "team": key.team, **more})
 
 
-def _show_once(secret: str, key: IssuedKey) -> int:
+def _show_made(made: Mapping[str, Any]) -> int:
+    """Print a new key as the API returns it."""
+    key = made["key"]
+    return _show_once(made["secret"], key["id"], key["name"], key["team"], _seconds(key["expires"]))
+
+
+def _show_once(secret: str, key_id: str, name: str, team: str, expires: str | None) -> int:
     """Print a new key, by itself on stdout, so that a script can keep it."""
     print(secret)
-    print(f"{key.id} of {key.name} (team {key.team}), expires: {_date(key.expires_at) or 'never'}."
-          " The key is shown only now.", file=sys.stderr)  # fmt: skip
+    print(f"{key_id} of {name} (team {team}), expires: {expires or 'never'}. The key is shown only now.",
+          file=sys.stderr)  # fmt: skip
     return SUCCESS
+
+
+def _finite(lifetime_s: float) -> float | None:
+    return None if lifetime_s == NEVER_S else lifetime_s
+
+
+def _seconds(time_of_api: str | None) -> str | None:
+    """Return a time of the API as the command writes times."""
+    return None if time_of_api is None else _date(datetime.fromisoformat(time_of_api).timestamp())
 
 
 def _date(at: float | None) -> str | None:

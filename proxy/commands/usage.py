@@ -1,16 +1,17 @@
-"""`headgate usage`: what teams, callers, keys and models have used, read from `[state]`."""
+"""`headgate usage`: what teams, callers, keys and models have used, by a gateway that runs, or read from `[state]`."""
 
 import argparse
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
+from urllib.parse import urlencode
 
-from proxy.commands.options import add_config
+from proxy.commands.admin_client import AdminClient, add_gateway, client_of, config_of
 from proxy.commands.shared_state import run_with_state
-from proxy.config.build import Config, read
+from proxy.config.build import Config
 from proxy.config.validation import ConfigError
-from proxy.usage.formats import FOCUS_BY, as_csv, as_focus, as_json, as_table
+from proxy.usage.formats import FOCUS_BY, as_csv, as_focus, as_json, as_table, report_of
 from proxy.usage.query import DIMENSIONS, PERIODS, UsageReport, read_usage
 from proxy.usage.times import KNOWN, parse_time, parse_zone
 
@@ -24,7 +25,7 @@ def add_to(commands: Any) -> None:
         "usage", help="print what teams, callers, keys and models have used",
         epilog="example: headgate usage --config my.toml --since yesterday --by team,model",
     )  # fmt: skip
-    add_config(command, required=True)
+    add_gateway(command)
     command.add_argument("--since", default="today", metavar="TIME", help=f"from here on: {KNOWN}; default: today")
     command.add_argument("--until", default="now", metavar="TIME", help="up to here, likewise; default: now")
     dimensions = ", ".join((*DIMENSIONS, *PERIODS))
@@ -39,10 +40,37 @@ def add_to(commands: Any) -> None:
 
 
 def _print_usage(options: argparse.Namespace) -> int:
-    config = read(options.config)
+    config = None if options.config is None else config_of(options)
+    where = dict(_pair(text) for text in options.where)
+    client = client_of(options)
+    if client is not None:
+        report = _ask(client, options, where)
+    else:
+        report = _read(config_of(options) if config is None else config, options, where)
+    write: dict[str, Callable[[UsageReport], str]] = {
+        "table": as_table,
+        "csv": as_csv,
+        "json": as_json,
+        "focus": partial(as_focus, providers={} if config is None else _providers(config)),
+    }
+    print(write[options.format](report))
+    return SUCCESS
+
+
+def _ask(client: AdminClient, options: argparse.Namespace, where: Mapping[str, str]) -> UsageReport:
+    """Return the report of a gateway. Raises ConfigError."""
+    is_focus, by = options.format == "focus", _names(options.by)
+    if is_focus:
+        tags = client.ask("GET", "/spend", since="today")["dimensions"]
+        by = (*FOCUS_BY, *(name for name in tags if name not in (*DIMENSIONS, *PERIODS)))
+    asked = {"by": ",".join(by), "since": options.since, "until": options.until, "where": urlencode(where)}
+    return report_of(client.ask("GET", "/usage", **asked, tz="UTC" if is_focus else options.tz))
+
+
+def _read(config: Config, options: argparse.Namespace, where: Mapping[str, str]) -> UsageReport:
+    """Return the report that the state of a config has. Raises ConfigError."""
     is_focus = options.format == "focus"
     by = (*FOCUS_BY, *config.usage.metadata) if is_focus else _names(options.by)
-    where = dict(_pair(text) for text in options.where)
     _check(config, (*by, *where))
     try:
         zone = UTC if is_focus else parse_zone(options.tz)
@@ -53,15 +81,7 @@ def _print_usage(options: argparse.Namespace) -> int:
     if since >= until:
         raise ConfigError(f"--since: {since.isoformat()} is not before {until.isoformat()}")
     query = partial(read_usage, times=(since, until), by=by, where=where, zone=zone)
-    report: UsageReport = run_with_state(config, "usage", query)
-    write: dict[str, Callable[[UsageReport], str]] = {
-        "table": as_table,
-        "csv": as_csv,
-        "json": as_json,
-        "focus": partial(as_focus, providers=_providers(config)),
-    }
-    print(write[options.format](report))
-    return SUCCESS
+    return run_with_state(config, "usage", query)
 
 
 def _names(text: str) -> tuple[str, ...]:

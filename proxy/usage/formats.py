@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from proxy.usage.columns import COLUMNS, DOLLAR
 from proxy.usage.query import UsageLine, UsageReport
 
 FOCUS_BY = ("hour", "team", "caller", "key", "model", "target")
@@ -42,6 +43,18 @@ def report_object(report: UsageReport) -> dict[str, Any]:
         "data": [dict(zip(report.by, line.labels, strict=True)) | line.numbers for line in report.lines],
         "total": report.total.numbers,
     }
+
+
+def report_of(found: Mapping[str, Any]) -> UsageReport:
+    """Return the report that an object describes, as the admin API answers with it."""
+    since, until = (datetime.fromisoformat(found[name]) for name in ("since", "until"))
+    by = tuple(found["by"])
+    lines = [UsageLine(tuple(data[name] for name in by), _amounts(data)) for data in found["data"]]
+    return UsageReport(since, until, by, tuple(lines), UsageLine((), _amounts(found["total"])))
+
+
+def _amounts(numbers: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(int(numbers[name]) if name in numbers else round(numbers[f"{name}_usd"] * DOLLAR) for name in COLUMNS)
 
 
 def as_csv(report: UsageReport) -> str:

@@ -1,6 +1,8 @@
 """The cache: how often it answers, what that saves, and that entries are removed."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
 
 from pydantic import ConfigDict, model_validator
@@ -13,9 +15,12 @@ from proxy.admin.problem import Problem
 from proxy.admin.roles import MANAGERS
 from proxy.admin.samples import HITS, LOOKED_UP
 from proxy.cache.purge import partitions_of, purge
+from proxy.cache.vault import Partition, Vault
 from proxy.stores import StoreError
 from proxy.telemetry import metrics
 from proxy.telemetry.instruments import Metric, Snapshot
+
+UNREADABLE = "(unreadable)"
 
 
 class PurgeOrder(Parameters):
@@ -51,18 +56,70 @@ class CacheReport(TypedDict):
     outcomes: list[CacheOutcome]
 
 
+class ForgetOrder(Parameters):
+    team: Name
+    """Whose entries nothing can read any more."""
+
+
+class ForgetReport(TypedDict):
+    team: str
+
+
+class EntryCount(TypedDict):
+    team: str
+    model: str
+    entries: int
+    bytes: int
+
+
+class EntryList(TypedDict):
+    entries: list[EntryCount]
+
+
 class PurgeReport(TypedDict):
     removed: int
 
 
 async def purge_entries(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:
     """Remove entries from the cache of this process; return how many. Raises Problem."""
+    wanted = argument["wanted"]
+    with _reaching_cache():
+        return await purge(_vault(parts), partitions_of(known_callers(parts), wanted.get("team")), wanted)
+
+
+async def forget_team(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:
+    """Make the entries of a team unreadable in the cache of this process. Raises Problem."""
+    with _reaching_cache():
+        await _vault(parts).forget(Partition("team", argument["team"]))
+
+
+async def read_entries(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:
+    """Return how many entries there are of each team and model, and whether this process has them alone."""
+    team = argument["team"]
+    counts, sizes = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    with _reaching_cache():
+        async for entry in _vault(parts).entries(partitions_of(known_callers(parts), team or None)):
+            labels = entry.labels or {"team": UNREADABLE}
+            if team in ("", labels.get("team")):
+                key = labels.get("team", ""), labels.get("model", "")
+                counts[key] += 1
+                sizes[key] += entry.size_bytes
+    is_own = parts.config().tables.get("cache", {}).get("use", "memory") == "memory"
+    return {"is_own": is_own, "entries": [[*key, count, sizes[key]] for key, count in counts.items()]}
+
+
+def _vault(parts: GatewayParts) -> Vault:
     vault = parts.pipeline().cache.vault
     if vault is None:
         raise Problem(409, "no_cache", "The config has no [cache].")
-    wanted = argument["wanted"]
+    return vault
+
+
+@contextmanager
+def _reaching_cache() -> Iterator[None]:
+    """Raises Problem inside the block where the store fails."""
     try:
-        return await purge(vault, partitions_of(known_callers(parts), wanted.get("team")), wanted)
+        yield
     except StoreError as error:
         raise Problem(503, "cache_unavailable", "The store of [cache] cannot be reached at the moment.") from error
 
@@ -111,9 +168,39 @@ async def purge_cache(request: AdminRequest) -> PurgeReport:
     return PurgeReport(removed=sum(await request.services.processes.all("purge", wanted=wanted)))
 
 
+async def forget_entries(request: AdminRequest) -> ForgetReport:
+    """Make all entries of a team unreadable at once, on every machine that shares the cache."""
+    team = request.body.team
+    request.operator.check_team(team)
+    await request.services.audit.record(request.operator, "cache.forgotten", team=team)
+    await request.services.processes.all("forget", team=team)
+    return ForgetReport(team=team)
+
+
+async def list_entries(request: AdminRequest) -> EntryList:
+    """Return how many entries each team and model has."""
+    sums: dict[tuple[str, str], list[int]] = {}
+    processes, own_team = request.services.processes, request.operator.team
+    first = await processes.one("cache_entries", team=own_team)
+    for one in await processes.all("cache_entries", team=own_team) if first["is_own"] else [first]:
+        for team, model, count, size in one["entries"]:
+            before = sums.get((team, model), [0, 0])
+            sums[team, model] = [before[0] + count, before[1] + size]
+    found = [
+        EntryCount(team=team, model=model, entries=count, bytes=size)
+        for (team, model), (count, size) in sorted(sums.items())
+    ]
+    return EntryList(entries=found)
+
+
 ENDPOINTS = (
     AdminEndpoint("GET", "/cache", "How often the cache answers, and what that saves", get_cache, CacheReport),
     AdminEndpoint(
         "POST", "/cache/purge", "Remove entries", purge_cache, PurgeReport, body=PurgeOrder, roles=MANAGERS
     ),
+    AdminEndpoint(
+        "POST", "/cache/forget", "Make the entries of a team unreadable", forget_entries, ForgetReport,
+        body=ForgetOrder, roles=MANAGERS,
+    ),
+    AdminEndpoint("GET", "/cache/entries", "How many entries there are", list_entries, EntryList),
 )  # fmt: skip

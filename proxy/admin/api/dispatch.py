@@ -15,6 +15,7 @@ from proxy.admin.api import (
     audit,
     cache,
     config,
+    identifiers,
     keys,
     me,
     models,
@@ -25,6 +26,7 @@ from proxy.admin.api import (
     sessions,
     spend,
     targets,
+    usage,
 )
 from proxy.admin.api.endpoint import VERSION, AdminEndpoint, AdminRequest, Parameters
 from proxy.admin.followers import Followers
@@ -34,6 +36,7 @@ from proxy.admin.services import Services
 ENDPOINTS: tuple[AdminEndpoint, ...] = (
     *me.ENDPOINTS, *now.ENDPOINTS, *requests.ENDPOINTS, *spend.ENDPOINTS, *keys.ENDPOINTS, *policies.ENDPOINTS,
     *config.ENDPOINTS, *cache.ENDPOINTS, *models.ENDPOINTS, *targets.ENDPOINTS, *audit.ENDPOINTS, *sessions.ENDPOINTS,
+    *identifiers.ENDPOINTS, *usage.ENDPOINTS,
 )  # fmt: skip
 OPENAPI_PATH = "/admin/openapi.json"
 HEADERS = {"Server": "headgate", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}

@@ -6,7 +6,7 @@ The secret of a new key is made where the operator connects: the processes and t
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
@@ -65,8 +65,8 @@ class KeyOrder(Parameters):
 class Rotation(Parameters):
     overlap_s: Annotated[float, Field(ge=0, le=LONGEST_LIFETIME_S, allow_inf_nan=False)] = 0
     """How long the old key is still valid, in seconds."""
-    expires_in_s: Lifetime | None = None
-    """How long the new one is valid, in seconds; null: as long as the old one was to be."""
+    expires_in_s: Lifetime | Literal["never"] | None = None
+    """How long the new one is valid, in seconds, or "never"; null: as long as the old one was to be."""
 
 
 class KeyFacts(TypedDict):
@@ -171,7 +171,8 @@ async def rotate_key(request: AdminRequest) -> NewKey:
     """Make a key in place of another one, and return its secret."""
     rotation: Rotation = request.body
     old, now = await _known(request), time.time()
-    secret, key = key_in_place_of(old, now, rotation.expires_in_s)
+    lifetime_s = NEVER_S if rotation.expires_in_s == "never" else rotation.expires_in_s
+    secret, key = key_in_place_of(old, now, lifetime_s)
     until = overlap_end(old, now, rotation.overlap_s)
     await _change(request, "key.rotated", old, old=old, new=key, until=until)
     return NewKey(secret=secret, key=_facts(key, None))

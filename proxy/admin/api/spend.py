@@ -116,7 +116,7 @@ async def _report(parts: GatewayParts, argument: Mapping[str, Any]) -> UsageRepo
     except ValueError as error:
         raise Problem(400, "invalid_time", f"{error}.") from error
     by = [name for name in argument["by"].split(",") if name]
-    known = {*DIMENSIONS, *PERIODS, *_metadata(parts)}
+    known = known_dimensions(parts)
     if len(set(by)) < len(by) or len(by) > MOST_DIMENSIONS or not known.issuperset(by):
         raise Problem(400, "invalid_by", f"by is a list of at most {MOST_DIMENSIONS} of {', '.join(sorted(known))}.")
     if hours_between(since, until) > LONGEST_HOURS:
@@ -128,6 +128,11 @@ async def _report(parts: GatewayParts, argument: Mapping[str, Any]) -> UsageRepo
     except TooManyLines as error:
         message = f"There are more than {MOST_SUMMED} lines; ask for a shorter time, or for fewer dimensions."
         raise Problem(400, "too_many_lines", message) from error
+
+
+def known_dimensions(parts: GatewayParts) -> set[str]:
+    """Return by what usage is counted."""
+    return {*DIMENSIONS, *PERIODS, *_metadata(parts)}
 
 
 def _metadata(parts: GatewayParts) -> tuple[str, ...]:

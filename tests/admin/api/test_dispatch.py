@@ -17,6 +17,10 @@ BODIES: dict[str, Any] = {
     "compare_text": {"text": ""},
     "reload_config": {},
     "end_all_sessions": {"operator": "none"},
+    "forget_entries": {"team": "search"},
+    "block_identifier": {"identifier": "x"},
+    "unblock_identifier": {"identifier": "x"},
+    "identify": {"identifier": "x"},
     "purge_cache": {"model": "m", "team": "search"},
 }
 OWNER, ALL, GLOBAL, MANAGERS = {"owner"}, set(KEYS), {"owner", "viewer"}, {"owner", "search_admin"}
@@ -26,7 +30,8 @@ ALLOWED = {
     "try_policies": ALL, "compare_file": GLOBAL, "compare_text": OWNER, "reload_config": OWNER, "get_cache": ALL,
     "purge_cache": MANAGERS, "list_models": ALL, "list_targets": GLOBAL, "drain_target": OWNER,
     "get_spend": ALL, "get_spend_csv": ALL, "list_budgets": ALL, "undrain_target": OWNER, "list_audit": GLOBAL, "verify_audit": GLOBAL,
-    "list_sessions": OWNER, "end_all_sessions": OWNER,
+    "list_sessions": OWNER, "end_all_sessions": OWNER, "list_identifiers": OWNER, "block_identifier": OWNER,
+    "unblock_identifier": OWNER, "identify": OWNER, "get_usage": ALL, "forget_entries": MANAGERS, "list_entries": ALL,
 }  # fmt: skip
 
 
@@ -127,7 +132,8 @@ async def test_no_sign_in_is_needed_on_loopback_without_keys(upstream, start_gat
     from tests.conftest import tables_for
 
     local = await start_console(start_gateway, tables_for(upstream, admin={"port": 0}), logged, http)
-    assert await local.ask("GET", "/me", headers={}) == (200, {"name": "local", "role": "owner", "team": ""})
+    status, me = await local.ask("GET", "/me", headers={})
+    assert (status, me["name"], me["role"], me["team"]) == (200, "local", "owner", "")
     tables = tables_for(upstream, admin={"port": 0, "host": "0.0.0.0"})
     public = await start_console(start_gateway, tables, logged, http)
     status, problem = await public.ask("GET", "/me", headers={})

@@ -1,0 +1,176 @@
+"""The admin API of a running gateway, for commands. Where none runs, they work on the store and the files themselves.
+
+A gateway is found by `--url`, or by `[admin]` of the config. One that answers decides: a command that it refuses is not
+carried out in another way.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+import orjson
+
+from proxy.admin.api.dispatch import OPENAPI_PATH
+from proxy.admin.api.endpoint import VERSION
+from proxy.admin.state_id import state_id
+from proxy.commands.options import add_config
+from proxy.config.admin_table import AdminTable
+from proxy.config.build import Config, read
+from proxy.config.secrets import read_secret
+from proxy.config.validation import ConfigError
+
+URL, KEY = "HEADGATE_ADMIN_URL", "HEADGATE_ADMIN_KEY"
+TIMEOUT_S = 60.0
+REFUSALS = frozenset({401, 403})
+
+
+class NotAnswered(Exception):
+    """Nothing listens at an address."""
+
+
+def add_gateway(command: argparse.ArgumentParser, *, is_direct: bool = True) -> None:
+    """Add the options that say which gateway is asked, and with which key."""
+    add_config(command)
+    group = command.add_argument_group("the gateway", "A gateway that runs is asked by its admin API.")
+    group.add_argument("--url", default=os.environ.get(URL) or None,
+                       help=f"its admin listener; or {URL}; default: as [admin] of the config says")  # fmt: skip
+    group.add_argument("--admin-key", metavar="PLACE",
+                       help=f"the key of an operator: env:NAME or file:PATH; or {KEY}; "
+                            "default: the first one of an owner in the config")  # fmt: skip
+    if is_direct:
+        group.add_argument("--direct", action="store_true", help="ask no gateway: work on the store and the files")
+
+
+def config_of(options: argparse.Namespace) -> Config:
+    """Return the config that is named. Raises ConfigError for none."""
+    if options.config is None:
+        raise ConfigError("name the config with --config or HEADGATE_CONFIG, or a gateway that runs with --url")
+    return read(options.config)
+
+
+@dataclass(frozen=True, slots=True)
+class AdminClient:
+    """Asks one gateway."""
+
+    url: str
+    key: str | None = None
+    timeout_s: float = TIMEOUT_S
+
+    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, **query: Any) -> Any:
+        """Return what the gateway answers. Raises ConfigError with its problem, NotAnswered."""
+        named = {name: value for name, value in query.items() if value not in (None, "")}
+        target = f"{VERSION}{path}{'?' if named else ''}{urlencode(named)}"
+        headers = {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
+        data = None if body is None else orjson.dumps(body)
+        headers |= {} if data is None else {"Content-Type": "application/json"}
+        status, answer = self._send(method, target, data, headers)
+        if status < 400:
+            return answer
+        raise ConfigError(self._reason(status, answer))
+
+    def find(self) -> None:
+        """Raises NotAnswered if nothing listens, ConfigError if it is no gateway. The key is not sent."""
+        self._send("HEAD", OPENAPI_PATH, None, {})
+
+    def _send(self, method: str, target: str, data: bytes | None, headers: Mapping[str, str]) -> tuple[int, Any]:
+        connection = self._connection()
+        try:
+            try:
+                connection.connect()
+            except OSError as error:
+                raise NotAnswered(str(error)) from error
+            connection.request(method, target, data, dict(headers))
+            answer = connection.getresponse()
+            return answer.status, self._read(answer, method)
+        except (OSError, HTTPException) as error:
+            raise ConfigError(f"{self.url}: the gateway did not answer: {error}") from error
+        finally:
+            connection.close()
+
+    def _connection(self) -> HTTPConnection:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"--url: '{self.url}' is no address; write http://HOST:PORT")
+        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        try:
+            return kind(parts.hostname, parts.port, timeout=self.timeout_s)
+        except ValueError as error:
+            raise ConfigError(f"--url: {error}") from error
+
+    def _read(self, answer: HTTPResponse, method: str) -> Any:
+        text = answer.read()
+        if answer.getheader("Server") != "headgate":
+            raise ConfigError(f"{self.url}: what answers there is no Headgate; name its admin listener with --url")
+        try:
+            return None if method == "HEAD" else orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            raise ConfigError(f"{self.url}: the answer is not JSON; is it the admin listener?") from error
+
+    def _reason(self, status: int, problem: Any) -> str:
+        """Return what a problem says."""
+        found = problem if isinstance(problem, dict) else {}
+        lines = [f"{self.url}: {found.get('detail', status)} ({found.get('code', status)})"]
+        lines += [f"  {each}" for each in found.get("errors", ())]
+        if status in REFUSALS:
+            lines.append(f"  Give the key of an operator who may do that: --admin-key env:NAME, or {KEY}.")
+        return "\n".join(lines)
+
+
+def client_of(options: argparse.Namespace) -> AdminClient | None:
+    """Return the gateway that is to be asked; None if none runs. It is said which. Raises ConfigError."""
+    if getattr(options, "direct", False):
+        return None
+    config = None if options.config is None else read(options.config)
+    admin = None if config is None else config.admin
+    url = options.url or (None if admin is None or not admin.port else url_of(admin))
+    if url is None:
+        return None
+    client = AdminClient(url.rstrip("/"), key_of(options.admin_key, admin))
+    try:
+        client.find()
+    except NotAnswered as error:
+        if options.url:
+            raise ConfigError(f"{url}: no gateway answers: {error}") from error
+        print(f"No gateway answers at {url}: done without one.", file=sys.stderr)
+        return None
+    if config is not None and not options.url:
+        _check_state(client, config, options.config)
+    print(f"Done by the gateway at {url}.", file=sys.stderr)
+    return client
+
+
+def url_of(admin: AdminTable) -> str:
+    """Return where the listener of a config is reached from this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(admin.host, admin.host)  # noqa: S104  it is where it listens
+    return f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{admin.port}"
+
+
+def key_of(place: str | None, admin: AdminTable | None) -> str | None:
+    """Return the key to send. Raises ConfigError for a place that cannot be read."""
+    if place is not None:
+        try:
+            return read_secret(place).get_secret_value()
+        except ValueError as error:
+            raise ConfigError(f"--admin-key: {error}") from error
+    if given := os.environ.get(KEY):
+        return given
+    keys = () if admin is None else admin.key
+    return next((key.key.get_secret_value() for key in keys if key.role == "owner"), None)
+
+
+def _check_state(client: AdminClient, config: Config, path: Path) -> None:
+    """Raises ConfigError if the gateway at the address of a config keeps its state elsewhere than that config says."""
+    if client.ask("GET", "/me")["state"] != state_id(config.tables):
+        message = f"the gateway there has another [state] than {path}: it was started with another config, or elsewhere"
+        raise ConfigError(f"{client.url}: {message}. Name it with --url, or leave it aside with --direct.")
+
+
+def segment(text: str) -> str:
+    """Return a text as a part of a path."""
+    return quote(text, safe="")

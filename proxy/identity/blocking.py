@@ -1,0 +1,40 @@
+"""The identifiers of end users that are blocked, as data in `[state]`."""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import orjson
+
+from policies.support.principal import BLOCKED, blocked_key
+from proxy.stores import LONGEST_S, Store
+
+
+async def block(store: Store, identifier: str) -> None:
+    """Let every call with an identifier be refused from now on. Raises StoreError."""
+    await store.put(blocked_key(identifier), orjson.dumps((identifier, int(time.time()))), ttl_s=LONGEST_S)
+
+
+async def is_blocked(store: Store, identifier: str) -> bool:
+    """Whether an identifier is blocked. Raises StoreError."""
+    return await store.get(blocked_key(identifier)) is not None
+
+
+async def unblock(store: Store, identifier: str) -> None:
+    """Let calls with an identifier pass again. Raises StoreError."""
+    await store.delete(blocked_key(identifier))
+
+
+async def blocked_identifiers(store: Store) -> Sequence[tuple[str, str]]:
+    """Return since when and what is blocked, the oldest first. Raises StoreError."""
+    keys = [key async for key in store.scan(BLOCKED)]
+    values = await store.get_many(keys) if keys else []
+    return sorted(_listed(key, value) for key, value in zip(keys, values, strict=True) if value is not None)
+
+
+def _listed(key: str, value: bytes) -> tuple[str, str]:
+    try:
+        identifier, at = orjson.loads(value)
+        return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%SZ}", str(identifier)
+    except (ValueError, TypeError, OverflowError):
+        return "before its identifiers were kept", f"(its hash: {key.removeprefix(BLOCKED)})"

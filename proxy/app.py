@@ -99,7 +99,7 @@ async def running(  # noqa: PLR0913  each a part of its own
     """
     async with AsyncExitStack() as resources:
         sockets, admin_sockets = _bind(config, assignment, resources)
-        observer = make_observer(config.admin)
+        observer = make_observer(config)
         config = await _start_state(config, observer, resources)
         audit, recorder = _open_files(config, resources, [] if files is None else files)
         lasting = await _lasting(config, resources, audit, recorder, assignment)

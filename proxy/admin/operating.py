@@ -9,18 +9,19 @@ import structlog
 from proxy.admin.listener import listening
 from proxy.admin.observer import Observer
 from proxy.admin.processes import Processes
-from proxy.config.admin_table import AdminTable
 from proxy.config.build import Config
 from proxy.telemetry.otlp import is_wanted
 
 log = structlog.get_logger()
 
 
-def make_observer(settings: AdminTable | None) -> Observer | None:
+def make_observer(config: Config) -> Observer | None:
     """Return what measures the gateway; None if its metrics are neither served nor sent."""
-    if settings is not None:
-        return Observer(settings.requests)
-    return Observer() if is_wanted("metrics") else None
+    if config.admin is None and not is_wanted("metrics"):
+        return None
+    observer = Observer(0 if config.admin is None else config.admin.requests)
+    observer.requests.scheme = config.server.scheme
+    return observer
 
 
 @asynccontextmanager

@@ -17,8 +17,9 @@ from proxy.http.router import FoundPath, Router
 from proxy.identity.issuer_keys import KeysPending
 from proxy.shares import Shares
 from proxy.shutdown import shutdown_error
+from proxy.telemetry.http_methods import known_method
 from proxy.telemetry.recent import CallHistory
-from proxy.telemetry.request_metrics import METHODS, RequestMetrics
+from proxy.telemetry.request_metrics import RequestMetrics
 from proxy.telemetry.trace import DEFAULTS, Trace
 from proxy.telemetry.vocabulary import TraceTable
 from proxy.usage.book import UsageBook
@@ -32,7 +33,6 @@ log = structlog.get_logger()
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 PROBES = frozenset({"/healthz", "/readyz"})
 """What load balancers ask, by whatever name or address they know."""
-OTHER_METHOD = "_OTHER"
 METHOD_NOT_ALLOWED = 405
 CLIENT_CLOSED_REQUEST = 499  # the status in the log when the client disconnected; it is never sent
 
@@ -80,12 +80,13 @@ class Dispatcher:
         record.method = request.method
         record.path = exchange.path if exchange.path == found.template else in_ascii(exchange.path)
         if trace.is_recording:
-            trace.describe_server(f"http://{in_ascii(request.headers.get('Host', ''))}", found.template)
+            scheme, host = "https" if request.secure else "http", in_ascii(request.headers.get("Host", ""))
+            trace.describe_server(scheme, host, found.template)
         record.client_address = self.clients.of(request)
         if self.cross_origin.is_used:
             exchange.answer_headers |= self.cross_origin.headers(request)
         if self.metrics is not None:
-            method = request.method if request.method in METHODS else OTHER_METHOD
+            method = known_method(request.method)
             self.metrics.active[method] += 1
             if self.metrics.recent.maxlen:
                 trace.history = CallHistory()

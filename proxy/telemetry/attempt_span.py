@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from opentelemetry.trace import Span, SpanKind, StatusCode
 
+from proxy.telemetry.http_methods import method_attributes, request_name
 from proxy.telemetry.recent import MadeAttempt
 from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
 from proxy.wire.errors import HeadgateError
@@ -26,12 +27,23 @@ class ModelCall:
     What runs in this process has no span of its own. Source: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
     """
 
-    __slots__ = ("_address", "_name", "_record", "_resends", "_target", "_trace", "error", "span", "started", "status")
+    __slots__ = (
+        "_address",
+        "_method",
+        "_record",
+        "_resends",
+        "_target",
+        "_trace",
+        "error",
+        "span",
+        "started",
+        "status",
+    )
 
-    def __init__(self, trace: "Trace", record: RequestRecord, name: str, address: str | None, resends: int) -> None:
+    def __init__(self, trace: "Trace", record: RequestRecord, method: str, address: str | None, resends: int) -> None:
         self._trace = trace
         self._record = record
-        self._name = name
+        self._method = method
         self._address = address
         self._resends = resends
         self._target = record.backend
@@ -46,9 +58,10 @@ class ModelCall:
         """Start the span: now the backend is sent the request."""
         if not self._trace.is_recording or self._address is None:
             return
-        self.span = self._trace.start_child(self._name, SpanKind.CLIENT)
+        self.span = self._trace.start_child(request_name(self._method), SpanKind.CLIENT)
         if self.span is not None:
-            self.span.set_attributes({"http.request.method": "POST", "headgate.target": self._record.backend or ""})
+            self.span.set_attribute("headgate.target", self._record.backend or "")
+            self.span.set_attributes(method_attributes(self._method))
             self.span.set_attributes(server_attributes(self._address))
             if self._resends:
                 self.span.set_attribute("http.request.resend_count", self._resends)

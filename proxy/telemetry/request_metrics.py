@@ -7,17 +7,16 @@ from operator import attrgetter
 from typing import Any
 
 from proxy.telemetry import metrics
+from proxy.telemetry.http_methods import SOCKET, known_method
 from proxy.telemetry.instruments import Buckets, Cell, Instruments, Names, Point
 from proxy.telemetry.recent import RecentRequests
 from proxy.telemetry.record import FROM_CACHE, RequestRecord
 
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"})
-"""Any other method is recorded as `_OTHER`. Source: https://opentelemetry.io/docs/specs/semconv/http/http-metrics/."""
 OPERATIONS = {
     "/v1/responses": "chat", "/v1/responses/compact": "compact", "/v1/responses/input_tokens": "count_tokens",
 }  # fmt: skip
 """The names of operations by the templates of paths that call a model; the conventions allow names of one's own."""
-SOCKET, RELAY = "WEBSOCKET", "relay"
+RELAY = "relay"
 LOOKED_UP = FROM_CACHE | {"miss", "refresh"}
 LARGEST_COUNT = 2**53
 MAX_PLANS = 2000
@@ -48,6 +47,8 @@ class RequestMetrics:
         counter, histogram = instruments.counter, instruments.histogram
         self.active: Count[str] = Count()
         """How many requests of each method are being answered."""
+        self.scheme = "http"
+        """What the addresses of the gateway begin with."""
         self.recent: RecentRequests = RecentRequests(maxlen=0)
         """The requests that ended last; none is kept without `[admin]`."""
         self._http, self._calls = histogram(metrics.HTTP_DURATION), counter(metrics.CALLS)
@@ -131,8 +132,8 @@ class RequestMetrics:
         outcome, error = outcome_of(record)
         error = error and self._codes.label(error, is_proven=True)
         if record.method not in (None, SOCKET) and record.status != 101:  # an upgrade lasts as long as its connection
-            method = record.method if record.method in METHODS else "_OTHER"
-            plan.http = self._http.of(method or "", "http", template or "", str(record.status or ""), error)
+            method = known_method(record.method or "")
+            plan.http = self._http.of(method, self.scheme, template or "", str(record.status or ""), error)
         if not is_model_call(record, template):
             return plan
         team, route, target = record.team or "", record.route or "", record.backend or ""
@@ -173,7 +174,7 @@ class RequestMetrics:
                 plan.summed.append((f"saved_{kind}_tokens", self._cache_tokens.of(team, model, route, kind)))
 
     def _read_active(self) -> Iterable[Point]:
-        return [(metrics.ACTIVE, (method, "http"), count) for method, count in self.active.items()]
+        return [(metrics.ACTIVE, (method, self.scheme), count) for method, count in self.active.items()]
 
 
 def outcome_of(record: RequestRecord) -> tuple[str, str]:

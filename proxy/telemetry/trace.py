@@ -1,6 +1,6 @@
 """The trace of one request: its spans, the durations of its steps, and the W3C context it continues.
 
-    SERVER    POST /v1/responses     the request
+    SERVER    POST /v1/responses     the request: its method and the template of its path
     INTERNAL  cache, history         a step that has waited for a store; other steps are durations on the request's span
     CLIENT    chat gpt-5             the call of the model, all attempts included; INTERNAL for a model on this machine
     CLIENT    POST                   each attempt, below the call
@@ -17,6 +17,7 @@ from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer, set_sp
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from proxy.telemetry.attempt_span import PATHS, ModelCall, server_attributes
+from proxy.telemetry.http_methods import method_attributes, request_name
 from proxy.telemetry.otlp import is_wanted, make_exporter, resource
 from proxy.telemetry.recent import CallHistory
 from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
@@ -39,7 +40,7 @@ class Trace:
     """The spans and durations of one request. Without a tracer it only measures durations."""
 
     __slots__ = (
-        "_call", "_has_worked", "_incoming", "_model_call", "_operation", "_resends", "_step",
+        "_call", "_has_worked", "_incoming", "_model_call", "_operation", "_resends", "_route", "_step",
         "_step_began", "_step_error", "_tracer", "durations", "history", "inference_began", "is_recording", "settings",
         "span", "started",
     )  # fmt: skip
@@ -66,6 +67,7 @@ class Trace:
         self._call: Span | None = None  # of all attempts
         self._operation = ""
         self._resends = -1
+        self._route: str | None = None  # the template of the path
         self.history: CallHistory | None = None  # what the admin API shows of it, if there is one
         self.started = time.perf_counter()  # when the head of the request had been read
         self._incoming: dict[str, str] = {}
@@ -135,7 +137,8 @@ class Trace:
     ) -> ModelCall:
         """Measure one attempt at a backend, from opening it to the end of its reply.
 
-        `address` is that of the backend's API; None: it runs on this machine. `relays` is a path that is relayed.
+        `address` is that of the backend's API; None: it runs on this machine. `relays` is a path that is relayed, with
+        the method of the request.
         """
         self.end_step()
         self._resends += 1
@@ -144,9 +147,9 @@ class Trace:
             self._call, self._operation = self.start_child("chat", kind), OPERATIONS.get(operation, operation)
         if self._call is not None and address is not None:
             self._call.set_attributes({k: v for k, v in server_attributes(address).items() if k != "url.full"})
-        name = "POST" if relays is None else f"relay {printable(relays, LONGEST_CHARS)}"
+        method = "POST" if relays is None else record.method or ""
         url = None if address is None else f"{address}/{relays}" if relays else f"{address}{PATHS.get(operation, '')}"
-        self._model_call = ModelCall(self, record, name, url, self._resends)
+        self._model_call = ModelCall(self, record, method, url, self._resends)
         self.inference_began = self.inference_began or self._model_call.started
         return self._model_call
 
@@ -191,13 +194,15 @@ class Trace:
         if self.span is not None and other.span is not None and self.is_recording:
             self.span.add_link(other.span.get_span_context())
 
-    def describe_server(self, url: str, route: str | None) -> None:
-        """Say under which address the server was asked."""
+    def describe_server(self, scheme: str, host: str, route: str | None) -> None:
+        """Say under which address the server was asked, and the template that the path has matched."""
         if self.span is not None:
-            self.span.set_attributes({k: v for k, v in server_attributes(url).items() if k != "url.full"})
-            self.span.set_attribute("url.scheme", "http")
+            address = server_attributes(f"{scheme}://{host}")
+            self.span.set_attributes({k: v for k, v in address.items() if k != "url.full"})
+            self.span.set_attribute("url.scheme", scheme)
             if route is not None:
                 self.span.set_attribute("http.route", route)
+            self._route = route
 
     def propagation_headers(self) -> dict[str, str]:
         """Return the W3C context for an upstream: this trace's, or the caller's where nothing is recorded here."""
@@ -235,6 +240,7 @@ class Trace:
     def of_turn(self) -> "Trace":
         """Return the trace of one turn on the connection that this is the trace of: their spans are linked."""
         turn = Trace(self._tracer, self._incoming, self.span, self.settings)
+        turn._route = self._route
         turn.history = None if self.history is None else CallHistory()
         return turn
 
@@ -256,8 +262,9 @@ class Trace:
         self.end_step()
         if self.span is None or not self.is_recording:
             return
-        if name := f"{record.method or ''} {record.path or ''}".strip():
-            self.span.update_name(printable(name, LONGEST_CHARS))
+        if record.method is not None:
+            self.span.update_name(request_name(record.method, self._route))
+            self.span.set_attributes(method_attributes(record.method))
         set_attributes(self._name_kind(self.span), REQUEST, record)
         steps = [each for each in self.durations if each[0] not in WAITING_STEPS and each[0] != "backend"]
         self.span.set_attributes({f"headgate.{step}_ms": round(seconds * 1000, 3) for step, seconds in steps})

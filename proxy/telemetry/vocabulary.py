@@ -22,7 +22,7 @@ SPAN_KIND = "openinference.span.kind"
 SCALARS = frozenset({str, int, float})
 
 REQUEST = {
-    "method": "http.request.method", "path": "url.path", "status": "http.response.status_code",
+    "path": "url.path", "status": "http.response.status_code",
     "client_address": "client.address", "caller": "headgate.caller", "team": "headgate.team",
     "key_id": "headgate.key.id", "tags": "headgate.key.tags", "key_fingerprint": "headgate.key.fingerprint",
     "issuer": "headgate.issuer",

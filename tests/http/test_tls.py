@@ -9,7 +9,13 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 
+from proxy.admin.operating import make_observer
+from proxy.config.build import build
 from proxy.config.process_tables import ServerTable
 from proxy.http import tls
 from proxy.http.tls import ListenerTls, server_context
@@ -67,6 +73,24 @@ async def test_streams_and_websockets_are_served_by_https(start_gateway, upstrea
             await socket.send_json({"type": "response.create", **CALL})
             kinds = [orjson.loads(message.data)["type"] async for message in until_completed(socket)]
     assert kinds[-1] == "response.completed"
+
+
+async def test_traces_and_metrics_say_https(start_gateway, upstream: FakeUpstream, folder: Path):
+    spans, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    tables = tables_for(upstream, server=files(folder), admin={"port": 0})
+    address = await start_gateway(tables, tracer=provider.get_tracer("test"))
+    context = trust(folder, "first")
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{address}/v1/responses", json=CALL, ssl=context) as answer,
+    ):
+        await answer.read()
+    (root,) = [span for span in spans.get_finished_spans() if span.kind == SpanKind.SERVER]
+    observer = make_observer(build(tables))
+
+    assert (root.attributes["url.scheme"], root.attributes["server.port"]) == ("https", int(address.rpartition(":")[2]))
+    assert observer.requests.scheme == "https"
 
 
 async def until_completed(socket: aiohttp.ClientWebSocketResponse) -> Any:

@@ -356,12 +356,44 @@ async def test_a_relayed_request_has_a_span_of_its_own_kind(start_gateway, upstr
     async with http.post(f"{gateway}/v1/embeddings", json={"model": "m"}, headers={"traceparent": PARENT}):
         pass
     tree = {span.name: span for span in spans.get_finished_spans()}
-    relay = tree["relay embeddings"]
+    relay = tree["POST"]
 
-    assert sorted(tree) == ["POST /v1/embeddings", "relay embeddings"]
+    assert sorted(tree) == ["POST", "POST /v1/embeddings"]
     assert relay.kind == SpanKind.CLIENT
+    assert relay.attributes["url.full"].endswith("/v1/embeddings")
     assert "gen_ai.operation.name" not in relay.attributes
     assert f"{relay.context.span_id:016x}" in upstream.requests[0].headers["traceparent"]
+
+
+NAMES = {
+    "an id": ("GET", "/v1/responses/resp_0123456789", "GET /v1/responses/{id}"),
+    "no such path": ("GET", "/nope/ab12", "GET"),
+    "no such method": ("POST", "/v1/models", "POST /v1/models"),
+    "a method of no standard": ("PURGE", "/v1/models", "HTTP /v1/models"),
+    "a relayed path": ("DELETE", "/v1/files/file-0123", "DELETE /v1/files/{rest*}"),
+}
+
+
+@pytest.mark.parametrize(("method", "path", "name"), NAMES.values(), ids=NAMES)
+async def test_spans_are_named_by_method_and_template(  # noqa: PLR0913, PLR0917  fixtures
+    start_gateway, upstream, http, spans, provider, method, path, name
+):
+    """Names have no ids: viewers group by them."""
+    tables = tables_for(upstream, relay=[{"path": "/v1/files/*", "backend": "fake"}])
+    gateway = await start_gateway(tables, tracer=provider.get_tracer("test"))
+    async with http.request(method, f"{gateway}{path}", headers={"traceparent": PARENT}):
+        pass
+    *attempts, root = spans.get_finished_spans()
+    is_known = method != "PURGE"
+
+    assert root.name == name
+    assert root.attributes["http.request.method"] == (method if is_known else "_OTHER")
+    assert root.attributes.get("http.request.method_original") == (None if is_known else method)
+    assert root.attributes["url.scheme"] == "http"
+    assert root.attributes["url.path"] == path
+    assert [(each.name, each.attributes["http.request.method"]) for each in attempts if each.kind == SpanKind.CLIENT] in (
+        [], [(method, method)],
+    )  # fmt: skip
 
 
 async def test_a_background_response_has_a_span_of_its_own(start_gateway, upstream, http, spans, provider, logged):

@@ -13,6 +13,7 @@ from proxy.admin.api.formats import as_ms, as_number, as_text, as_time
 from proxy.admin.parts import GatewayParts
 from proxy.admin.problem import Problem
 from proxy.context import Caller
+from proxy.telemetry.http_methods import SOCKET
 from proxy.telemetry.recent import RecentRequest
 from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.request_metrics import outcome_of
@@ -157,7 +158,7 @@ def _outcome(fields: Mapping[str, Any]) -> tuple[str, str]:
 def _summary(request: RecentRequest) -> RequestSummary:
     fields = request.fields
     outcome, code = _outcome(fields)
-    transport = "websocket" if fields.get("method") == "WEBSOCKET" else "stream" if fields.get("stream") else "json"
+    transport = "websocket" if fields.get("method") == SOCKET else "stream" if fields.get("stream") else "json"
     texts = ("method", "path", "caller", "team", "model", "route", "policy", "cache", "trace_id")
     numbers = ("status", "input_tokens", "output_tokens", "cost_usd")
     found: dict[str, Any] = {name: as_text(fields.get(name)) for name in texts}

@@ -17,6 +17,7 @@ from proxy.lane import CallerConnection, UnaskedReply
 from proxy.pipeline import Pipeline
 from proxy.shutdown import ShuttingDown, cancel_for_shutdown, shutdown_error
 from proxy.state.held_responses import HeldResponses
+from proxy.telemetry.http_methods import SOCKET
 from proxy.wire.client_message import CREATE, ClientMessage, call_headers, error_message, in_lane, parse_message
 from proxy.wire.errors import HeadgateError, RequestError, Unauthenticated, Unavailable
 from proxy.wire.frames import GOING_AWAY, POLICY
@@ -132,7 +133,7 @@ class Session:
         exchange = Exchange(
             connection.request, connection.trace.of_turn(), connection.calls, connection.metrics, connection.usage
         )
-        exchange.record.method = "WEBSOCKET"
+        exchange.record.method = SOCKET
         exchange.record.path = self._exchange.record.path
         record, of_connection = exchange.record, self._exchange.record
         record.caller, record.team = of_connection.caller, of_connection.team

@@ -1,16 +1,26 @@
 """The keys under which owners are in the store."""
 
 import hashlib
-from functools import cache
+import re
+from collections.abc import Mapping
+from itertools import starmap
+from typing import get_args
 
 from proxy.state.references import Kind, ids_of_output
 from proxy.wire.fields import normalize
 
+_NORMAL = re.compile(r"[a-z0-9_-]{1,256}").fullmatch
+"""Matches ids that have their normal form, as almost all."""
+
 
 def owner_key(kind: Kind, value: str) -> str:
     """An id in another case or with white space is the same: an upstream may overlook both."""
+    frames = _FRAMES[kind]
+    if _NORMAL(value):
+        encoded = value.encode()
+        return f"headgate:owner:{hashlib.sha256(frames[len(encoded)] + encoded).hexdigest()}"
     encoded = normalize(value).encode(errors="surrogatepass")
-    return f"headgate:owner:{hashlib.sha256(_kind(kind) + len(encoded).to_bytes(8) + encoded).hexdigest()}"
+    return f"headgate:owner:{hashlib.sha256(frames[0][:-8] + len(encoded).to_bytes(8) + encoded).hexdigest()}"
 
 
 def digest_of(*parts: str) -> str:
@@ -20,7 +30,8 @@ def digest_of(*parts: str) -> str:
 
 def item_keys(items: object, *, are_kept: bool) -> list[str]:
     """Return the keys of items, if they are kept, and of the containers in which their tools ran."""
-    return [owner_key(kind, value) for kind, value in ids_of_output(items) if are_kept or kind == "container"]
+    found = ids_of_output(items, are_kept=are_kept)
+    return [*starmap(owner_key, found)]
 
 
 def _framed(part: str) -> bytes:
@@ -29,6 +40,7 @@ def _framed(part: str) -> bytes:
     return len(encoded).to_bytes(8) + encoded
 
 
-@cache
-def _kind(kind: Kind) -> bytes:
-    return _framed(kind)
+_FRAMES: Mapping[Kind, list[bytes]] = {
+    kind: [_framed(kind) + length.to_bytes(8) for length in range(257)] for kind in get_args(Kind)
+}
+"""What stands before an id of a kind, by the id's length: no text can be moved from one into the other."""

@@ -7,18 +7,19 @@ conversation; what is budgeted over a chain is keyed by its id.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-import orjson
 import structlog
 
 from proxy.context import Context, Slot
 from proxy.state.held_responses import stored_reference
 from proxy.state.items import work_bytes
+from proxy.state.owner import Owner, encoded_owner
 from proxy.state.owner_keys import digest_of, item_keys, owner_key
 from proxy.state.references import (
+    MAX_ID_CHARS,
     KeptReference,
     Kind,
     Reference,
@@ -31,7 +32,6 @@ from proxy.state.references import (
 )
 from proxy.stores import Store, StoreError
 from proxy.wire.call import Call, resource_call
-from proxy.wire.encoded import encode
 from proxy.wire.errors import Unavailable
 from proxy.wire.fields import normalize
 from proxy.wire.loggable import short_message
@@ -57,26 +57,6 @@ HAS_UNKNOWN = Slot[bool]("ownership.has_unknown")
 _OWNERS = Slot[dict[tuple[Kind, str], "Owner | None"]]("ownership.owners")
 _OUTPUT_BOUND = Slot[bool]("ownership.output_bound")
 _UNBOUND = Slot[bool]("ownership.unbound")
-
-
-class Owner(NamedTuple):
-    """Whose an id is, and the backend that keeps what it names."""
-
-    team: str
-    caller: str
-    target: str
-    chain: str
-
-    def encode(self) -> bytes:
-        return encode([*self])
-
-    @staticmethod
-    def decode(value: bytes | None) -> "Owner | None":
-        """Return the owner in a stored value; None for one that is not ours, and for none."""
-        try:
-            return None if value is None else Owner(*orjson.loads(value))
-        except (ValueError, TypeError):
-            return None
 
 
 class Ownership:
@@ -132,19 +112,22 @@ class Ownership:
         target, body = context.target, call.body
         if target is None or call.operation == "input_tokens":
             return
-        is_kept = body.get("store") is not False or context.get(CHAIN) is not None
+        is_stored = body.get("store") is not False
         conversation = conversation_id(response) or conversation_id(body)
-        if not is_kept and conversation is None:
+        if not is_stored and conversation is None and context.get(CHAIN) is None:
             return
         try:
-            owner = self._owner_of(context, target, await self._chain(call, context))
-            if is_kept and is_id(response_id := response.get("id")):
-                key, along = owner_key("response", response_id), self._keys_along(call, response, context)
-                is_new, *_ = await self._put_new([key, *along], owner)
+            chain = await self._chain(call, context)
+            response_id = response.get("id") if is_stored or context.get(CHAIN) is not None else None
+            if type(response_id) is str and len(response_id) <= MAX_ID_CHARS:  # as `is_id`, without a call of it
+                key, team = owner_key("response", response_id), context.caller.team
+                keys = [key, *self._keys_along(call, response, context)] if is_stored else [key]
+                value = encoded_owner(team, context.caller.name, target, chain)
+                is_new, *_ = await self._store.put_new(keys, value, ttl_s=self._ttl_s, group=team)
                 if not is_new:
-                    await self._put_again("response", key, owner)
-            if is_id(conversation):
-                await self._put("conversation", conversation, owner)
+                    await self._put_again("response", key, self._owner_of(context, target, chain))
+            if conversation is not None and is_id(conversation):
+                await self._put("conversation", conversation, self._owner_of(context, target, chain))
         except (StoreError, Unavailable) as error:
             context.set(_UNBOUND, True)
             _log_failure(error, context)
@@ -158,8 +141,11 @@ class Ownership:
 
     async def bind_items(self, items: object, target: str, context: Context, *, are_kept: bool = True) -> None:
         """Bind items of what the caller's team owns, and their containers. A fault of the store is logged."""
+        size = 0 if type(items) is list and len(items) <= AT_ONCE else work_bytes(items)
+        keys = await context.run(size, partial(item_keys, items, are_kept=are_kept))
+        if not keys:
+            return
         value, team = self._owner_of(context, target, "").encode(), context.caller.team
-        keys = await context.run(work_bytes(items), partial(item_keys, items, are_kept=are_kept))
         try:
             for some in _portions(keys):
                 await self._store.put_new(some, value, ttl_s=self._ttl_s, group=team)
@@ -246,23 +232,20 @@ class Ownership:
 
     @staticmethod
     def _keys_along(call: Call, response: Mapping[str, Any], context: Context) -> Sequence[str]:
-        """Return the keys of what is in a response that came as one body: they are written with its own."""
+        """Return the keys of what is in a stored response that came as one body: they are written with its own."""
         output = response.get("output")
-        is_short = isinstance(output, list) and len(output) <= AT_ONCE and call.body.get("store") is not False
-        keys = item_keys(output, are_kept=True) if is_short else []
-        if call.operation != "create" or not 0 < len(keys) < AT_ONCE:
+        if call.operation != "create" or type(output) is not list or len(output) > AT_ONCE:
+            return []
+        keys = item_keys(output, are_kept=True)
+        if not 0 < len(keys) < AT_ONCE:
             return []
         context.set(_OUTPUT_BOUND, True)
         return keys
 
-    def _put_new(self, keys: Sequence[str], owner: Owner) -> Awaitable[Sequence[bool]]:
-        """Set keys to an owner as far as they are free, and return which were."""
-        return self._store.put_new(keys, owner.encode(), ttl_s=self._ttl_s, group=owner.team)
-
     async def _put(self, kind: Kind, value: str, owner: Owner) -> None:
         """Set an id to an owner; one that is known keeps its chain."""
         key = owner_key(kind, value)
-        is_new, *_ = await self._put_new([key], owner)
+        is_new, *_ = await self._store.put_new([key], owner.encode(), ttl_s=self._ttl_s, group=owner.team)
         if not is_new:
             await self._put_again(kind, key, owner, keep_chain=True)
 

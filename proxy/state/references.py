@@ -94,22 +94,22 @@ def conversation_id(holder: Mapping[str, Any]) -> str | None:
     return conversation if isinstance(conversation, str) else None
 
 
-def ids_of_output(items: object) -> list[tuple[Kind, str]]:
-    """Return the ids of items, in a response or a list of an upstream, and of the containers in which their tools ran:
-    later calls can run tools there.
+def ids_of_output(items: object, *, are_kept: bool = True) -> list[tuple[Kind, str]]:
+    """Return the ids of items, in a response or a list of an upstream, if they are kept, and of the containers in which
+    their tools ran: later calls can run tools there.
     """
     found: list[tuple[Kind, str]] = []
     for item in items if isinstance(items, list) else ():
-        if not isinstance(item, dict):
+        if type(item) is not dict:  # as JSON is parsed
             continue
-        environment = item.get("environment")
-        container = environment.get("container_id") if isinstance(environment, dict) else None
-        if is_id(value := item.get("id")):
+        value = item["id"] if are_kept and "id" in item else None
+        if type(value) is str and len(value) <= MAX_ID_CHARS:  # as `is_id`, without a call of it
             found.append(("item", value))
-        if (value := item.get("container_id")) is not None and is_id(value):
+        if "container_id" in item and is_id(value := item["container_id"]):
             found.append(("container", value))
-        if container is not None and is_id(container):
-            found.append(("container", container))
+        environment = item.get("environment")
+        if isinstance(environment, dict) and is_id(value := environment.get("container_id")):
+            found.append(("container", value))
     return found
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import quote, unquote_plus
 
 from proxy.context import Context
-from proxy.state.ownership import Owner, Ownership
+from proxy.state.owner import Owner
+from proxy.state.ownership import Ownership
 from proxy.state.references import Kind, Reference
 from proxy.wire.errors import BackendError
 from proxy.wire.relay import RelayRequest

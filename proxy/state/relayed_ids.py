@@ -12,7 +12,8 @@ from typing import Any
 
 from policies.support.walk import plain_name
 from proxy.context import Context
-from proxy.state.ownership import Owner, Ownership
+from proxy.state.owner import Owner
+from proxy.state.ownership import Ownership
 from proxy.state.references import Reference
 from proxy.state.relayed_answers import KINDS, MAX_ID_CHARS
 from proxy.state.relayed_forms import FORM, FormField, boundary_of, split_form

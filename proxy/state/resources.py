@@ -18,7 +18,8 @@ from proxy.routing.deadline import before_deadline
 from proxy.routing.routes import Route, Routes
 from proxy.routing.targets import Targets
 from proxy.rules import Rules
-from proxy.state.ownership import KEPT, KINDS, Owner, Ownership
+from proxy.state.owner import Owner
+from proxy.state.ownership import KEPT, KINDS, Ownership
 from proxy.state.references import conversation_id, is_id
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, RequestError

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, ClassVar
 
 from proxy.stores import Store, StoreError
-from proxy.telemetry.instruments import Histogram
+from proxy.telemetry.instruments import Buckets, Histogram
 
 Verb = Callable[..., Any]
 
@@ -14,16 +14,19 @@ def _measured(operation: str) -> Verb:
     """Return an operation that does what the store's does, and adds how long it took to the histogram."""
 
     async def operate(self: "MeasuredStore", *arguments: Any, **options: Any) -> Any:
-        started = time.perf_counter()
-        error = ""
+        started, succeeded = time.perf_counter(), self._succeeded
+        if operation not in succeeded:
+            system, name = self._labels
+            succeeded[operation] = self._durations.of(system, operation, name, "")
+        buckets = succeeded[operation]
         try:
             return await getattr(self._store, operation)(*arguments, **options)
         except StoreError:
-            error = "store_failed"
+            system, name = self._labels
+            buckets = self._durations.of(system, operation, name, "store_failed")
             raise
         finally:
-            system, name = self._labels
-            self._durations.of(system, operation, name, error).add(time.perf_counter() - started)
+            buckets.add(time.perf_counter() - started)
 
     return operate
 
@@ -34,6 +37,8 @@ class MeasuredStore(Store):
     _store: Store
     _durations: Histogram
     _labels: tuple[str, str]
+    _succeeded: dict[str, Buckets]
+    """The series of operations that have succeeded, or may."""
 
     get: ClassVar[Verb] = _measured("get")
     get_many: ClassVar[Verb] = _measured("get_many")
@@ -57,7 +62,7 @@ class MeasuredStore(Store):
         """Return a store of a system (redis, sqlite) as one that is measured."""
         own = MeasuredStore()
         # Not as private attributes: pydantic takes five calls of functions to read one.
-        vars(own).update(_store=store, _durations=durations, _labels=(system, name))
+        vars(own).update(_store=store, _durations=durations, _labels=(system, name), _succeeded={})
         return own
 
     def scan(self, prefix: str) -> AsyncIterator[str]:

@@ -37,6 +37,10 @@ class RedisNodes:
         kept: Sequence[Any] = await self.wait(pipeline.execute)
         return kept
 
+    async def put_new(self, keys: Sequence[str], value: bytes, ttl_ms: int) -> Sequence[Any]:
+        """Set each key that is free to one value; the answer is None for each other one."""
+        return await self.put(keys, [value] * len(keys), ttl_ms, if_absent=True)
+
     async def run(self, script: str, key: str, *arguments: bytes) -> Any:
         """Return the answer of a script."""
         return await self.wait(partial(run_script, self._client, script, key, *arguments))

@@ -15,7 +15,7 @@ Source: https://redis.io/docs/latest/develop/reference/client-side-caching/
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from proxy.stores._redis_parser import END, LARGE_BYTES, ErrorAnswer, Push, UnfinishedAnswer, ValuePieces, parse_answer
 
@@ -27,13 +27,8 @@ GRACE_S = 0.002
 """How long answers are waited for that arrived while the event loop was busy, in seconds."""
 
 
-class Asked(NamedTuple):
-    """Commands that were sent together: how many, their answers so far, the future that gets them, and its end."""
-
-    number: int
-    found: list[Any]
-    answers: Answers
-    ends_at: float
+Asked = tuple[int, list[Any], Answers, float]
+"""Commands that were sent together: how many, their answers so far, the future that gets them, and its end."""
 
 
 class RedisLink(asyncio.Protocol):
@@ -74,7 +69,7 @@ class RedisLink(asyncio.Protocol):
         loop = self._loop
         ends_at = loop.time() + self._timeout_s
         answers: Answers = loop.create_future()
-        self._waiting.append(Asked(number, [], answers, ends_at))
+        self._waiting.append((number, [], answers, ends_at))
         self._transport.write(commands)
         if self._timer is None:
             self._timer = loop.call_at(ends_at, self._check_time)
@@ -120,11 +115,17 @@ class RedisLink(asyncio.Protocol):
         Raises ValueError for what is no answer, IndexError for an answer to nothing.
         """
         answer: Any
-        at, size = 0, len(data)
+        at, size, waiting = 0, len(data), self._waiting
         while at < size:
-            if data.startswith(DONE, at):  # these two are almost all answers
+            number, found, _, _ = waiting[0] if waiting else (0, [], None, None)
+            if number and not found and data[at : at + 5 * number] == DONE * number:
+                found += [b"OK"] * number
+                at += 5 * number
+                self._settle(waiting.popleft())
+                continue
+            if (short := data[at : at + 5]) == DONE:  # these two are almost all answers
                 answer, at = b"OK", at + 5
-            elif data.startswith(NOTHING, at):
+            elif short == NOTHING:
                 answer, at = None, at + 5
             else:
                 try:
@@ -133,13 +134,13 @@ class RedisLink(asyncio.Protocol):
                     self._missing_bytes = unfinished.missing_bytes
                     self._value_at = None if unfinished.value_at is None else unfinished.value_at - at
                     return at
-            if isinstance(answer, Push):
-                self._take_news(answer)
-                continue
-            asked = self._waiting[0]
-            asked.found.append(answer)
-            if len(asked.found) == asked.number:
-                self._settle(self._waiting.popleft())
+                if isinstance(answer, Push):
+                    self._take_news(answer)
+                    continue
+            number, found, _, _ = waiting[0]
+            found.append(answer)
+            if len(found) == number:
+                self._settle(waiting.popleft())
         return at
 
     def _take_value(self) -> bytes:
@@ -157,10 +158,10 @@ class RedisLink(asyncio.Protocol):
             cut -= len(last)
         if not rest.startswith(END):
             raise ValueError("a value is longer than it says")
-        asked = self._waiting[0]
+        number, found, _, _ = self._waiting[0]
         is_large = sum(map(len, pieces)) > LARGE_BYTES
-        asked.found.append(ValuePieces(pieces) if is_large else b"".join(pieces))
-        if len(asked.found) == asked.number:
+        found.append(ValuePieces(pieces) if is_large else b"".join(pieces))
+        if len(found) == number:
             self._settle(self._waiting.popleft())
         return rest[len(END) :]
 
@@ -179,9 +180,9 @@ class RedisLink(asyncio.Protocol):
 
     def _settle(self, asked: Asked) -> None:
         """Pass answers on, unless their sender has left."""
-        found, answers = asked.found, asked.answers
+        _, found, answers, _ = asked
         for answer in found:
-            if isinstance(answer, ErrorAnswer):
+            if answer is not None and type(answer) is not bytes and isinstance(answer, ErrorAnswer):
                 fault = self._fault(answer)
                 if not answers.done():
                     answers.set_exception(fault)
@@ -202,7 +203,7 @@ class RedisLink(asyncio.Protocol):
         """
         self._timer = None
         if self._waiting:
-            wait_s = max(self._waiting[0].ends_at, self._heard_at + self._timeout_s) - self._loop.time()
+            wait_s = max(self._waiting[0][3], self._heard_at + self._timeout_s) - self._loop.time()
             self._timer = (
                 self._loop.call_later(wait_s, self._check_time)
                 if wait_s > 0
@@ -219,7 +220,7 @@ class RedisLink(asyncio.Protocol):
 
     def _fail(self, error: Exception) -> None:
         while self._waiting:
-            answers = self._waiting.popleft().answers
+            _, _, answers, _ = self._waiting.popleft()
             if not answers.done():
                 answers.set_exception(self._fault(error))
 
@@ -242,6 +243,14 @@ def encode_sets(keys: Sequence[str], values: Sequence[bytes], ttl_ms: int, *, if
     return b"".join([
         form % (len(name), name, len(value), value, end) for name, value in zip(names, values, strict=True)
     ])  # fmt: skip
+
+
+def encode_new(keys: Sequence[str], value: bytes, ttl_ms: int) -> bytes:
+    """Return the commands that set each key that is free to one value for a time."""
+    ttl = b"%d" % ttl_ms
+    end = b"$%d\r\n%b\r\n$2\r\nPX\r\n$%d\r\n%b\r\n$2\r\nNX\r\n" % (len(value), value, len(ttl), ttl)
+    names = map(str.encode, keys)
+    return b"".join([b"*6\r\n$3\r\nSET\r\n$%d\r\n%b\r\n%b" % (len(name), name, end) for name in names])
 
 
 def encode_gets(keys: Sequence[str]) -> bytes:

@@ -15,7 +15,7 @@ from proxy.stores import StoreError
 from proxy.stores._breaker import StoreBreaker
 from proxy.stores._redis_client import drop_idle, open_connection
 from proxy.stores._redis_faults import RedisFaults
-from proxy.stores._redis_link import Changed, RedisLink, encode_command, encode_gets, encode_sets, take_over
+from proxy.stores._redis_link import Changed, RedisLink, encode_command, encode_gets, encode_new, encode_sets, take_over
 from proxy.stores._redis_parser import UnknownScript
 from proxy.stores._redis_scripts import DIGESTS
 from proxy.wire.loggable import name_failure
@@ -55,6 +55,13 @@ class RedisServer:
                 pipeline.set(key, value, px=ttl_ms, nx=if_absent)
             return self.wait(pipeline.execute, size)
         return self._send(encode_sets(keys, values, ttl_ms, if_absent=if_absent), len(keys))
+
+    def put_new(self, keys: Sequence[str], value: bytes, ttl_ms: int) -> Answers:
+        """Set each key that is free to one value; the answer is None for each other one."""
+        number = len(keys)
+        if number * len(value) > LARGE_BYTES:
+            return self.put(keys, [value] * number, ttl_ms, if_absent=True)
+        return self._send(encode_new(keys, value, ttl_ms), number)
 
     async def run(self, script: str, key: str, *arguments: bytes) -> Any:
         """Return the answer of a script, whose text is sent to a server that does not have it, or with large values."""

@@ -39,7 +39,7 @@ from proxy.stores._redis_cluster import RedisNodes
 from proxy.stores._redis_link import Changed
 from proxy.stores._redis_numbers import amount_in_range, milliseconds
 from proxy.stores._redis_parser import ValuePieces
-from proxy.stores._redis_pieces import START, LargeValues, is_large, pieces_key
+from proxy.stores._redis_pieces import PIECE_BYTES, START, LargeValues, is_large, pieces_key
 from proxy.stores._redis_scripts import ADD, APPEND, CLAIM, GIVE, RELEASE, RESERVE, SETTLE, TAKE
 from proxy.stores._redis_server import RedisServer
 
@@ -165,9 +165,9 @@ class RedisStore(Store):
 
     async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> Sequence[bool]:
         del group  # it evicts nothing
-        if is_large(value) or not keys:
+        if len(value) > PIECE_BYTES or value[:1] == START[:1] or not keys:
             return [await self.put(key, value, ttl_s=ttl_s, if_absent=True) for key in keys]
-        kept = await self._server.put(keys, [value] * len(keys), milliseconds(ttl_s), if_absent=True)
+        kept = await self._server.put_new(keys, value, milliseconds(ttl_s))
         return [*map(bool, kept)]
 
     async def delete(self, key: str) -> None:

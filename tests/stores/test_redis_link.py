@@ -10,7 +10,7 @@ import redis
 from pydantic import SecretStr
 
 from proxy.stores import StoreError, _redis_link
-from proxy.stores._redis_link import RedisLink, encode_command, encode_gets, encode_sets
+from proxy.stores._redis_link import RedisLink, encode_command, encode_gets, encode_new, encode_sets
 from proxy.stores._redis_parser import ErrorAnswer, ValuePieces
 from proxy.stores.redis import RedisStore
 from tests.redis_server import RedisServer
@@ -61,6 +61,7 @@ def ask(link: RedisLink, *names: bytes) -> asyncio.Future[list[Any]]:
     [
         (encode_command(b"EVALSHA", b"", b"a\r\nb"), [b"EVALSHA", b"", b"a\r\nb"]),
         (encode_sets(["k"], [b"\r\n"], 7, if_absent=False), [b"SET", b"k", b"\r\n", b"PX", b"7"]),
+        (encode_new(["k\u00e9"], b"v", 7), [b"SET", b"k\xc3\xa9", b"v", b"PX", b"7", b"NX"]),
         (encode_sets(["k\u00e9"], [b""], 70, if_absent=True), [b"SET", b"k\xc3\xa9", b"", b"PX", b"70", b"NX"]),
         (encode_gets(["key"]), [b"GET", b"key"]),
     ],

@@ -108,7 +108,7 @@ class UsageBook:
         self._plans.clear()
 
     def _row_for(self, labels: Labels) -> str:
-        """Return the name of a row of the hour: of another one if there are too many."""
+        """Return the name of a row of the hour: of another one if there are too many, at last without a caller."""
         rest = Labels(labels.team, labels.caller, labels.key, OTHER, labels.target, ())
         for each, limit in ((labels, self._max_rows), (rest, 2 * self._max_rows)):
             name = each.name()
@@ -119,7 +119,7 @@ class UsageBook:
                 self._rows[labels.team] += 1
                 self._names.add(name)
                 return name
-        return Labels(labels.team, OTHER, "", OTHER, OTHER).name()
+        return Labels(labels.team, "", "", OTHER, OTHER).name()
 
     def _metadata_of(self, record: RequestRecord) -> Metadata:
         """Return the values of the metadata that has rows: a tag of the key, or else what the caller has sent."""

@@ -10,10 +10,11 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from tests.bench.event_loop import run_until_signal
 from tests.bench.machine import describe_machine
@@ -26,7 +27,7 @@ from tests.soak.report import Row, Thresholds, find_faults, render, render_outco
 from tests.soak.restarts import restart
 
 RESTARTS = "restarts"
-QUIET_SHARE, SHORTEST_QUIET_S = 0.4, 2.0
+QUIET_SHARE, SHORTEST_QUIET_S = 0.4, 1.0
 SETTLE_S = 1.0  # until the gateway has noticed that the polite connections are closed
 LEAD_S = 0.2  # polite traffic runs before the attack begins
 
@@ -41,16 +42,17 @@ class Soak:
         self._tries: int = options.tries
         self._allowed = thresholds(options)
 
-    async def run(self, attack: Attack) -> Row:
-        """Run one attack on a gateway of its own."""
+    async def run(self, attack: Attack, measured: asyncio.Event) -> Row:
+        """Run one attack on a gateway of its own. `measured` is set when only the gateway's end is waited for."""
         row = Row(attack.name)
         folder = self._folder / attack.name
         folder.mkdir()
         with attack.prepare(folder) as (options, disturb):
             async with (
+                start_attacker(attack, self._seconds) as attacker,
                 start_gateway(options, folder, *self._ports) as gateway,
-                start_attacker(attack, gateway.port, self._seconds) as begin,
             ):
+                await attacker.wait_until_ready()
                 async with PoliteCaller(gateway.pid, gateway.port, self._ports[0]) as polite:
                     row.quiet = await polite.measure(max(SHORTEST_QUIET_S, QUIET_SHARE * self._seconds))
                 await asyncio.sleep(SETTLE_S)
@@ -59,9 +61,10 @@ class Soak:
                 async with PoliteCaller(gateway.pid, gateway.port, self._ports[0]) as polite:
                     measuring = asyncio.create_task(polite.measure(self._seconds + 2 * LEAD_S))
                     await asyncio.sleep(LEAD_S)
-                    seen, done = await asyncio.gather(begin(), disturb(gateway, self._seconds))
+                    seen, done = await asyncio.gather(attacker.begin(gateway.port), disturb(gateway, self._seconds))
                     row.outcomes = Counter(seen) + Counter(done)
                     row.attacked = await measuring
+                measured.set()
                 await self._end(gateway, row)
         return row
 
@@ -105,10 +108,36 @@ async def soak(options: argparse.Namespace, rows: list[Row]) -> None:
             start_server("hostile", upstreams[1], folder) as hostile,
         ):
             runner = Soak(folder, polite.port, hostile.port, options)
+            ending: asyncio.Task[None] | None = None
             for attack in choose(options.only):
-                rows.append(await (runner.run_restarts() if attack is None else runner.run(attack)))
-                faults = find_faults(rows[-1], thresholds(options))
-                _print(f"{render_outcomes(rows[-1])}. {'BROKEN: ' + '; '.join(faults) if faults else 'Kept.'}")
+                measured = asyncio.Event()
+                running = runner.run_restarts() if attack is None else runner.run(attack, measured)
+                task = asyncio.create_task(_add_row(running, rows, options, ending))
+                await _first_of(task, measured)
+                ending = task
+            if ending is not None:
+                await ending
+
+
+async def _add_row(
+    running: Coroutine[Any, Any, Row], rows: list[Row], options: argparse.Namespace, before: asyncio.Task[None] | None
+) -> None:
+    """Add the row of an attack behind the one before, and print it."""
+    row = await running
+    if before is not None:
+        await before
+    rows.append(row)
+    faults = find_faults(row, thresholds(options))
+    _print(f"{render_outcomes(row)}. {'BROKEN: ' + '; '.join(faults) if faults else 'Kept.'}")
+
+
+async def _first_of(task: asyncio.Task[None], measured: asyncio.Event) -> None:
+    """Wait until a row is measured; the next attack begins while its gateway comes to rest. Raises what ended the task."""
+    waiting = asyncio.create_task(measured.wait())
+    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if task.done():
+        await task
 
 
 def choose(only: Sequence[str] | None) -> list[Attack | None]:
@@ -126,7 +155,7 @@ def thresholds(options: argparse.Namespace) -> Thresholds:
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description="Attacks beside one polite caller.")
     names = [*dict.fromkeys([attack.name for attack in ATTACKS] + [attack.kind for attack in ATTACKS]), RESTARTS]
-    parser.add_argument("--seconds", type=float, default=5, help="for each attack (default 5)")
+    parser.add_argument("--seconds", type=float, default=2.5, help="for each attack (default 2.5)")
     parser.add_argument("--only", action="append", choices=names, help="attacks or kinds to run; may be repeated")
     parser.add_argument("--tries", type=int, default=20, help="restarts under load (default 20)")
     parser.add_argument("--added-ms", type=float, default=300, help="p99 that an attack may add (default 300)")

@@ -1,7 +1,7 @@
-"""The process of a hostile client: `python -m tests.soak.attacker NAME PORT SECONDS` prints what happened as JSON.
+"""The process of a hostile client: `python -m tests.soak.attacker NAME SECONDS` prints what happened as JSON.
 
 NAME is one of the hostile clients, or a behaviour of the hostile upstream, which is then called repeatedly. Once its
-bodies are built it prints "ready", and begins when a line comes on stdin.
+bodies are built it prints "ready", and begins when a line with the gateway's port comes on stdin.
 """
 
 import asyncio
@@ -49,10 +49,10 @@ async def attack(name: str, target: Target, seconds: float) -> None:
 
 if __name__ == "__main__":
     outcomes: Counter[str] = Counter()
-    name, port, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    name, seconds = sys.argv[1], float(sys.argv[2])
     if name in BODIES:
         BODIES[name]()
     print("ready", flush=True)  # noqa: T201
-    sys.stdin.readline()
+    port = int(sys.stdin.readline())
     asyncio.run(attack(name, Target(port, outcomes), seconds))
     print(orjson.dumps(outcomes).decode())  # noqa: T201

@@ -5,7 +5,7 @@ An attack returns counted outcomes. One that begins with BROKEN is a broken prom
 
 import asyncio
 import sys
-from asyncio.subprocess import PIPE
+from asyncio.subprocess import PIPE, Process
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
@@ -73,33 +73,44 @@ ATTACKS = (
 )
 
 
-@asynccontextmanager
-async def start_attacker(attack: Attack, port: int, seconds: float) -> AsyncIterator[Callable[[], Awaitable[Outcomes]]]:
-    """Start the attacking process and give the function that begins the attack and waits for its end."""
-    if not attack.attacker:
-        yield _count_nothing
-        return
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.soak.attacker", attack.attacker, str(port), str(seconds),
-        cwd=ROOT, stdin=PIPE, stdout=PIPE, start_new_session=True,
-    )  # fmt: skip
+class Attacker:
+    """The attacking process of one attack; none for an attack without one."""
 
-    async def begin() -> Outcomes:
+    def __init__(self, process: Process | None, seconds: float) -> None:
+        self._process = process
+        self._seconds = seconds
+
+    async def wait_until_ready(self) -> None:
+        """Wait until its bodies are built."""
+        if self._process is not None:
+            assert self._process.stdout is not None
+            await asyncio.wait_for(self._process.stdout.readline(), READY_TIMEOUT_S)
+
+    async def begin(self, port: int) -> Outcomes:
+        """Attack the gateway on a port, and wait for the end."""
+        if self._process is None:
+            return Counter()
         try:
-            printed, _ = await asyncio.wait_for(process.communicate(b"\n"), seconds + END_TIMEOUT_S)
+            sent = self._process.communicate(b"%d\n" % port)
+            printed, _ = await asyncio.wait_for(sent, self._seconds + END_TIMEOUT_S)
         except TimeoutError:
             return Counter({"the attacker did not end": 1})
         return Counter(orjson.loads(printed))
 
+
+@asynccontextmanager
+async def start_attacker(attack: Attack, seconds: float) -> AsyncIterator[Attacker]:
+    """Start the attacking process, which builds its bodies while the gateway is started."""
+    if not attack.attacker:
+        yield Attacker(None, seconds)
+        return
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.soak.attacker", attack.attacker, str(seconds),
+        cwd=ROOT, stdin=PIPE, stdout=PIPE, start_new_session=True,
+    )  # fmt: skip
     try:
-        assert process.stdout is not None
-        await asyncio.wait_for(process.stdout.readline(), READY_TIMEOUT_S)
-        yield begin
+        yield Attacker(process, seconds)
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-
-
-async def _count_nothing() -> Outcomes:
-    return Counter()

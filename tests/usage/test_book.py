@@ -102,6 +102,8 @@ def test_rows_are_limited_and_teams_leave_room_for_others():
     assert len(rows) <= 2 * 8 + 1
     assert models == {"t": {"m0", "m1", "m2", "m3", "other"}, "u": {"m"}, "v": {"m"}}
     assert sum(row["calls"] for row in rows.values()) == 2002
+    assert "" in {labels.caller for _, labels in rows}
+    assert "other" not in {labels.caller for _, labels in rows}  # a caller may have that name, and sees its own rows
 
 
 @pytest.fixture

@@ -207,7 +207,8 @@ def _routes(backends: Mapping[str, Backend], tables: Sequence[RouteTable]) -> li
 def _route(backends: Mapping[str, Backend], table: RouteTable) -> Route:
     targets = tuple(backends[name] for name in table.backend_names)
     pool = PoolSettings(
-        strategy=table.strategy, weights=table.weights, attempts=table.attempts or max(2, len(targets)),
+        strategy=table.strategy, weights=table.weights, affinity_max_per_min=table.affinity_max_per_min,
+        attempts=table.attempts or max(2, len(targets)),
         retry_within_s=table.retry_within_s,
         hedge_after_s=None if table.hedge_after_ms is None else table.hedge_after_ms / 1000,
     )  # fmt: skip

@@ -57,6 +57,8 @@ def _backend_faults(
 def _weight_faults(path: str, route: RouteTable) -> Iterator[str]:
     if route.weights and route.strategy != "weighted":
         yield f'{path}.weights: they have no effect with strategy = "{route.strategy}"'
+    if route.affinity_max_per_min is not None and route.strategy != "affinity":
+        yield f'{path}.affinity_max_per_min: it has no effect with strategy = "{route.strategy}"'
     for name in route.weights:
         if name not in route.backend_names:
             yield f"{path}.weights: '{name}' is none of its backends"

@@ -90,6 +90,9 @@ class RouteTable(Table):
     and safety_identifier without one, so that cached prompts are found."""
     weights: dict[str, PositiveFloat] = Field(default_factory=dict)
     """With "weighted": the weight of each backend by its name; default 1."""
+    affinity_max_per_min: PositiveInt | None = None
+    """With "affinity": of a key with more calls in a minute, as many as this go to one backend, then as many to the
+    next one, and so on. Each process counts its own calls. Default: all go to one."""
     fallback: tuple[FallbackTable, ...] = ()
     """Routes to other models that are tried in this order when all backends of this one fail."""
     attempts: PositiveInt | None = None

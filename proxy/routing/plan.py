@@ -121,7 +121,7 @@ class Plan:
             return [self._targets.of(backends[0])]
         able = [backend for backend in backends if self._call.operation in backend.operations] or backends[:1]
         targets = [self._targets.of(backend) for backend in able]
-        return in_order(targets, route.pool.strategy, route.pool.weights, self._call, self._context)
+        return in_order(targets, route.pool, self._call, self._context, self._targets.hot_keys)
 
     def _next_available(self, now: float, *, is_free: bool = True) -> Target | None:
         """Return the next target that this call did not ask yet, and that may be asked: at once, or in its queue."""

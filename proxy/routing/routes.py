@@ -38,6 +38,7 @@ class PoolSettings:
     attempts: int = 2
     retry_within_s: float = 60
     hedge_after_s: float | None = None
+    affinity_max_per_min: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,23 +5,26 @@ weighted         at random, in the proportion of their weights
 least_inflight   the one with the fewest calls in flight; among equals at random
 affinity         always the same one for the same `prompt_cache_key`, or else for the same team and
                  `safety_identifier`, so that its cache of prompts is used (rendezvous hashing: if a target fails,
-                 only its own calls move)
+                 only its own calls move). With `affinity_max_per_min` the first so many calls of a key in a minute go
+                 to the first target, as many to the next one, and so on
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 
-from proxy.config.schema import Strategy
 from proxy.context import Context
+from proxy.routing.hot_keys import HotKeys
+from proxy.routing.routes import PoolSettings
 from proxy.routing.targets import Target
 from proxy.wire.call import Call
 
 
 def in_order(
-    targets: Sequence[Target], strategy: Strategy, weights: Mapping[str, float], call: Call, context: Context
+    targets: Sequence[Target], pool: PoolSettings, call: Call, context: Context, hot_keys: HotKeys
 ) -> Sequence[Target]:
     """Return the targets, the preferred one first. A target without a weight has 1."""
+    strategy, weights = pool.strategy, pool.weights
     if strategy == "order" or len(targets) == 1:
         return targets
     if strategy == "weighted":
@@ -30,7 +33,11 @@ def in_order(
     if strategy == "least_inflight":
         return sorted(targets, key=lambda target: (target.in_flight, random.random()))  # noqa: S311
     key = _affinity_key(call, context)
-    return sorted(targets, key=lambda target: blake2b(target.backend.name.encode(), key=key, digest_size=8).digest())
+    ranked = sorted(targets, key=lambda target: blake2b(target.backend.name.encode(), key=key, digest_size=8).digest())
+    if pool.affinity_max_per_min is None:
+        return ranked
+    first = hot_keys.count(key) // pool.affinity_max_per_min % len(ranked)
+    return [*ranked[first:], *ranked[:first]]
 
 
 def _affinity_key(call: Call, context: Context) -> bytes:

@@ -13,6 +13,7 @@ from policies.support.globs import is_glob
 from proxy.pricing.prices import Prices, Quote
 from proxy.routing.advice import LONGEST_LIMIT_S, delay_of, limited_for_s
 from proxy.routing.breaker import Breaker
+from proxy.routing.hot_keys import HotKeys
 from proxy.routing.outcome import AttemptOutcome
 from proxy.routing.places import Places
 from proxy.routing.routes import Route, Routes
@@ -157,6 +158,7 @@ class Targets:
     ) -> None:
         """`has_teams` is whether there is more than one team, of which none may have all places of a target."""
         self.prices = prices
+        self.hot_keys = HotKeys()
         self._targets: dict[int, Target] = {}  # by the identity of the backend: a changed one is another target
         self._shared = shared
         self._has_teams = has_teams

@@ -35,6 +35,10 @@ def faults(*routes: dict[str, Any]) -> list[str]:
         ([route(backend="a")], "route[0].backends: give either backend or backends"),
         ([route("m", "a", "c")], "route[0].backends: there is no backend called 'c'; known: a, b, kept, compacts"),
         ([route("m", "a", "b", "a")], "route[0].backends: 'a' is listed 2 times"),
+        (
+            [route(affinity_max_per_min=15)],
+            'route[0].affinity_max_per_min: it has no effect with strategy = "order"',
+        ),
         ([route(weights={"a": 2})], 'route[0].weights: they have no effect with strategy = "order"'),
         ([route(strategy="weighted", weights={"c": 2})], "route[0].weights: 'c' is none of its backends"),
         ([route("m", "a", "kept")], "route[0].backends: 'a' and 'kept' cannot take each other's place: keeps_state differs"),

@@ -5,6 +5,8 @@ from collections import Counter
 import pytest
 
 from proxy.context import Caller
+from proxy.routing.hot_keys import MAX_KEYS, HotKeys
+from proxy.routing.routes import PoolSettings
 from proxy.routing.selection import in_order
 from proxy.routing.targets import Target, Targets
 from tests.examples import make_call, make_context
@@ -19,10 +21,11 @@ def targets() -> list[Target]:
     return [known.of(ScriptedBackend(name=name)) for name in NAMES]
 
 
-def chosen(targets, strategy, *, weights=None, caller=None, **fields) -> list[str]:
+def chosen(targets, strategy, *, weights=None, caller=None, hot_keys=None, most=None, **fields) -> list[str]:
     """Return the names of the targets in the order in which a call asks them."""
     context = make_context(caller) if caller else make_context()
-    found = in_order(targets, strategy, weights or {}, make_call(**fields), context)
+    pool = PoolSettings(strategy, weights or {}, affinity_max_per_min=most)
+    found = in_order(targets, pool, make_call(**fields), context, hot_keys or HotKeys())
     return [target.backend.name for target in found]
 
 
@@ -83,3 +86,41 @@ def test_without_a_key_the_team_and_the_end_user_decide(targets):
         chosen(targets, "affinity", caller=Caller("zoe", "sales"), safety_identifier=user) for user in users
     ]
     assert of_anna != [chosen(targets, "affinity", caller=anna, prompt_cache_key=user) for user in users]
+
+
+def test_the_calls_of_a_hot_key_spread(targets):
+    """So many in a minute to each target in turn; other keys, and the next minute, begin with the first one."""
+    now_s = [0.0]
+    hot_keys = HotKeys(lambda: now_s[0])
+
+    def ask(key: str, count: int) -> list[str]:
+        asked = {"hot_keys": hot_keys, "most": 3, "prompt_cache_key": key}
+        return [chosen(targets, "affinity", **asked)[0] for _ in range(count)]
+
+    ranked = chosen(targets, "affinity", prompt_cache_key="hot")
+    firsts = ask("hot", 14)
+
+    assert firsts == [name for name in [*ranked, ranked[0]] for _ in range(3)][:14]
+    assert len(set(ask("cool", 3))) == 1
+    now_s[0] = 60.0
+    assert ask("hot", 3) == [ranked[0]] * 3
+    assert chosen(targets, "affinity", prompt_cache_key="hot") == ranked
+
+
+def test_a_call_of_a_hot_key_can_be_sent_to_every_target(targets):
+    """The others follow the one that is its turn."""
+    hot_keys = HotKeys()
+    orders = [chosen(targets, "affinity", hot_keys=hot_keys, most=1, prompt_cache_key="hot") for _ in NAMES]
+
+    assert all(sorted(order) == [*NAMES] for order in orders)
+    assert sorted(order[0] for order in orders) == [*NAMES]
+
+
+def test_keys_that_are_counted_are_bounded():
+    """The one that was counted first is forgotten."""
+    hot_keys = HotKeys(lambda: 0.0)
+    for number in range(MAX_KEYS + 1):
+        hot_keys.count(str(number).encode())
+
+    assert hot_keys.count(b"1") == 1
+    assert hot_keys.count(b"0") == 0

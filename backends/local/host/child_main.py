@@ -1,9 +1,8 @@
 """The program of the child process: loads a model, generates tokens, and exits when the gateway is gone.
 
-    python -m backends.local.host.child_main FD       FD is its end of a socket pair; ipc.py defines the messages
-
-Its event loop is never blocked: the model works in threads, and pings are answered meanwhile.
-"""  # fmt: skip
+It is run by child_start.py with the number of its end of a socket pair; ipc.py defines the messages. Its event
+loop is never blocked: the model works in threads, and pings are answered meanwhile.
+"""
 
 import asyncio
 import json
@@ -159,7 +158,3 @@ def main() -> None:
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
     asyncio.run(_serve(int(sys.argv[1])))
-
-
-if __name__ == "__main__":
-    main()

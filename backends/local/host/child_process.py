@@ -31,7 +31,7 @@ from proxy.wire.errors import RequestError
 
 log = structlog.get_logger()
 
-PROGRAM = "backends.local.host.child_main"
+PROGRAM = Path(__file__).with_name("child_start.py")
 ROOT = Path(__file__).resolve().parents[3]  # the folder of the package: the child runs the gateway's own code
 # The parts of the gateway's environment that the child inherits; secrets are not among them.
 INHERITED = frozenset({"HOME", "LANG", "PATH", "TMPDIR", "TZ"})
@@ -223,7 +223,7 @@ async def _spawn(spec: EngineSpec) -> tuple[asyncio.subprocess.Process, Channel]
         channel = await Channel.open(ours)
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", PROGRAM, str(theirs.fileno()), pass_fds=(theirs.fileno(),),
+                sys.executable, "-P", str(PROGRAM), str(theirs.fileno()), pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL, stdout=STDERR,
                 start_new_session=True,  # Ctrl-C in the terminal stops the gateway, which then stops the child
                 env=child_environment(spec.placement["intra_threads"]),

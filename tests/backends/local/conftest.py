@@ -83,7 +83,7 @@ def engine_processes(parent: int | None = None) -> list[int]:
     found = []
     for place in Path("/proc").iterdir():
         with suppress(OSError):
-            if place.name.isdigit() and b"backends.local.host.child_main" in (place / "cmdline").read_bytes():
+            if place.name.isdigit() and b"/host/child_start.py" in (place / "cmdline").read_bytes():
                 status = (place / "stat").read_text().rpartition(")")[2].split()
                 if int(status[1]) == (parent or os.getpid()) and status[0] != "Z":
                     found.append(int(place.name))

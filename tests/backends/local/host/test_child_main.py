@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from backends.local.decoding.job import DecodingOptions, Job
-from backends.local.host.child_process import ROOT, child_environment
+from backends.local.host.child_process import PROGRAM, ROOT, child_environment
 from backends.local.host.ipc import Channel, EngineSpec, decode_steps, encode_job, encode_message
 
 PATIENCE_S = 30
@@ -53,7 +53,7 @@ def oom_score(number):
 
 
 def spawn(end):
-    command = [sys.executable, "-P", "-m", "backends.local.host.child_main", str(end.fileno())]
+    command = [sys.executable, "-P", PROGRAM, str(end.fileno())]
     with end:
         return subprocess.Popen(
             command,
@@ -158,6 +158,14 @@ async def test_it_is_killed_before_the_gateway_when_memory_runs_out(child, folde
     await child.start(folder)
 
     assert oom_score(child.process.pid) >= 500
+
+
+async def test_it_has_libraries_of_the_engine_only(child, folder):
+    """What the gateway imports beside them would take time and memory."""
+    await child.start(folder)
+    libraries = await asyncio.to_thread(Path(f"/proc/{child.process.pid}/maps").read_text)
+
+    assert ("ctranslate2" in libraries, "pydantic_core" in libraries) == (True, False)
 
 
 async def test_a_model_that_cannot_be_loaded_is_reported(child, tmp_path, folder):

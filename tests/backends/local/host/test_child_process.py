@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -31,7 +32,7 @@ async def run(process, steps):
 @pytest.fixture
 async def start(monkeypatch):
     """Start a process with this fault: `process, steps, running = await start(fault)`."""
-    monkeypatch.setattr(child_process, "PROGRAM", "tests.backends.local.host.faulty_child")
+    monkeypatch.setattr(child_process, "PROGRAM", Path(__file__).with_name("faulty_child.py"))
     monkeypatch.setattr(child_process, "GRACE_S", 0.3)
     started = []
 

@@ -118,6 +118,7 @@ class Workers:
 
     def __init__(self) -> None:
         self.pace = Pace()
+        self.floods = asyncio.Lock()  # who has many messages waiting takes turns with others of that kind
         self._heavy, self._moderate = FairSlot(), FairSlot()
         self._pool = ThreadPoolExecutor(3, thread_name_prefix="body")
         self._lock = threading.Lock()

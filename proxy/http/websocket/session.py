@@ -75,8 +75,9 @@ class Session:
             try:
                 while (received := await self._socket.receive()) is not None:
                     await self._accept(received)
-                    if self._socket.has_messages:  # others are served between those of a flood
-                        await asyncio.sleep(0)
+                    if self._socket.has_messages:  # others are served between those of a flood, or of several
+                        async with self._ingress.workers.floods:
+                            await asyncio.sleep(0)
             except asyncio.CancelledError as cancelled:
                 self._end = self._runner.refusal = shutdown_error(cancelled)
                 self._lanes.cancel(cancel_for_shutdown)

@@ -1,8 +1,9 @@
 """Connections in WebSocket mode: lanes, limits, and the end of a connection."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import orjson
 import pytest
@@ -230,3 +231,34 @@ async def test_a_crash_of_the_connection_resets_it(gateway: str, monkeypatch: py
         assert await connection.rest() == b""
     await until(lambda: any(line["event"] == "websocket.closed" for line in logged))
     assert any(line["event"] == "request.crashed" for line in logged)
+
+
+async def test_floods_of_several_connections_take_turns(gateway: str, monkeypatch: pytest.MonkeyPatch):
+    """However many there are, one message of all of them is read between two steps of other requests."""
+    connections, messages = 8, 40
+    loop = asyncio.get_running_loop()
+    accepted: list[int] = []
+    step = 0
+
+    def count_step() -> None:
+        nonlocal step, counting
+        step += 1
+        counting = loop.call_soon(count_step)
+
+    accept = module.Session._accept
+
+    async def record(session: module.Session, received: object) -> None:
+        accepted.append(step)
+        await accept(session, received)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module.Session, "_accept", record)
+    async with AsyncExitStack() as stack:
+        opened = [await stack.enter_async_context(raw_socket(gateway)) for _ in range(connections)]
+        counting = loop.call_soon(count_step)
+        for connection in opened:
+            await connection.send(masked(1, b"{}") * messages)
+        await until(lambda: len(accepted) == connections * messages)
+        counting.cancel()
+    crowded = [number for number in Counter(accepted).values() if number > 1]
+
+    assert sum(crowded) <= 2 * connections  # the first message of each waits for nothing

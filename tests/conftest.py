@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from proxy.app import running
 from proxy.commands.serve import COLLECTION_THRESHOLDS
@@ -20,6 +21,9 @@ from tests.upstream import FakeUpstream
 from tests.worker_gateways import start_workers  # noqa: F401  a fixture
 
 DATA = Path(__file__).parent / "data"
+# No property may fail because the machine is slow: neither an example nor the making of examples has a time limit.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 # The tables of a config, in TOML, that answer every call with one recording.
 CANNED = f"""
 [[backend]]

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from backends import Backend
 from policies import Policy
@@ -204,6 +205,13 @@ def test_no_source_runs_code_from_data():
 
     assert calls == []
     assert [path.name for path in SOURCES if "import pickle" in path.read_text()] == []
+
+
+def test_no_property_has_a_time_limit():
+    """By default, for those that set nothing: tests/conftest.py."""
+    assert settings.default is not None
+    assert settings.default.deadline is None
+    assert HealthCheck.too_slow in settings.default.suppress_health_check
 
 
 def test_the_readme_is_short():

@@ -152,7 +152,9 @@ GIVES = st.tuples(st.just("give"), AMOUNTS, st.integers(0, 3))
 PAUSES = st.tuples(st.just("pause"), st.sampled_from([50, 150, 350]))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(steps=st.lists(TAKES | GIVES | PAUSES, max_size=25))
 async def test_any_sequence_of_takes_and_gives_agrees_with_the_model(subject: Subject, steps: list[tuple]):
     """The sequences include windows that start and end, and units returned late, on every store."""

@@ -55,7 +55,9 @@ def alone(random_model, grammars):
     return tokens
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(job_lists(), st.integers(1, 3))
 async def test_each_job_gets_the_answer_that_it_gets_alone(random_model, grammars, alone, jobs, workers):
     """Each ends exactly once, or never after it was cancelled; its tokens until then are right."""

@@ -76,7 +76,7 @@ class AdminEndpoints:
             return await self._answer_reload(request, reload)
         handler = self._handlers.get(request.path)
         if handler is None:
-            return _refuse(404, f"The paths are {', '.join(self._handlers)}.")
+            return _refuse(404, f"The paths are {', '.join(self._handlers)}, and /admin/ of the console.")
         if request.method not in ("GET", "HEAD"):
             return _refuse(405, "Only GET and HEAD are allowed.")
         return await handler()

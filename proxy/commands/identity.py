@@ -10,7 +10,7 @@ from proxy.commands.admin_client import AdminClient, add_gateway, client_of, con
 from proxy.commands.shared_state import callers_of, record_operation, run_with_state
 from proxy.config.build import Config
 from proxy.config.validation import ConfigError
-from proxy.identity.blocking import block, blocked_identifiers, is_blocked, unblock
+from proxy.identity.blocking import block, blocked_identifiers, is_blocked, reason_against, unblock
 from proxy.identity.directory import ANONYMOUS
 from proxy.stores import Store
 
@@ -90,12 +90,9 @@ def _block(options: argparse.Namespace) -> int:
 def _block_identifier(config: Config, identifier: str) -> None:
     """Block an identifier in the state. Raises ConfigError if no call can have it, or if that fails."""
     callers = callers_of(config, "block") or [ANONYMOUS]
-    # The names of those who sign in with tokens are not known here.
-    if not config.issuers and not any(
-        rule.mode != "off" and rule.policy.may_send(identifier, callers) for rule in config.rules
-    ):
-        reason = "no call of this config can have it"
-        raise ConfigError(f"{identifier}: {reason}; give it as the upstream receives it, and as `whois` finds it")
+    policies = [rule.policy for rule in config.rules if rule.mode != "off"]
+    if reason := reason_against(policies, identifier, callers, are_known=not config.issuers):
+        raise ConfigError(f"{identifier}: {reason}")
 
     async def change(state: Store) -> None:
         record_operation(config, "identifier.blocked", {"identifier": identifier})

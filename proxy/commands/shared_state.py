@@ -48,9 +48,12 @@ def record_operation(config: Config, event: str, fields: Mapping[str, str]) -> N
     try:
         write_operation(config.audit, event, fields)
     except (OSError, ValueError) as error:
+        why: object = error
+        if isinstance(error, OSError) and error.strerror:  # without the number of the error
+            why = f"{config.audit.operator_path}: {error.strerror}"
         if config.audit.on_failure == "refuse":
-            raise ConfigError(f"audit: {error}") from error
-        print(f"not recorded: {error}", file=sys.stderr)
+            raise ConfigError(f"audit: {why}") from error
+        print(f"not recorded in the audit: {why}", file=sys.stderr)
 
 
 def callers_of(config: Config, command: str) -> list[Caller]:

@@ -13,9 +13,11 @@ from pydantic import SecretStr
 
 from backends import Backend
 from policies import Policy
+from proxy.admin.access import LOOPBACK
 from proxy.commands.options import DEFAULT_CONFIG, add_config
 from proxy.commands.reach import CACHE, STATE, reach, reach_issuers, reach_stores
 from proxy.commands.starting import start_faults
+from proxy.config.admin_table import AdminTable
 from proxy.config.build import Config, read
 from proxy.config.default import default_config
 from proxy.config.difference import differences
@@ -108,7 +110,7 @@ def _path(config: Config) -> Iterator[str]:
     workers = f", {config.server.worker_count} workers" if config.server.worker_count > 1 else ""
     yield f"listen    {config.server.host}:{config.server.port}{workers}"
     if config.admin is not None:
-        yield f"admin     {config.admin.host}:{config.admin.port}"
+        yield f"admin     {config.admin.host}:{config.admin.port}{_closed(config.admin)}"
     callers = ", ".join(f"{caller.name} (team {caller.team})" for caller in config.callers)
     if config.keys is not None:
         callers = ", ".join(filter(None, (callers, "issued keys")))
@@ -131,6 +133,12 @@ def _path(config: Config) -> Iterator[str]:
     if config.record is not None:
         yield f"record    {config.record.path}, {config.record.share:.1%} of requests"
     yield f"cache     {'none' if config.cache is None else f'{config.cache.use}, ttl {config.cache.ttl_s:g} s'}"
+
+
+def _closed(admin: AdminTable) -> str:
+    """Return what an operator cannot reach there, if there is no sign-in."""
+    is_open = admin.host in LOOPBACK or admin.key or admin.oidc is not None
+    return "" if is_open else "; console and API are closed: there is no [[admin.key]] and no [admin.oidc]"
 
 
 def _shown(value: Any) -> str:

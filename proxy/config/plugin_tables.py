@@ -13,7 +13,7 @@ from policies import Policy
 from proxy.config.plugins import load, plugin_names
 from proxy.config.positions import join
 from proxy.config.schema import CacheTable, SelectorTable, StateTable
-from proxy.config.validation import ConfigError, M, suggest, validate
+from proxy.config.validation import ConfigError, M, suggest, suggest_or_list, validate
 from proxy.rules.rule import Rule, compile_selector
 from proxy.stores import Store
 
@@ -116,7 +116,8 @@ def _plugin(use: str, package: str, kind: type[M], own: Mapping[str, Any], path:
     try:
         plugin = load(use, package, kind)
     except ValueError as error:
-        raise ConfigError(f"{path}.use: {error}{suggest(use, plugin_names(package))}") from error
+        known = suggest_or_list(use, plugin_names(package)) if "." not in use else ""
+        raise ConfigError(f"{path}.use: {error}{known}") from error
     return validate(plugin, own, path)
 
 

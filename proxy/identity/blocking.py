@@ -1,13 +1,30 @@
 """The identifiers of end users that are blocked, as data in `[state]`."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 import orjson
 
+from policies import Policy
 from policies.support.principal import BLOCKED, blocked_key
+from proxy.context import Caller
 from proxy.stores import LONGEST_S, Store
+
+
+def reason_against(
+    policies: Iterable[Policy], identifier: str, callers: Sequence[Caller], *, are_known: bool
+) -> str | None:
+    """Return why it would have no effect to block an identifier, by the policies that apply; None if it may have one.
+
+    `are_known` is whether there are no callers but these: the names of those who sign in with tokens are not known.
+    """
+    blocking = [policy for policy in policies if type(policy).may_send is not Policy.may_send]
+    if not blocking:
+        return 'no policy of this config refuses blocked identifiers; add one with use = "safety_identifier"'
+    if are_known and not any(policy.may_send(identifier, callers) for policy in blocking):
+        return "no call of this config can have it; give it as the upstream receives it, and as `whois` finds it"
+    return None
 
 
 async def block(store: Store, identifier: str) -> None:

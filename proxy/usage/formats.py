@@ -75,7 +75,7 @@ def as_table(report: UsageReport) -> str:
     for line in lines:
         labels = [label or "-" for label in line.labels] if line is not report.total else _total_labels(report.by)
         numbers = line.numbers
-        table.append([*labels, *(_shown(name, numbers[name]) for name in names)])
+        table.append([*labels, *(_shown(name, numbers) for name in names)])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     texts = len(report.by)
     shown = [
@@ -175,7 +175,11 @@ def _number(value: float) -> str:
     return f"{value:.9f}" if isinstance(value, float) else str(value)
 
 
-def _shown(name: str, value: float) -> str:
+def _shown(name: str, numbers: Mapping[str, float]) -> str:
+    """Return a number as text. Calls whose price is not known have not cost 0."""
+    value = numbers[name]
+    if name == "cost_usd" and not value and numbers["unpriced"]:
+        return "unpriced"
     return f"{value:,.4f}" if name.endswith("_usd") else f"{value:,}"
 
 

@@ -337,6 +337,16 @@ def test_what_is_blocked_can_be_listed(tmp_path: Path, capsys):
         assert run(capsys, "block", "--config", config, *wrong) == (2, "", "give either an identifier or --list\n")
 
 
+@pytest.mark.parametrize("policy", ['use = "size"\nmax_items = 1', 'use = "safety_identifier"\nmode = "off"'])
+def test_nothing_is_blocked_without_a_policy_that_refuses_it(tmp_path: Path, capsys, policy: str):
+    """The message names the policy."""
+    state = f'[state]\nuse = "sqlite"\npath = "{tmp_path}/state.db"\n'
+    config = write_config(tmp_path / "headgate.toml", policies=[policy], state=state)
+    code, _, error = run(capsys, "block", "--config", config, "--", "u-1")
+
+    assert (code, 'add one with use = "safety_identifier"' in error) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("policy", "possible", "impossible"),
     [
@@ -433,6 +443,16 @@ async def test_an_operation_that_cannot_be_recorded(tmp_path: Path, capsys, on_f
 
     assert (code, out) == (status, "" if status else "u-1 is blocked.\n")
     assert "the last line of the audit file is incomplete" in error
+
+
+async def test_why_an_operation_is_not_recorded_is_a_sentence(tmp_path: Path, capsys):
+    """It names the file, and has no number of an error."""
+    (tmp_path / "audit.operator.jsonl").mkdir()
+    tables = f'[state]\nuse = "sqlite"\npath = "{tmp_path}/state.db"\n[audit]\npath = "{tmp_path}/audit.jsonl"\n'
+    config = write_config(tmp_path / "audited.toml", state=tables)
+    code, _, error = await asyncio.to_thread(run, capsys, "block", "--config", config, "--", "u-1")
+
+    assert (code, error) == (0, f"not recorded in the audit: {tmp_path}/audit.operator.jsonl: Is a directory\n")
 
 
 @pytest.mark.parametrize("name", ["block", "unblock"])

@@ -156,6 +156,19 @@ backend = "canned"
     ]
 
 
+@pytest.mark.parametrize(("host", "is_closed"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_check_says_where_there_is_no_sign_in(
+    config: Path, capsys: pytest.CaptureFixture[str], host: str, is_closed: bool
+):
+    """Elsewhere than on loopback the console needs a key, or an issuer."""
+    config.write_text(f'{CONFIG}\n[admin]\nhost = "{host}"\n')
+    assert main(["check", "--config", str(config), "--no-secrets"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("admin ")]
+
+    assert line.startswith(f"admin     {host}:9464")
+    assert ("no [[admin.key]]" in line) == is_closed
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -150,7 +150,7 @@ BROKEN = {
     "the template": ('[[policy]]\nuse = "_template"', "policy[0].use: '_template' is not the name of a module"),
     "a policy as a path": ('[[policy]]\nuse = "../x"', "policy[0].use: '../x' is not the name of a module"),
     "a backend as a policy": ('[[policy]]\nuse = "backends.replay"', "policy[0].use: backends.replay defines 0 classes of Policy; it must define one"),
-    "an unknown store": ('[cache]\nuse = "disk"', "cache.use: there is no module proxy.stores.disk"),
+    "an unknown store": ('[cache]\nuse = "postgres"', "cache.use: there is no module proxy.stores.postgres; known: memory, redis, sqlite"),
     "an unknown state": ('[state]\nuse = "disk"', "state.use: there is no module proxy.stores.disk"),
     "a route to an unknown backend": ('[[route]]\nmodel = "m"\nbackend = "cannot"', "route[1].backend: there is no backend called 'cannot'; did you mean canned?"),
     "two backends of one name": ('[[backend]]\nname = "canned"\nuse = "replay"\npath = "y"', "backend[1].name: there are two backends called 'canned'"),

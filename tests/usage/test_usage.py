@@ -4,6 +4,7 @@ import asyncio
 import csv
 import io
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from aiohttp import web
 from proxy.__main__ import main
 from proxy.app import running
 from proxy.config.build import read
+from proxy.usage.columns import COLUMNS
+from proxy.usage.formats import as_table
+from proxy.usage.query import UsageLine, UsageReport
 from tests.conftest import StartGateway, tables_for
 from tests.test_accounting import BEGUN, BODY, KEY, Ways, answering
 from tests.upstream import CANONICAL, FakeUpstream, hang
@@ -231,6 +235,17 @@ async def test_the_command_prints_what_was_used(config: Path, http, redis_server
     }
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:00:00Z", row["ChargePeriodStart"]) for row in focus)
     assert {orjson.loads(row["Tags"])["project"] for row in focus} == {"x", "y"}
+
+
+@pytest.mark.parametrize(("cost", "unpriced", "shown"), [(0, 0, "0.0000"), (0, 2, "unpriced"), (19_000, 1, "0.0000")])
+def test_the_table_does_not_show_0_for_an_unknown_price(cost: int, unpriced: int, shown: str):
+    """What is known is shown, however little it is."""
+    known = {"calls": 2, "cost": cost, "unpriced": unpriced}
+    line = UsageLine(("m",), tuple(known.get(name, 0) for name in COLUMNS))
+    now = datetime.now(UTC)
+    table = as_table(UsageReport(now, now, ("model",), (line,), line))
+
+    assert [row.split()[2] for row in table.splitlines()[3:]] == [shown, shown]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from proxy.admin.api.state import reaching_state
 from proxy.admin.parts import GatewayParts
 from proxy.admin.problem import Problem
 from proxy.admin.roles import OWNERS
-from proxy.identity.blocking import block, blocked_identifiers, is_blocked, unblock
+from proxy.identity.blocking import block, blocked_identifiers, is_blocked, reason_against, unblock
 
 MOST_END_USERS = 1_000
 
@@ -61,14 +61,11 @@ async def change_identifier(parts: GatewayParts, argument: Mapping[str, Any]) ->
 
 
 def _check_possible(parts: GatewayParts, identifier: str) -> None:
-    """Raises Problem if no call can have an identifier. The names of who signs in with a token are not known."""
+    """Raises Problem if it would have no effect to block an identifier."""
     config = parts.config()
-    callers = known_callers(parts)
-    if not config.issuers and not any(
-        rule.mode != "off" and rule.policy.may_send(identifier, callers) for rule in config.rules
-    ):
-        message = "No call of this config can have this identifier; give it as the upstream receives it."
-        raise Problem(409, "identifier_not_possible", message)
+    policies = [rule.policy for rule in config.rules if rule.mode != "off"]
+    if reason := reason_against(policies, identifier, known_callers(parts), are_known=not config.issuers):
+        raise Problem(409, "identifier_not_possible", f"The identifier was not blocked: {reason}.")
 
 
 async def find_owner(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:

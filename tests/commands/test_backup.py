@@ -4,6 +4,8 @@ import argparse
 import asyncio
 import stat
 import subprocess
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,10 +14,14 @@ import pytest
 
 from proxy.__main__ import main
 from proxy.commands import backup, key
+from proxy.stores import Holder, Store
+from proxy.stores.redis import RedisStore
+from proxy.stores.sqlite import SqliteStore
 from tests.conftest import CANNED, StartGateway
 from tests.raw import until
 from tests.redis_server import RedisServer
 
+BackUp = Callable[[Callable[[Store], Awaitable[None]]], Awaitable[Store]]
 REPLAY = {"name": "tape", "use": "replay", "path": "tests/data/canonical.sse"}
 BUDGET = {"use": "budget", "per": "team", "unit": "requests", "limit": 1_000, "window": "total"}
 
@@ -143,3 +149,68 @@ def test_what_cannot_be_copied_is_an_error(capsys, tmp_path: Path, state: str, t
     assert main(["backup", "--config", str(config), target.format(tmp_path)]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "copy").exists()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def backed_up(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BackUp]:
+    """Return a function that fills a store, makes a backup of it, and returns the store that begins with that."""
+    with ExitStack() as stack:
+        servers = []
+        for name in ("first", "second"):
+            (tmp_path / name).mkdir()
+            servers.append(RedisServer(tmp_path / name))
+            stack.callback(servers[-1].stop)
+
+        async def of_sqlite(fill: Callable[[Store], Awaitable[None]]) -> Store:
+            store = SqliteStore(path=tmp_path / "state.db", timeout_ms=30_000)
+            await store.start()
+            await fill(store)
+            await asyncio.to_thread(store.back_up, tmp_path / "copy.db")
+            await store.close()
+            return SqliteStore(path=tmp_path / "copy.db", timeout_ms=30_000)
+
+        async def of_redis(fill: Callable[[Store], Awaitable[None]]) -> Store:
+            servers[0].start()
+            store = RedisStore(url=servers[0].url, timeout_ms=30_000)
+            await store.start()
+            await fill(store)
+            command = ["redis-cli", "-p", str(servers[0].port), "--rdb", str(tmp_path / "second" / "dump.rdb")]
+            await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
+            await store.close()
+            servers[1].start()
+            return RedisStore(url=servers[1].url, timeout_ms=30_000)
+
+        yield {"sqlite": of_sqlite, "redis": of_redis}[request.param]
+
+
+async def test_a_backup_has_every_kind_of_data(backed_up: BackUp):
+    """Budgets with what is reserved and by which process, rates, usage with the numbers of its batches, leases."""
+    holder, day_s = Holder("worker-1", 900), 86_400.0
+    windows: list[int] = []
+
+    async def fill(store: Store) -> None:
+        await store.put("value", b"v", ttl_s=day_s)
+        await store.take("rate", 3, limit=10, window_s=day_s)
+        for _ in range(2):
+            grant = await store.reserve("budget", 40, limit=100, window_s=day_s, holder=holder)
+            windows.append(grant.window)
+        await store.settle("budget", 10, reserved=40, window=windows[0], holder=holder)
+        await store.append("journal", b"entry", ttl_s=day_s)
+        assert await store.add("usage", {"row": [1, 2]}, ttl_s=day_s, source="worker-1", number=7)
+        assert await store.claim("lease", "worker-1", lease_s=day_s)
+
+    store = await backed_up(fill)
+    await store.start()
+    try:
+        counters = [(await store.take(key, 0, limit=100, window_s=day_s)).used for key in ("rate", "budget")]
+        await store.settle("budget", 5, reserved=40, window=windows[1], holder=holder)
+        repeated = await store.add("usage", {"row": [1, 2]}, ttl_s=day_s, source="worker-1", number=7)
+        added = await store.add("usage", {"row": [1, 2]}, ttl_s=day_s, source="worker-1", number=8)
+
+        assert (await store.get("value"), counters) == (b"v", [3, 50])
+        assert (await store.take("budget", 0, limit=100, window_s=day_s)).used == 15
+        assert (repeated, added, [*(await store.rows("usage"))["row"]]) == (False, True, [2, 4])
+        assert [*await store.tail("journal")] == [(1, b"entry")]
+        assert [await store.claim("lease", owner, lease_s=day_s) for owner in ("worker-2", "worker-1")] == [False, True]
+    finally:
+        await store.close()

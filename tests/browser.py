@@ -29,7 +29,10 @@ class LeftPageError(Exception):
 
 
 class BrowserPage:
-    """One page of a browser. `faults` has what it logged as an error: a script that failed, a rule of the CSP."""
+    """One page of a browser. `faults` has what it logged as an error: a script that failed, a rule of the CSP.
+
+    `refusals` has what it could not load: answers of 400 and more.
+    """
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
@@ -37,6 +40,7 @@ class BrowserPage:
         self._last = 0
         self._loads = asyncio.Queue[str]()
         self.faults: list[str] = []
+        self.refusals: list[str] = []
 
     async def listen(self) -> None:
         """Read what the browser says, until it ends."""
@@ -53,6 +57,8 @@ class BrowserPage:
                 "javascript",
             ):
                 self.faults.append(said["params"]["entry"]["text"])
+            elif said.get("method") == "Log.entryAdded" and said["params"]["entry"]["source"] == "network":
+                self.refusals.append(said["params"]["entry"]["text"])
 
     async def command(self, method: str, **params: Any) -> Any:
         """Return the result of a command of the protocol."""
@@ -96,10 +102,25 @@ class BrowserPage:
 
     async def press(self, key: str) -> None:
         """Press a key."""
-        more = {"text": "\r"} if key == "Enter" else {}
-        codes = {"Enter": 13, "Tab": 9, "Escape": 27}
+        texts = {"Enter": "\r", " ": " "}
+        more = {"text": texts[key]} if key in texts else {}
+        codes = {"Enter": 13, "Tab": 9, "Escape": 27, " ": 32}
         for kind in ("keyDown", "keyUp"):
             await self.command("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=codes[key], **more)
+
+    async def tab_to(self, selector: str) -> None:
+        """Press Tab until an element has the focus, and it is seen that it has. Raises AssertionError."""
+        wanted = orjson.dumps(selector).decode()
+        for _ in range(200):
+            await self.press("Tab")
+            if await self.evaluate(f"document.activeElement?.matches({wanted})"):
+                assert await self.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+                return
+        raise AssertionError(f"{selector} is not reached by Tab")
+
+    async def type(self, text: str) -> None:
+        """Type into what has the focus."""
+        await self.command("Input.insertText", text=text)
 
     async def until(self, script: str) -> None:
         """Wait until an expression is true in the page."""

@@ -22,7 +22,7 @@ log = structlog.get_logger()
 ROOT, SIGN_IN, BEGIN = "/admin/", "/admin/sign-in", "/admin/oidc/begin"
 FORM_TYPE = "application/x-www-form-urlencoded"
 FLOW_COOKIE = "headgate_sign_in"
-OWN_PATH = re.compile(r"/admin/[A-Za-z0-9_./?=&%:+~-]*")
+OWN_PATH = re.compile(r"/admin/[A-Za-z0-9_./?=&%:+~,;@!*()$-]*")
 """Where a sign-in may lead to: no other site can be written so."""
 OUTSIDE: Mapping[str, Any] = {
     "path": "", "operator": None, "menu": [], "csrf": "", "notice": None, "problem": None, "signs_in": True,

@@ -8,12 +8,14 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 from aiohttp import web
+from opentelemetry.sdk.trace import TracerProvider
 
 from proxy.admin.followers import MOST, MOST_OF_ONE, Followers
 from proxy.admin.problem import Problem
 from proxy.admin.roles import Operator
 from proxy.admin.samples import Totals, percentile
 from tests.conftest import CANNED
+from tests.metrics import admin_of
 from tests.operators import CALLERS, KEYS, Console, console_tables, events_of, start_console
 from tests.upstream import canonical
 
@@ -340,3 +342,27 @@ def test_counters_that_began_anew_are_taken_whole():
     """A gateway that was restarted counts from 0."""
     assert Totals(calls=3).since(Totals(calls=5)).calls == 3
     assert Totals(calls=5, latency=(2, 1)).since(Totals(calls=3, latency=(1, 1))).latency == (1, 0)
+
+
+async def test_content_is_shown_only_of_teams_that_want_it(
+    upstream, start_gateway, logged, http, tmp_path, monkeypatch
+):
+    """Of a request that is traced; keys in it are replaced, and the trace is linked."""
+    tables = console_tables(upstream, tmp_path, monkeypatch, trace={"capture": {"search": "full"}})
+    provider = TracerProvider(shutdown_on_exit=False)
+    gateway = await start_gateway(tables, tracer=provider.get_tracer("test"))
+    console = Console(gateway, admin_of(logged), http)
+    secret = "sk-proj-0123456789abcdef"
+    made = {caller: (await console.call(caller, input=f"a prompt with {secret}"))[1] for caller in ("ada", "cleo")}
+    details = {
+        (who, caller): (await console.ask("GET", f"/requests/{made[caller]}", who=who))[1]
+        for who, caller in (("owner", "ada"), ("search_viewer", "ada"), ("owner", "cleo"))
+    }
+    shown = details["owner", "ada"]
+
+    assert details["search_viewer", "ada"]["content"] == shown["content"]
+    assert "a prompt with [redacted]" in shown["content"]["gen_ai.input.messages"]
+    assert details["owner", "cleo"]["content"] == {}
+    assert shown["trace_url"] == f"https://traces.example/{shown['request']['trace_id']}"
+    assert len(shown["request"]["trace_id"]) == 32
+    assert secret not in str(details)

@@ -13,7 +13,10 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 
 @pytest.fixture
 async def console(upstream, start_gateway, logged, http, tmp_path, monkeypatch) -> Console:
-    return await start_console(start_gateway, console_tables(upstream, tmp_path, monkeypatch), logged, http)
+    policies = [{"use": "metadata_limits"}, {"use": "output_tokens", "max": 100}]
+    policies.append({"use": "budget", "limit": 5, "unit": "requests", "per": "team"})
+    tables = console_tables(upstream, tmp_path, monkeypatch, policy=policies)
+    return await start_console(start_gateway, tables, logged, http)
 
 
 @pytest.fixture
@@ -67,17 +70,95 @@ async def test_a_refused_call_is_found_and_tried_again(console: Console, page: B
     assert page.faults == []
 
 
-async def test_every_page_fits_and_has_no_fault(console: Console, page: BrowserPage):
-    """At 400 pixels and on a wide screen, in light and dark: no page is wider than its window, wide tables scroll."""
+FAULTS = """(() => {
+  const faults = [];
+  const shown = (each) => each.checkVisibility() && each.getClientRects().length > 0;
+  for (const each of document.querySelectorAll("a, button, input:not([type=hidden]), select, textarea, summary")) {
+    const name = each.textContent || each.ariaLabel || each.closest("label")?.textContent || each.title;
+    if (shown(each) && !each.disabled && each.tabIndex !== 0) faults.push("no key reaches " + each.outerHTML);
+    if (shown(each) && !name) faults.push("without a name: " + each.outerHTML);
+  }
+  for (const each of document.querySelectorAll("main p, main td, main h1, main dd")) {
+    const [text, ground] = [each, document.body].map((one) => getComputedStyle(one));
+    if (text.color === ground.backgroundColor) faults.push("unreadable: " + each.innerText);
+  }
+  for (const time of document.body.innerText.match(/\\d\\d:\\d\\d:\\d\\d/g) || [])
+    if (!document.body.innerText.includes("UTC")) faults.push("no zone: " + time);
+  if (document.querySelectorAll("h1").length !== 1) faults.push("headings");
+  if (document.querySelector("[role=alert]")) faults.push(document.querySelector("[role=alert]").innerText);
+  if (document.documentElement.scrollWidth > innerWidth) faults.push("wider than the window");
+  return faults;
+})()"""
+"""What is wrong with a page: what no key reaches, what has no name, is not seen, has no zone or no room."""
+
+
+async def test_every_page_works_in_every_window(console: Console, page: BrowserPage):
+    """At 400 pixels and on a wide screen, in light and dark: each has its address, a heading, and no fault."""
     _, made = await console.call("ada", model="a-model-with-a-name-that-is-quite-long-and-has-no-spaces-in-it")
+    await console.call("cleo", metadata={"k" * 65: "v"})
+    await console.ask("POST", "/keys", {"name": "eve", "team": "search"})
+    while not (await console.ask("GET", "/spend"))[1]["lines"]:
+        pass
     await sign_in(page, console)
     for width, is_dark in ((400, True), (1280, False)):
         await page.resize(width, 900, is_dark=is_dark)
         for each in PAGES:
-            await page.open(f"{console.admin}{each.path.replace('{id}', made)}")
-            assert await page.evaluate("document.documentElement.scrollWidth") <= width, each.path
-            assert await page.evaluate("document.querySelectorAll('h1').length") == 1, each.path
+            address = f"{console.admin}{each.path.replace('{id}', made)}"
+            await page.open(address)
+            ground = await page.evaluate("getComputedStyle(document.body).backgroundColor")
 
+            assert await page.evaluate("location.href") == address
+            assert (await page.evaluate("document.title")).startswith(f"{each.title} · "), each.path
+            assert await page.evaluate(FAULTS) == [], each.path
+            assert (ground == "rgb(16, 20, 26)") == is_dark, each.path
+
+    assert (page.faults, page.refusals) == ([], [])
+
+
+async def test_a_key_and_a_target_are_changed_by_keyboard(console: Console, page: BrowserPage):
+    """By Tab, Space, Enter and Escape alone."""
+    await sign_in(page, console, goal="/admin/keys")
+    await page.tab_to("main form.grid input[name=name]")
+    await page.type("eve")
+    await page.tab_to("input[name=team]")
+    await page.type("search")
+    await page.press("Enter")
+    await page.until("document.querySelector('#secret') !== null")
+    await page.tab_to(".actions details:last-child summary")
+    await page.press(" ")
+    await page.press("Escape")
+    closed = await page.evaluate("document.querySelector('.actions details:last-child').open")
+    await page.press("Enter")
+    await page.tab_to(".actions .danger")
+    await page.press("Enter")
+    await page.until("document.querySelector('[role=status]')?.innerText.includes('revoked')")
+    await page.open(f"{console.admin}/admin/targets")
+    await page.tab_to("main summary")
+    await page.press("Enter")
+    await page.tab_to("main .danger")
+    await page.press(" ")
+    await page.until("document.querySelector('[role=status]')?.innerText.includes('no new calls')")
+    _, keys = await console.ask("GET", "/keys")
+    _, targets = await console.ask("GET", "/targets")
+
+    assert (closed, [key["status"] for key in keys["keys"]]) == (False, ["revoked"])
+    assert [target["drained"] for target in targets["targets"]] == [True]
+    assert page.faults == []
+
+
+async def test_spend_is_seen(console: Console, page: BrowserPage):
+    """Who has used what, what it cost, the same as CSV, and what is left of the budget."""
+    await console.call("ada", model="gpt-5.6", metadata={"project": "moon"})
+    while not (await console.ask("GET", "/spend"))[1]["lines"]:
+        pass
+    await sign_in(page, console, goal="/admin/spend?by=team,project")
+    text = await page.text("main")
+    csv = await page.evaluate("fetch(document.querySelector('a[download]').href).then((answer) => answer.text())")
+    row = await page.text("table.rows tbody tr")
+
+    assert re.search(r"search\s+moon\s+\$0\.0000\d\d", row)
+    assert csv.splitlines()[1].startswith("search,moon,1,")
+    assert re.search(r"search\s+budget:0\s+1 requests\s+4 requests\s+5 requests", text)
     assert page.faults == []
 
 

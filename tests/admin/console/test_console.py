@@ -1,5 +1,6 @@
 """The pages of the console, as they are sent."""
 
+import itertools
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -8,6 +9,7 @@ from urllib.parse import quote
 import aiohttp
 import orjson
 import pytest
+from aiohttp import web
 from yarl import URL
 
 from proxy.admin.console.forms import FORMS
@@ -106,7 +108,7 @@ async def test_a_browser_is_led_to_the_sign_in_and_back(console: Console, browse
     """To the page that it wanted, and to no other site; the cookie is for this site only."""
     async with browser.get(f"{console.admin}/admin/keys?x=1", allow_redirects=False) as answer:
         assert (answer.status, answer.headers["Location"]) == (303, "/admin/sign-in?next=%2Fadmin%2Fkeys%3Fx%3D1")
-    goals = {"/admin/keys": "/admin/keys", "//evil.example": "/admin/", "https://evil.example": "/admin/",
+    goals = {"/admin/keys": "/admin/keys", "/admin/spend?by=a,b": "/admin/spend?by=a,b", "//evil.example": "/admin/", "https://evil.example": "/admin/",
              "/admin/\\evil": "/admin/", "/other": "/admin/"}  # fmt: skip
     for goal, leads_to in goals.items():
         assert await sign_in(browser, console, goal=goal) == leads_to
@@ -288,3 +290,54 @@ async def test_no_sign_in_is_shown_where_none_is_needed(upstream, start_gateway,
     )
     status, text = await load(browser, public, "/admin/")
     assert (status, "[[admin.key]]" in text) == (403, True)
+
+
+async def test_a_session_alone_changes_nothing_by_the_api(console: Console, browser):
+    """The cookie that a browser adds by itself is not enough, whether it says where a request is from or not."""
+    await sign_in(browser, console)
+    _, page = await load(browser, console, "/admin/try")
+    token = re.findall(r'name="csrf" value="([^"]+)"', page)[0]
+    order = {"name": "eve", "team": "search"}
+    statuses = []
+    for headers in ({}, {"Sec-Fetch-Site": "same-origin"}, {"Origin": console.admin}, {"X-CSRF-Token": token}):
+        async with browser.post(f"{console.admin}/admin/v1/keys", json=order, headers=headers) as answer:
+            statuses.append(answer.status)
+
+    assert statuses == [403, 403, 403, 201]
+
+
+async def test_labels_and_codes_appear_only_escaped(console: Console, browser, upstream):
+    """What callers and upstreams send is in rows of spend, budgets, targets and requests, all of the same elements."""
+    codes = itertools.cycle(HOSTILE)
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.json_response({"error": {"message": "x", "code": next(codes)}}, status=400)
+
+    await sign_in(browser, console)
+    for text in HOSTILE:
+        await console.call("ada", metadata={"project": text}, user=text, input=text)
+    upstream.answer = answer
+    for text in HOSTILE:
+        await console.call("cleo", input=f"again {text}")
+    while (await console.ask("GET", "/spend"))[1]["total"]["calls"] < 2 * len(HOSTILE):
+        pass
+    pages = {
+        path: (await load(browser, console, path))[1]
+        for path in ("/admin/spend?by=project", "/admin/requests", "/admin/targets", "/admin/policies", "/admin/")
+    }
+
+    counts = {path: page.count("alert(1)") for path, page in pages.items()}
+    assert counts["/admin/spend?by=project"] >= len(HOSTILE), counts
+    for path, page in pages.items():
+        shape = Shape(page).tags
+        assert not [tag for tag, names in shape if any(name.startswith("on") for name in names)], path
+        assert not {"img", "iframe", "b", "i", "template", "math", "base"} & {tag for tag, _ in shape}, path
+        assert len([tag for tag, _ in shape if tag in ("script", "form", "svg")]) == len(
+            re.findall(r"<(?:script|form|svg)[ >]", page)
+        ), path
+    rows = [str(Shape(row).tags) for row in _rows(pages["/admin/spend?by=project"])[: len(HOSTILE)]]
+    assert len(set(rows)) == 1
+
+
+def _rows(page: str) -> list[str]:
+    return page.partition("<tbody>")[2].partition("</tbody>")[0].split("<tr>")[1:]

@@ -37,11 +37,15 @@ backend = "canned"
 StartGateway = Callable[..., Awaitable[str]]
 
 
+def pytest_configure() -> None:
+    """Collect garbage as the server does: rarely, and hardly ever while tests are imported."""
+    gc.set_threshold(*COLLECTION_THRESHOLDS)
+
+
 def pytest_collection_finish() -> None:
-    """Collect garbage as the server does: rarely, and without what has been imported, which is most of the memory."""
+    """Leave out of collections what has been imported, which is most of the memory."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*COLLECTION_THRESHOLDS)
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from proxy.admin.console import charts
 from proxy.admin.console.formats import FILTERS
@@ -33,8 +32,10 @@ STATIC_S = 3600
 
 
 @cache
-def environment() -> Environment:
-    """Return what renders templates."""
+def environment() -> Any:
+    """Return what renders templates: an Environment of jinja2, which most gateways do not need."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     made = Environment(
         loader=FileSystemLoader(FOLDER / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, auto_reload=False,
@@ -48,7 +49,8 @@ def environment() -> Environment:
 
 def render(template: str, values: Mapping[str, Any]) -> str:
     """Return the text of a template."""
-    return environment().get_template(template).render(values)
+    text: str = environment().get_template(template).render(values)
+    return text
 
 
 def page(template: str, values: Mapping[str, Any], status: int = 200) -> web.Response:

@@ -15,9 +15,10 @@ setup: .venv/.runs
 unexport PYTHONDONTWRITEBYTECODE
 
 # Three processes for two cores, because tests also wait for sockets, processes and timers. Each file runs in
-# one process: fixtures such as loaded models are made once for a file.
+# one process: fixtures such as loaded models are made once for a file. They run in the order of tests/longest.py, not of
+# their numbers of tests.
 PROCESSES := $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)
-PYTEST := $(BIN)/pytest -q -n $(PROCESSES) --maxprocesses 4 --dist loadfile
+PYTEST := $(BIN)/pytest -q -n $(PROCESSES) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: .venv/.tests
 	@sh .ci/redis

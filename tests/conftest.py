@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from proxy.app import running
 from proxy.commands.serve import COLLECTION_THRESHOLDS
 from proxy.config.build import build
+from tests import longest
 from tests.full_disk import make_full_device
 from tests.logs import isolated_logs
 from tests.redis_server import RedisServer
@@ -40,6 +41,11 @@ StartGateway = Callable[..., Awaitable[str]]
 def pytest_configure() -> None:
     """Collect garbage as the server does: rarely, and hardly ever while tests are imported."""
     gc.set_threshold(*COLLECTION_THRESHOLDS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first, so that at the end no process of pytest runs one alone while the others have none."""
+    items.sort(key=lambda item: longest.rank(item.nodeid))
 
 
 def pytest_collection_finish() -> None:

@@ -22,6 +22,7 @@ from proxy.config.plugins import load
 from proxy.stores import Store
 from proxy.telemetry.audit import AuditTable
 from proxy.telemetry.recorder import RecordTable
+from tests import longest
 from tests.sources import ROOT, SOURCES, parse, walk
 
 # The base class of a package's plug-ins, and the headings of their docstrings.
@@ -293,3 +294,8 @@ def test_every_policy_is_in_the_import_contracts(contract: str, key: str):
     contracts = {each["name"]: each for each in listed}
 
     assert sorted(contracts[contract][key]) == [f"policies.{name}" for name in plugins("policies")]
+
+
+def test_the_files_that_run_first_exist():
+    """A file that was renamed would run at the end, alone."""
+    assert [file for file in longest.RANKS if not (ROOT / file).exists()] == []

@@ -24,7 +24,7 @@ EXTRA = ("calls", *TOKENS, "cached_input_tokens", "reasoning_tokens")
 """Columns that FOCUS does not have."""
 HIDDEN = frozenset({"cached_input_tokens", "cache_write_tokens", "reasoning_tokens"})
 """Columns that a table has only if they are not 0 in all lines: they are parts of others."""
-SPREADSHEET = ("=", "+", "-", "@", "\t", "\r")
+SPREADSHEET = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What a text must not begin with: spreadsheets would run it."""
 
 
@@ -167,8 +167,9 @@ def _csv(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _safe(text: str) -> str:
-    """Return a text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(SPREADSHEET) else text
+    """Return a text that no spreadsheet takes for a formula, and no reader of CSV for the end of a line."""
+    shown = text.replace("\r", " ")  # the csv module writes it without quotes
+    return f"'{shown}" if text.startswith(SPREADSHEET) else shown
 
 
 def _number(value: float) -> str:

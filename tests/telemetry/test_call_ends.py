@@ -444,6 +444,7 @@ async def test_content_is_captured_only_for_teams_that_want_it(
         ("A" * 50_000, {"A": 8192}),
         ("\ud800A", {"?A": 1}),
         ("A" * 8190 + f" {SECRET} B", {"A": 8190, "sk-proj": 0}),
+        ("." * 8177 + f" {SECRET} B", {SECRET[:12]: 0, "[redacted]": 1}),
         (7, {}),
     ],
 )

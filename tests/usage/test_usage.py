@@ -18,7 +18,7 @@ from proxy.__main__ import main
 from proxy.app import running
 from proxy.config.build import read
 from proxy.usage.columns import COLUMNS
-from proxy.usage.formats import as_table
+from proxy.usage.formats import as_csv, as_table
 from proxy.usage.query import UsageLine, UsageReport
 from tests.conftest import StartGateway, tables_for
 from tests.test_accounting import BEGUN, BODY, KEY, Ways, answering
@@ -246,6 +246,16 @@ def test_the_table_does_not_show_0_for_an_unknown_price(cost: int, unpriced: int
     table = as_table(UsageReport(now, now, ("model",), (line,), line))
 
     assert [row.split()[2] for row in table.splitlines()[3:]] == [shown, shown]
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "\n=1"])
+def test_no_cell_is_a_formula(name: str):
+    """Callers choose names of models and metadata; who opens a report must not run them."""
+    line = UsageLine((name,), (0,) * len(COLUMNS))
+    report = UsageReport(datetime.now(UTC), datetime.now(UTC), ("model",), (line,), line)
+    (row,) = csv.DictReader(io.StringIO(as_csv(report), newline=""))
+
+    assert row["model"] == f"'{name}".replace("\r", " ")
 
 
 @pytest.mark.parametrize(

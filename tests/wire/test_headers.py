@@ -10,6 +10,10 @@ from proxy.wire.headers import (
     scope_idempotency_key,
 )
 
+HOP_BY_HOP = frozenset({
+    "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+})  # fmt: skip
+
 
 def test_headers_of_sdks_and_sessions_are_forwarded():
     """The caller's identity and unknown headers are not; names come in lower case."""
@@ -48,6 +52,11 @@ def test_a_name_with_a_star_selects_all_that_begin_like_it():
     assert names.select({"x-acme-team": "a", "X-ACME-": "b", "x-acme": "c", "OPENAI-PROJECT": "p"}) == {
         "x-acme-team": "a", "x-acme-": "b", "openai-project": "p",
     }  # fmt: skip
+
+
+def test_the_headers_of_one_connection_are_never_forwarded():
+    """Those of RFC 9110, 7.6.1, and the one that browsers and proxies send although no standard has it."""
+    assert HOP_BY_HOP < NEVER_FORWARDED
 
 
 @pytest.mark.parametrize("name", sorted(NEVER_FORWARDED))

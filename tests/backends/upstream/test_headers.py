@@ -12,6 +12,9 @@ from tests.upstream import final_body
 
 NOTHING = Scrubber(None)
 JSON = "Content-Type: application/json"
+HOP_BY_HOP = frozenset({
+    "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+})  # fmt: skip
 
 
 def forwarded(*lines: tuple[str, str], more: tuple[str, ...] = (), key: str | None = None) -> dict[str, str]:
@@ -44,6 +47,11 @@ def test_no_setting_forwards_what_concerns_the_connection_or_instructs_the_clien
     with pytest.raises(ValueError, match="is never forwarded"):
         HeaderFilter([name])
     assert forwarded((name, "1"), ("x-other", "2"), more=("*",)).get(name) is None
+
+
+def test_the_headers_of_one_connection_are_refused():
+    """Those of RFC 9110, 7.6.1, and the one that browsers and proxies send although no standard has it."""
+    assert HOP_BY_HOP < REFUSED
 
 
 def test_headers_that_the_connection_names_are_not_forwarded():

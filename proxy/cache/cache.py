@@ -74,6 +74,8 @@ class Cache:
         """
         directives = parse_directives(context.received.get("cache-control", ""))
         slot = await self._find(self.vault, call, route, directives, context) if self.vault else CacheSlot()
+        if slot.place is not None:
+            context.record.cache_lookup_s = round(context.trace.step_s(), 5)
         if directives.only_if_cached and slot.reply is None:
             message = "The answer is not in the cache, and Cache-Control: only-if-cached forbids to ask a backend."
             raise RequestError(message, status=504, code="only_if_cached")

@@ -75,14 +75,17 @@ class Guard:
             reply = await _complete_body(reply, context)
         response = reply.response or {}
         await context.see_response(response)
-        received: Batch = events_of_body(response) if checks else [terminal_of_body(response)]
-        events, stopped_by = await self._check(received, checks, call, context) if checks else (received, None)
-        transcript.see_body(events)
-        if stopped_by is not None:
-            reply = await _with_response(reply, incomplete_response(response, transcript, stopped_by), context)
-        elif transcript.is_changed:
-            changed = changed_response(events, items_changed=events[1:-1] != received[1:-1])
-            reply = await _with_response(reply, changed, context)
+        if not checks:
+            transcript.see_whole(terminal_of_body(response))
+        else:
+            received = events_of_body(response)
+            events, stopped_by = await self._check(received, checks, call, context)
+            transcript.see_body(events)
+            if stopped_by is not None:
+                reply = await _with_response(reply, incomplete_response(response, transcript, stopped_by), context)
+            elif transcript.is_changed:
+                changed = changed_response(events, items_changed=events[1:-1] != received[1:-1])
+                reply = await _with_response(reply, changed, context)
         await context.complete_reply()
         return await _complete_body(reply, context) if context.response_fields else reply  # it may not be stored
 

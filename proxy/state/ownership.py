@@ -73,8 +73,9 @@ class Ownership:
 
         Refuses an id of another team with the words for an unknown one. Raises RequestError, Unavailable.
         """
-        references = await context.run(call.size_bytes, call.fact, find_references)
-        return await self._check(references, context)
+        is_large = context.is_large(call.size_bytes)
+        references = await context.run_large(call.fact, find_references) if is_large else call.fact(find_references)
+        return await self._check(references, context) if references else ()
 
     async def check_resource(self, request: ResourceRequest, context: Context) -> Owner | None:
         """Return the owner of what a request names; None if it is unknown, or names nothing yet.

@@ -67,6 +67,8 @@ class RequestRecord:
     """What the cache did: hit, stale, miss, refresh, collapsed or bypass."""
     cache_detail: str | None = None
     """Why it did that, where the outcome does not say it."""
+    cache_lookup_s: float | None = None
+    """How long the cache was looked up."""
     cache_bytes: int | None = None
     """How long the answer is that the cache gave."""
     queue_s: float | None = None

@@ -92,6 +92,10 @@ class Trace:
         """Return the seconds since the request's head was read."""
         return time.perf_counter() - self.started
 
+    def step_s(self) -> float:
+        """Return the seconds since the step began that was begun last."""
+        return time.perf_counter() - self._step_began
+
     def begin(self, step: str) -> None:
         """Begin a step of the path, which lasts until the next one begins, or until `end_step`."""
         now = time.perf_counter()

@@ -103,6 +103,16 @@ async def test_the_second_call_gets_the_answer_of_the_first(stream: bool):
     assert len(backend._calls) == 1
 
 
+async def test_the_log_line_says_how_long_the_lookup_took():
+    """Of hits and misses; a call that is not looked up has no such time."""
+    pipeline, contexts = cached(ScriptedBackend(answer=RESPONSE)), [make_context() for _ in range(3)]
+    for context, fields in zip(contexts, (ASKED, ASKED, {"input": "Hi"}), strict=True):
+        await answer_of(pipeline, make_call(**fields), context)
+
+    assert [context.record.cache for context in contexts] == ["miss", "hit", "bypass"]
+    assert [type(context.record.cache_lookup_s) for context in contexts] == [float, float, type(None)]
+
+
 async def test_age_and_ttl_change_with_time():
     """In whole seconds; a clock that was set back makes no negative age."""
     clock, backend = SettableClock(), ScriptedBackend(answer=RESPONSE)

@@ -16,7 +16,7 @@ JSON = {"Content-Type": "application/json"}
 FIELDS = [
     "method", "path", "caller", "team", "key_id", "tags", "model", "stream", "status", "code", "policy", "outcome",
     "route", "backend",
-    "provider", "cache", "cache_detail", "cache_bytes", "queue_s", "inference_s", "max_output_tokens",
+    "provider", "cache", "cache_detail", "cache_lookup_s", "cache_bytes", "queue_s", "inference_s", "max_output_tokens",
     "first_event_s", "response_id", "response_model", "finish_reason",
     "input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens",
 ]  # fmt: skip

@@ -1,8 +1,12 @@
 """One team reaches nothing of another's: every endpoint, and every place in a request that can have an id."""
 
 import re
-from collections.abc import AsyncIterator, Callable
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import aiohttp
@@ -16,6 +20,11 @@ from proxy.stores.sqlite import SqliteStore
 from tests.conftest import StartGateway
 from tests.stateful_upstream import StatefulUpstream
 
+DECIDING = tuple(
+    str(Path(__file__).parents[1] / "proxy" / name) for name in ("state/", "pipeline.py", "rules/", "wire/")
+)
+OTHER_PATHS = ("responses/compact", "responses/input_tokens", "new conversation", "conversation of a response")
+"""Where what a body names is looked up as it is for a response."""
 KEYS = {"anna": "sk-anna-1", "ben": "sk-ben-1"}
 TEAMS = {"anna": Caller("anna", "search"), "ben": Caller("ben", "ads")}
 MODEL = "gpt-5.6"
@@ -173,9 +182,9 @@ class Teams:
             return answer.status, kept, await answer.read()
 
 
-def other(ids: dict[str, str]) -> dict[str, str]:
+def other(ids: dict[str, str], end: str = "abcdef") -> dict[str, str]:
     """Return ids of the same length that do not exist."""
-    return {kind: value if kind == "own" else f"{value[:-6]}abcdef" for kind, value in ids.items()}
+    return {kind: value if kind == "own" else value[:-6] + end for kind, value in ids.items()}
 
 
 @pytest.fixture
@@ -264,6 +273,44 @@ async def test_foreign_and_unknown_ids_get_the_same_answer(start_teams, upstream
 
         assert absent == (foreign[0], foreign[1], body)
     assert upstream.requests == []
+
+
+@contextmanager
+def counted_calls() -> Iterator[Counter[str]]:
+    """Count the functions that decide about ids, as they are called in this thread, inside the block."""
+    found: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, _argument: object) -> None:
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(DECIDING):
+            found[code.co_qualname] += 1
+
+    sys.setprofile(count)
+    try:
+        yield found
+    finally:
+        sys.setprofile(None)
+
+
+async def test_foreign_and_unknown_ids_take_the_same_work(start_teams):
+    """The same functions are called, so that the time of an answer says nothing."""
+    teams = await start_teams("default")
+    unknown, different = other(teams.ids), {}
+    for name, place in PLACES.items():
+        if name.startswith(OTHER_PATHS):
+            continue
+        await teams.ask(
+            "ben", place, other(unknown, "fedcba")
+        )  # what is remembered of names of fields is there from now on
+        counts = []
+        for ids in (teams.ids, unknown):
+            with counted_calls() as found:
+                await teams.ask("ben", place, ids)
+            counts.append(found)
+        if counts[0] != counts[1]:
+            different[name] = counts[0] - counts[1], counts[1] - counts[0]
+
+    assert different == {}
 
 
 async def test_foreign_and_unknown_ids_of_the_gateway_s_own_get_the_same_answer(start_gateway, http, monkeypatch):

@@ -240,8 +240,11 @@ class Local(Backend):
 
     def _read(self, call: Call, team: str, history_items: int) -> LocalRequest:
         defaults = GenerationParameters(self.max_output_tokens, self.temperature)
+        body = call.body
+        if call.operation == "input_tokens" and body.get("input") is None:  # every field is optional there
+            body = {**body, "input": ""}
         return read_request(
-            call.body, self._model, defaults,
+            body, self._model, defaults,
             team=team, ignore_unknown_tools=self.ignore_unknown_tools, history_items=history_items,
         )  # fmt: skip
 

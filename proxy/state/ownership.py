@@ -171,7 +171,7 @@ class Ownership:
 
     async def _check(self, references: Sequence[Reference], context: Context) -> Sequence[KeptReference]:
         """Return the ids that are the team's own. Those that the caller may not use are refused, after the owners of
-        all were read: the work is always the same.
+        all were read: the work is the same for the ids of other teams and for unknown ones.
 
         The refusal names the first id that is not the team's own, as the refusal of an unknown one does.
         """
@@ -179,9 +179,9 @@ class Ownership:
         if not references:
             return ()
         pairs = zip(references, await self.owners(references, context), strict=True)
-        named = [(reference, owner) for reference, owner in pairs if owner is not None or not is_public(reference)]
+        named = [(reference, owner) for reference, owner in pairs if not is_public(reference) or owner is not None]
         team = context.caller.team
-        if any(owner is None for _, owner in named):
+        if any(owner is None or owner.team != team for _, owner in named):  # the latter are refused
             context.set(HAS_UNKNOWN, True)
         if all(self._allows_unknown if owner is None else owner.team == team for _, owner in named):
             return [KeptReference(*reference, owner.target) for reference, owner in named if owner is not None]

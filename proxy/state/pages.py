@@ -15,6 +15,8 @@ from proxy.wire.refusals import invalid_value, out_of_range, shorten
 DEFAULT_LIMIT, MAX_LIMIT = 20, 100
 PAGE_PARAMETERS = frozenset({"limit", "order", "after"})
 MAX_DIGITS = 9
+LARGEST = 1_000_000_000
+"""What a longer number is read as: it is above every bound, and fits into each store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,11 @@ def read_integer_parameter(text: str | None, name: str) -> int | None:
     if text is None:
         return None
     digits = text.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS):
+    if not (digits.isascii() and digits.isdigit()):
         message = f"Invalid type for '{name}': expected an integer, but got a string instead."
         raise RequestError(message, code="invalid_type", param=name)
+    if len(digits.lstrip("0")) > MAX_DIGITS:
+        return LARGEST if digits == text else -LARGEST
     return int(text)
 
 

@@ -64,7 +64,8 @@ def test_an_empty_list_has_no_first_and_last_id():
         ("limit=ten", "invalid_type", "limit"),
         ("limit=1.5", "invalid_type", "limit"),
         ("limit=%C2%B2", "invalid_type", "limit"),
-        ("limit=9999999999", "invalid_type", "limit"),
+        ("limit=99999999999999999999", "integer_above_max_value", "limit"),
+        ("limit=-99999999999999999999", "integer_below_min_value", "limit"),
         ("order=newest", "invalid_value", "order"),
     ],
 )

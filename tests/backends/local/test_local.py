@@ -2,12 +2,15 @@
 
 import asyncio
 
+import orjson
 import pytest
 
 from backends.local import Local
 from backends.local.host.device import count_cores
+from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, RequestError
 from tests.backends.local.conftest import WEATHER, ask, respond
+from tests.examples import make_context
 from tests.models import write_model
 
 PATIENCE_S = 20
@@ -29,6 +32,20 @@ async def test_a_request_is_answered(folder, start_local):
         *(events[-1].response[name] for name in ("model", "max_output_tokens", "temperature", "store")),
         events[-1].response["usage"]["output_tokens"],
     ) == ("tiny", 16, 0.0, False, 3)
+
+
+async def test_input_tokens_of_a_call_without_input_are_counted(folder, start_local):
+    """Every field is optional there; a missing input is an empty one."""
+    local = await start_local(folder)
+
+    async def count(**fields):
+        async with local.respond(Call({"model": "m", **fields}, operation="input_tokens"), make_context()) as reply:
+            return orjson.loads(reply.body)["input_tokens"]
+
+    alone = await count(instructions="Hi there", input=None)
+
+    assert alone == await count(instructions="Hi there") == await count(instructions="Hi there", input="")
+    assert 0 <= await count() < alone < await count(instructions="Hi there", input="Hello")
 
 
 async def test_tool_calls_are_returned(calling, start_local):

@@ -153,11 +153,13 @@ def _unusual_items(items: list[Any]) -> Iterator[tuple[int, Any]]:
     for index, item in enumerate(items):
         if type(item) is dict and TOOLS not in item:
             parts: Any = ()
-            for value in item.values():
-                if type(value) is not str and value:
-                    if parts or type(value) is not list:
-                        break
+            for name, value in item.items():
+                if type(value) is str:
+                    continue
+                if value and type(value) is list and not parts:
                     parts = value
+                elif value or _is_empty_list_of_tools(name, value):
+                    break
             else:
                 if not parts or (parts is item.get("content") and _are_plain_parts(parts)):
                     continue
@@ -169,10 +171,14 @@ def _are_plain_parts(parts: Any) -> bool:
     for part in parts:
         if type(part) is not dict or TOOLS in part:
             return False
-        for value in part.values():
-            if type(value) is not str and value:
+        for name, value in part.items():
+            if type(value) is not str and (value or _is_empty_list_of_tools(name, value)):
                 return False
     return True
+
+
+def _is_empty_list_of_tools(name: str, value: Any) -> bool:
+    return type(value) in CONTAINERS and plain_name(name) == TOOLS
 
 
 def _search(waiting: list[Search], found: list[ToolList]) -> None:

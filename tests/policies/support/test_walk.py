@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from policies.support.walk import MAX_VALUES, has_tools_beside_tools, plain_name, tool_lists, walk
@@ -111,6 +111,8 @@ def count_lists(value: Any, *, is_item: bool, is_nested: bool = False) -> int:
 
 @NO_DEADLINE
 @given(value=NESTED, other=NESTED)
+@example(value={"Tools": []}, other="mcp_list_tools")
+@example(value=[{"content": [{"Tools": {}}]}], other=None)
 def test_every_list_of_tools_is_found(value: Any, other: Any):
     """As many as a walk by recursion finds; what is ruled out without a search contains none."""
     body = {"model": "m", "input": value, "other": other}

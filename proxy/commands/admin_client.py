@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import orjson
 
+from proxy.admin.access import LOOPBACK
 from proxy.admin.api.dispatch import OPENAPI_PATH
 from proxy.admin.api.endpoint import VERSION
 from proxy.admin.state_id import state_id
@@ -118,7 +119,9 @@ class AdminClient:
         lines = [f"{self.url}: {found.get('detail', status)} ({found.get('code', status)})"]
         lines += [f"  {each}" for each in found.get("errors", ())]
         if status in REFUSALS:
-            lines.append(f"  Give the key of an operator who may do that: --admin-key env:NAME, or {KEY}.")
+            lines.append(
+                f"  Give the key of an operator who may do that: --admin-key env:NAME, or {KEY}; or ask none: --direct."
+            )
         return "\n".join(lines)
 
 
@@ -130,6 +133,9 @@ def client_of(options: argparse.Namespace) -> AdminClient | None:
     admin = None if config is None else config.admin
     url = options.url or (None if admin is None or not admin.port else url_of(admin))
     if url is None:
+        return None
+    if admin is not None and not options.url and _is_closed(admin):
+        print("[admin] lets no operator in ([[admin.key]]): done without the gateway.", file=sys.stderr)
         return None
     client = AdminClient(url.rstrip("/"), key_of(options.admin_key, admin))
     try:
@@ -143,6 +149,11 @@ def client_of(options: argparse.Namespace) -> AdminClient | None:
         _check_state(client, config, options.config)
     print(f"Done by the gateway at {url}.", file=sys.stderr)
     return client
+
+
+def _is_closed(admin: AdminTable) -> bool:
+    """Whether the API of a listener answers no request: it is not on loopback, and has no operators."""
+    return not admin.key and admin.oidc is None and admin.host not in LOOPBACK
 
 
 def url_of(admin: AdminTable) -> str:

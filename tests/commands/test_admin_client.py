@@ -190,6 +190,17 @@ async def test_without_a_gateway_the_state_is_used(commands: Commands, tmp_path)
             await commands.run("key", "list", "--url", url)
 
 
+async def test_a_listener_that_lets_no_operator_in_is_not_asked(commands: Commands):
+    """As in a container whose config has no [[admin.key]]: the first key is made without the gateway, which is said."""
+    text = commands.config.read_text()
+    head, _, rest = text.partition("[[admin.key]]")
+    commands.config.write_text(f'{head}host = "0.0.0.0"\n[keys]{rest.partition("[keys]")[2]}')
+    made = await commands.run("key", "create", "--team", "search", "--name", "eve")
+
+    assert made.out.startswith("hg_")
+    assert "lets no operator in" in made.err
+
+
 async def test_a_gateway_is_asked_without_a_config(commands: Commands, monkeypatch):
     """By its address and a key alone, which is in a variable of any name."""
     monkeypatch.setenv("MY_OWNER_KEY", KEYS["owner"])

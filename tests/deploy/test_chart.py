@@ -1,5 +1,6 @@
 """The Helm chart: rendered by Helm, checked against Kubernetes' schemas, with a config that the gateway accepts."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import yaml
 CHART = Path(__file__).parents[2] / "deploy" / "helm" / "headgate"
 BIN = Path(sys.executable).parent
 HELM = shutil.which("helm", path=f"{BIN}:/usr/local/bin:/usr/bin")
+CONFIG = yaml.safe_load((CHART / "values.yaml").read_text())["config"]
 EVERYTHING: dict[str, Any] = {
+    "config": CONFIG.replace("drain_delay_s = 5", "drain_delay_s = 10").replace("drain_s = 60", "drain_s = 120.0"),
     "image": {"tag": "1.2.3"},
     "imagePullSecrets": [{"name": "registry"}],
     "secretEnv": [{"name": "OPENAI_API_KEY", "secret": "headgate", "key": "openai"}],
@@ -124,9 +127,25 @@ def test_selectors_find_what_they_are_for():
     assert rendered["Service", "gate-admin"]["metadata"]["labels"]["app.kubernetes.io/name"] == "headgate"
 
 
-def test_the_gateway_accepts_the_config(tmp_path: Path):
-    """The one of the values; its demo model is where the image has it."""
+def test_what_is_not_wanted_is_left_out():
+    """Policy, budget, account, and who may reach the admin listener."""
+    nothing = {"enabled": False}
+    rendered = render({"networkPolicy": nothing, "podDisruptionBudget": nothing, "serviceAccount": {"create": False}})
+    closed = render({"networkPolicy": {"adminFrom": []}})["NetworkPolicy", "gate"]["spec"]
+
+    assert {kind for kind, _ in rendered} == {"ConfigMap", "Deployment", "Service"}
+    assert rendered["Deployment", "gate"]["spec"]["template"]["spec"]["serviceAccountName"] == "default"
+    assert [rule["ports"] for rule in closed["ingress"]] == [[{"port": "http", "protocol": "TCP"}]]
+
+
+@pytest.mark.parametrize("has_console", [False, True])
+def test_the_gateway_accepts_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_console: bool):
+    """The one of the values, and the key of an operator in it; its demo model is where the image has it."""
     config = render({})["ConfigMap", "gate"]["data"]["headgate.toml"]
+    if has_console:
+        config = re.sub(r"^# (?=\[\[admin|name = \"ada|key = |role = )", "", config, flags=re.MULTILINE)
+        monkeypatch.setenv("HEADGATE_ADMIN_KEY", "a-key-of-an-operator-0123456789-0123")
+        assert "\n[[admin.key]]\nname" in config
     demo = Path(__file__).parents[2] / "backends" / "demo"
     (tmp_path / "headgate.toml").write_text(config.replace("/opt/headgate/demo", str(demo)))
     command = [sys.executable, "-m", "proxy", "check", "--config", str(tmp_path / "headgate.toml")]
@@ -143,8 +162,10 @@ def test_the_gateway_accepts_the_config(tmp_path: Path):
         ({"secretEnv": [{"name": "KEY", "value": "sk-secret"}]}, "secretEnv"),
         ({"autoscaling": {"callsInFlight": 0}}, "callsInFlight"),
         ({"service": {"port": 70_000}}, "port"),
+        ({"drain": {"seconds": 90}}, "drain_s = 60"),
+        ({"drain": {"delaySeconds": 0}}, "drain_delay_s = 5"),
     ],
-    ids=["a misspelt key", "a loopback address", "a secret as text", "no calls", "no port"],
+    ids=["a misspelt key", "a loopback address", "a secret as text", "no calls", "no port", "less time", "no delay"],
 )
 def test_values_that_cannot_be_meant_are_errors(values: dict[str, Any], message: str):
     done = helm("template", "gate", str(CHART), values=values)

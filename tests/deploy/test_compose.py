@@ -1,6 +1,7 @@
 """The files of compose.yaml: valid, complete, and started here with the same commands on other ports."""
 
 import asyncio
+import os
 import re
 import shlex
 import shutil
@@ -109,14 +110,19 @@ async def headgate(config: Path) -> AsyncIterator[str]:
         await process.communicate()
 
 
-async def test_it_serves_as_it_stands(tmp_path: Path):
+@pytest.mark.parametrize("has_console", [False, True], ids=["as it stands", "with a key of an operator"])
+async def test_it_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_console: bool):
     """With the commands of both servers and the config of the image: the first key, and a call with it."""
+    admin_port = free_port()
     async with AsyncExitStack() as stack:
         text = (DEPLOY / "compose" / "headgate.toml").read_text()
         for service, old in (("state", "state:6379"), ("cache", "cache:6379")):
             text = text.replace(old, f"127.0.0.1:{await stack.enter_async_context(redis(service, tmp_path))}")
         text = text.replace("/opt/headgate/demo", str(ROOT / "backends" / "demo"))
-        text = text.replace("[admin]\n", "[admin]\nport = 0\n")
+        text = text.replace("[admin]\n", f"[admin]\nport = {admin_port}\n")
+        if has_console:
+            text = re.sub(r'^# (?=\[\[admin|name = "ada|key = |role = )', "", text, flags=re.MULTILINE)
+            monkeypatch.setenv("HEADGATE_ADMIN_KEY", "a-key-of-an-operator-0123456789-0123")
         config = tmp_path / "headgate.toml"
         config.write_text(text)
         address = (await stack.enter_async_context(headgate(config))).replace("0.0.0.0", "127.0.0.1")
@@ -133,8 +139,12 @@ async def test_it_serves_as_it_stands(tmp_path: Path):
             "--name",
             "b",
         ]
-        done = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, capture_output=True, check=True)
-        http = await stack.enter_async_context(aiohttp.ClientSession())
+        done = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        http = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)))
+        admin = f"http://127.0.0.1:{admin_port}/admin"
+        async with http.post(f"{admin}/sign-in", data={"key": os.environ.get("HEADGATE_ADMIN_KEY", "")}) as answer:
+            is_signed_in = answer.status == 200 and "Sign out" in await answer.text()
         async with http.get(f"{address}/readyz") as answer:
             ready: Any = await answer.json()
         body = {"model": "headgate-demo", "input": "Hello!", "prompt_cache_key": "k"}
@@ -147,3 +157,5 @@ async def test_it_serves_as_it_stands(tmp_path: Path):
 
     assert (ready["status"], ready["state"], ready["cache"]) == ("ready", "up", "up")
     assert set(statuses) <= {200, 401}
+    assert is_signed_in == has_console
+    assert ("Done by the gateway" in done.stderr.decode()) == has_console

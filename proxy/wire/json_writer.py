@@ -5,6 +5,8 @@ from typing import Any
 
 import orjson
 
+from proxy.wire.encoded import encode
+
 PIECE_CHARS = 65_536
 """How much orjson encodes at a time: characters of strings and names, and VALUE_CHARS for each value."""
 VALUE_CHARS = 16
@@ -14,7 +16,7 @@ MAX_DEPTH = 254  # of what orjson encodes
 def write_in_pieces(value: Any) -> bytes:
     """Return the JSON text of a value. Raises orjson.JSONEncodeError."""
     written = _write(value, 1)
-    return orjson.dumps(value) if isinstance(written, int) else b"".join(written)
+    return encode(value) if isinstance(written, int) else b"".join(written)
 
 
 def _write(value: Any, depth: int) -> int | list[bytes]:

@@ -6,6 +6,7 @@ and short ones of many values, are parsed and encoded in pieces; small ones go t
 
 import json
 from codecs import BOM_UTF8
+from threading import current_thread, main_thread
 from typing import Any
 
 import orjson
@@ -29,10 +30,12 @@ def loads(text: bytes) -> Any:
 
 
 def loads_in_thread(text: bytes) -> Any:
-    """Return what `loads` returns, for a text that is read in a thread if it has many values."""
-    if DENSE_BYTES <= len(text) < LARGE_BYTES and has_more_values(text, MANY_VALUES):
-        return parse_in_pieces(text)
-    return loads(text)
+    """Return what `loads` returns. In a thread a short text of many values is parsed in pieces, too.
+
+    The main thread, which runs the event loop, gets none of many values: it need not count them.
+    """
+    may_be_dense = DENSE_BYTES <= len(text) < LARGE_BYTES and current_thread() is not main_thread()
+    return parse_in_pieces(text) if may_be_dense and has_more_values(text, MANY_VALUES) else loads(text)
 
 
 def loads_leniently(text: bytes) -> Any:

@@ -1,5 +1,6 @@
 """Large JSON texts: the same values and texts as from orjson, in small pieces, and bounded work beside long strings."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -247,8 +248,8 @@ def test_a_string_of_escapes_is_cut_between_two():
     assert loads(text) == orjson.loads(text)
 
 
-def test_a_short_text_of_many_values_is_read_in_pieces_too(monkeypatch: pytest.MonkeyPatch):
-    """One of few values is not: orjson reads it in a moment."""
+async def test_a_short_text_of_many_values_is_read_in_pieces_in_a_thread(monkeypatch: pytest.MonkeyPatch):
+    """One of few values is not, nor what the event loop reads: orjson reads it in a moment."""
     read: list[bytes] = []
     monkeypatch.setattr(large_json, "LARGE_BYTES", 1000)
     monkeypatch.setattr(large_json, "DENSE_BYTES", 100)
@@ -258,8 +259,9 @@ def test_a_short_text_of_many_values_is_read_in_pieces_too(monkeypatch: pytest.M
 
     for text in (dense, long, short, b'["' + b"x" * 200 + b'"]'):
         loads_in_thread(text)
+        await asyncio.to_thread(loads_in_thread, text)
 
-    assert read == [dense, long]
+    assert read == [dense, long, long]
 
 
 @pytest.mark.parametrize("long", ["", "x" * 90])

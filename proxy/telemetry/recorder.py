@@ -32,8 +32,8 @@ from proxy.config.table import Table
 from proxy.context import Caller
 from proxy.telemetry.files import QueuedFile, append_lines, open_private
 from proxy.wire.call import Call
-from proxy.wire.encoded import encode
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.large_json import dumps
 from proxy.wire.loggable import summarize_error
 from proxy.wire.query import INCLUDE, query_pairs
 
@@ -95,7 +95,7 @@ class Recorder(QueuedFile):
         if included := list(_included(call.query)):
             line["query"] = {INCLUDE: included}
         try:
-            self.put(encode(line))
+            self.put(dumps(line, 2 * call.size_bytes))  # each text becomes an object
         except orjson.JSONEncodeError as error:  # a redacted request is one level deeper than the request
             log.warning("record.write_failed", error=summarize_error(error))
 

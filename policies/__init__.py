@@ -66,6 +66,15 @@ class PolicyState:
     """The least values of fields where some backend allows less than the protocol does."""
     quote_of: Callable[[str], Quote | None] = lambda _model: None
     """Returns what a model costs at the backend that its route prefers; None if nothing is known of its prices."""
+    workers: int = 1
+    """How many processes of this machine share the store."""
+    closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    """Called when the policies have checked their last call: what they hold in the store is given back."""
+
+    async def close(self) -> None:
+        """Give back what policies hold in the store."""
+        for close in self.closers:
+            await close()
 
 
 class Policy(Table):

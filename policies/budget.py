@@ -8,37 +8,37 @@ Source: none; the protocol has no such limit.
 """
 
 import hashlib
-import math
-import secrets
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
-from typing import Annotated, ClassVar, Literal, Protocol, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import orjson
 import structlog
 from pydantic import Field, PositiveFloat, model_validator
 
 from policies import Balance, Policy, PolicyState, RequestCheck
-from policies.support.expected_tokens import ExpectedTokens
-from policies.support.reservation import LEASE_S, LeasedReservation, Reservation, counter_key
+from policies.support.allowance import Allowance, CallPart
+from policies.support.allowances import Allowances
+from policies.support.meters import MILLION, Unit, meter_of
+from policies.support.reservation import counter_key
 from policies.support.sharing import LIMITED, Per, shared_by
 from proxy.context import Caller, Context
-from proxy.stores import LONGEST_S, Grant, Holder, StoreError
+from proxy.stores import LONGEST_S, StoreError
 from proxy.wire.call import Call, Operation
-from proxy.wire.errors import LimitExceeded, PolicyViolation, Unavailable
+from proxy.wire.errors import LimitExceeded, Unavailable
 
 log = structlog.get_logger()
 
-NAME = "budget"
+NAME, HEADER = "budget", "x-headgate-budget"
 LISTED = frozenset({"team", "caller", "key"})
 """What calls have in common that is known of a caller without a call."""
 KNOWN = LISTED | {"model", "all"}
 """What operators know by themselves; of any other it is noted in the state who shares a budget."""
 NOTE_CHARS = 256
 NO_CALLER = Caller("", "")
-MILLION = 1_000_000
 LATE_S = 86_400.0
 """How much longer than its window a counter is kept: a call that began in it may end after it."""
 Window = Literal["day", "month", "total"]
@@ -49,7 +49,7 @@ class Budget(Policy):
 
     limit: PositiveFloat
     """How much may be used in the window, in the unit."""
-    unit: Literal["tokens", "requests", "usd"] = "tokens"
+    unit: Unit = "tokens"
     """What is counted: tokens of input and output together, calls, or US dollars."""
     window: Window = "month"
     """Until when: the end of the day or the month in UTC, or for as long as the state lasts."""
@@ -68,7 +68,7 @@ class Budget(Policy):
 
     @cached_property
     def _clock(self) -> Callable[[], datetime]:
-        return lambda: datetime.now(UTC)
+        return partial(datetime.now, UTC)
 
     @property
     def _scale(self) -> int:
@@ -80,32 +80,7 @@ class Budget(Policy):
         return True
 
     def request_check(self, state: PolicyState) -> RequestCheck:
-        window, clock, most = self.window, self._clock, int(self.limit * self._scale)
-        meter, who, warn_from = self._meter(state), shared_by(self.per), self.warn * most
-        holder = Holder(secrets.token_hex(8), LEASE_S)
-
-        async def check(call: Call, context: Context) -> Call:
-            amount = min(most, await meter.expected(call))
-            shared, (period, left_s) = who(call, context), period_of(window, clock())
-            key = counter_key(NAME, state.name, period, shared)
-            team = context.caller.team
-            counter = LeasedReservation(state.store, most, left_s + LATE_S, key, policy=NAME, team=team, holder=holder)
-            context.on_end(partial(_settle, counter, meter, call, context))  # before the take, which may be cancelled
-            try:
-                grant = await counter.take(amount, whole=True)
-            except StoreError as error:
-                raise Unavailable("The budget cannot be read right now.", code="budget_unavailable") from error
-            header = self._header(state.name, grant, left_s)
-            if grant.granted < amount or (not amount and grant.used >= most):
-                raise self._exhausted(left_s, header)
-            if self.per not in KNOWN and grant.used == grant.granted > 0:  # the first one of the period
-                await self._note(state, period, shared, team if self.per == "end_user" else "", left_s)
-            context.add_header("x-headgate-budget", header)
-            if grant.used >= warn_from > grant.used - grant.granted:
-                log.warning("budget.warned", policy=state.name, shared_by=shared, used=grant.used / self._scale)
-            return call
-
-        return check
+        return BudgetCheck(self, state, self._clock, self._scale).check
 
     async def balances(self, state: PolicyState, callers: Iterable[Caller], models: Iterable[str]) -> Sequence[Balance]:
         """Return what is left to each team, caller, key or model; end users and values of metadata are noted."""
@@ -120,7 +95,7 @@ class Budget(Policy):
         return await self.balances_of(state, (who(call, context) for call, context in contexts))
 
     def notes_prefix(self, state: PolicyState) -> str:
-        return "" if self.per in KNOWN else self._notes(state, period_of(self.window, self._clock())[0])
+        return "" if self.per in KNOWN else notes_prefix(state.name, period_of(self.window, self._clock())[0])
 
     async def balances_of(self, state: PolicyState, shared: Iterable[str]) -> Sequence[Balance]:
         now, most = self._clock(), int(self.limit * self._scale)
@@ -136,99 +111,103 @@ class Budget(Policy):
             ))  # fmt: skip
         return found
 
-    def _notes(self, state: PolicyState, period: str) -> str:
-        return f"{counter_key('budget-notes', state.name, period)}:"
 
-    async def _note(self, state: PolicyState, period: str, shared: str, team: str, left_s: float) -> None:
+class BudgetCheck:
+    """Applies a budget to calls, with its settings at hand. A call that the process holds enough for does not wait."""
+
+    def __init__(self, policy: Budget, state: PolicyState, clock: Callable[[], datetime], scale: int) -> None:
+        """`scale` is how many steps of the counter a unit has."""
+        self._name, self._window, self._clock, self._scale = state.name, policy.window, clock, scale
+        self._limit = f"{policy.limit:.10g} {policy.unit} ({policy.window})"
+        self._most = int(policy.limit * scale)
+        self._warn_from = policy.warn * self._most
+        self._per, self._store, self._is_noted = policy.per, state.store, policy.per not in KNOWN
+        self._who = shared_by(policy.per)
+        self._meter = meter_of(policy.unit, state, refuses_unpriced=policy.on_unpriced == "refuse")
+        self._allowances = Allowances(state, NAME, self._most, self._note_use)
+        self._held = self._allowances.held
+        self._decimals = 4 if policy.unit == "usd" else 0
+        self._header_start = f'"{state.name}";u={policy.unit};q={policy.limit:.{self._decimals}f};r='
+        self._period, self._begins, self._ends = "", datetime.max.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+
+    def check(self, call: Call, context: Context) -> Call | Awaitable[Call]:
+        now = self._clock()
+        if not self._begins <= now < self._ends:
+            self._period, left_s = period_of(self._window, now)
+            self._begins, self._ends = now, now + timedelta(seconds=left_s)
+        shared = self._who(call, context)
+        allowance, amount = self._held.get((self._period, shared)), self._meter.expected(call)
+        if amount and amount > self._most:
+            amount = self._most
+        if not amount or allowance is None or amount > allowance.free or time.monotonic() >= allowance.ends_at:
+            return self._wait(call, context, shared, (self._ends - now).total_seconds())
+        allowance.take(amount)
+        context.cleanup.callback(self._settle, allowance, amount, allowance.window, call, context)
+        context.add_header(HEADER, self._header(allowance, (self._ends - now).total_seconds()))
+        return call
+
+    async def _wait(self, call: Call, context: Context, shared: str, left_s: float) -> Call:
+        """Ask the store. Raises LimitExceeded, PolicyViolation, Unavailable."""
+        name = self._period, shared
+        amount = min(self._most, await self._meter.await_expected(call))
+        allowance = self._held.get(name)
+        if allowance is None:
+            key = counter_key(NAME, self._name, *name)
+            allowance = self._allowances.add(name, key, left_s + LATE_S, shared, context.caller.team)
+        part = CallPart(allowance, amount)
+        context.on_end(partial(self._settle_part, part, call, context))  # before the wait, which may be cancelled
+        try:
+            await allowance.reserve(part)
+        except StoreError as error:
+            raise Unavailable("The budget cannot be read right now.", code="budget_unavailable") from error
+        header = self._header(allowance, left_s)
+        if not part.granted or (not amount and allowance.used >= self._most):
+            raise self._exhausted(left_s, header)
+        if allowance.is_new and self._is_noted:
+            allowance.is_new = False
+            await self._note(shared, context.caller.team, left_s)
+        context.add_header(HEADER, header)
+        return call
+
+    async def _note(self, shared: str, team: str, left_s: float) -> None:
         """Note who shares the budget, for operators: counters do not say it. Without the note the call goes on."""
         if len(shared) > NOTE_CHARS:
             return
-        key = f"{self._notes(state, period)}{hashlib.sha256(shared.encode(errors='surrogatepass')).hexdigest()}"
+        team = team if self._per == "end_user" else ""
+        name = hashlib.sha256(shared.encode(errors="surrogatepass")).hexdigest()
+        key = f"{notes_prefix(self._name, self._period)}{name}"
         with suppress(StoreError, orjson.JSONEncodeError):
-            await state.store.put(key, orjson.dumps([team, shared]), ttl_s=left_s + LATE_S, group=team)
+            await self._store.put(key, orjson.dumps([team, shared]), ttl_s=left_s + LATE_S, group=team)
 
-    def _meter(self, state: PolicyState) -> "_Meter":
-        if self.unit == "usd":
-            return _Dollars(state, refuses_unpriced=self.on_unpriced == "refuse")
-        return _Tokens() if self.unit == "tokens" else _Calls()
+    def _settle(self, allowance: Allowance, reserved: int, window: int, call: Call, context: Context) -> None:
+        allowance.settle(reserved, self._meter.used(call, context, reserved), window)
 
-    def _shown(self, steps: float) -> str:
-        """Return an amount of the counter in the unit."""
-        return f"{steps / self._scale:.{4 if self.unit == 'usd' else 0}f}"
+    async def _settle_part(self, part: CallPart, call: Call, context: Context) -> None:
+        await part.settle(self._meter.used(call, context, part.amount if part.granted else 0))
 
-    def _header(self, name: str, grant: Grant, left_s: float) -> str:
-        """Return what is left, as an item of RFC 8941 with parameters."""
-        most = int(self.limit * self._scale)
-        resets = "" if self.window == "total" else f";t={left_s:.0f}"
-        left = self._shown(max(0, most - grant.used))
-        return f'"{name}";u={self.unit};q={self._shown(most)};r={left}{resets}'
+    def _note_use(self, shared: str, before: int, after: int) -> None:
+        if after >= self._warn_from > before:
+            log.warning("budget.warned", policy=self._name, shared_by=shared, used=after / self._scale)
+
+    def _header(self, allowance: Allowance, left_s: float) -> str:
+        """Return what is left as far as this process knows, as an item of RFC 8941 with parameters."""
+        left = self._most - allowance.seen + allowance.free
+        shown = f"{(max(0, left)) / self._scale:.{self._decimals}f}"
+        return (
+            f"{self._header_start}{shown}" if self._window == "total" else f"{self._header_start}{shown};t={left_s:.0f}"
+        )
 
     def _exhausted(self, left_s: float, header: str) -> LimitExceeded:
-        until = "" if self.window == "total" else f" It begins anew in {timedelta(seconds=round(left_s))}."
-        message = f"The budget of {self.limit:.10g} {self.unit} ({self.window}) is used up or reserved.{until}"
-        refusal = LimitExceeded("exhausted", message, after_s=left_s, headers={"x-headgate-budget": header})
+        until = "" if self._window == "total" else f" It begins anew in {timedelta(seconds=round(left_s))}."
+        message = f"The budget of {self._limit} is used up or reserved.{until}"
+        refusal = LimitExceeded("exhausted", message, after_s=left_s, headers={HEADER: header})
         refusal.retry = False  # an SDK would try again within seconds
         return refusal
 
 
-class _Meter(Protocol):
-    """Measures calls, in steps of a counter."""
-
-    async def expected(self, call: Call) -> int:
-        """Return what a call will probably use. Raises PolicyViolation."""
-
-    def used(self, call: Call, context: Context, reserved: int) -> int:
-        """Return what a call has used that has ended."""
-
-
-class _Calls:
-    async def expected(self, _call: Call) -> int:
-        return 1
-
-    def used(self, _call: Call, context: Context, reserved: int) -> int:
-        return reserved if context.is_sent or context.is_answered else 0
-
-
-class _Tokens:
-    def __init__(self) -> None:
-        self._tokens = ExpectedTokens()
-
-    async def expected(self, call: Call) -> int:
-        return self._tokens.of(call)
-
-    def used(self, call: Call, context: Context, reserved: int) -> int:
-        return self._tokens.used(call, context, reserved)
-
-
-class _Dollars:
-    """Millionths of a dollar."""
-
-    def __init__(self, state: PolicyState, *, refuses_unpriced: bool) -> None:
-        self._quote_of = state.quote_of
-        self._refuses_unpriced = refuses_unpriced
-        self._tokens = ExpectedTokens()
-
-    async def expected(self, call: Call) -> int:
-        if call.operation == "bodiless":  # it names no model
-            return 0
-        quote = self._quote_of(call.model)
-        rates = None if quote is None else await quote.known_rates()
-        if rates is not None:
-            return math.ceil(rates.cost(*self._tokens.parts_of(call)) * MILLION)
-        if self._refuses_unpriced:
-            raise PolicyViolation("unpriced", "The price of this model is not known, and the budget is one of money.")
-        return 0
-
-    def used(self, call: Call, context: Context, reserved: int) -> int:
-        self._tokens.used(call, context, 0)  # what is usual
-        cost_usd = context.record.cost_usd
-        if cost_usd is not None:
-            return round(cost_usd * MILLION)
-        return reserved if context.is_sent or context.is_answered else 0
-
-
-async def _settle(counter: Reservation, meter: _Meter, call: Call, context: Context) -> None:
-    await counter.settle(meter.used(call, context, counter.granted))
+def notes_prefix(name: str, period: str) -> str:
+    """Return how the keys begin under which it is noted who shares a budget in a period."""
+    return f"{counter_key('budget-notes', name, period)}:"
 
 
 def length_of(window: Window, now: datetime) -> float:

@@ -33,7 +33,8 @@ def build_pipeline(config: Config, lasting: Lasting, cache: Cache) -> Pipeline:
     routes = Routes(config.routes)
     least_values = least_values_of(config.backends.values())
     quote_of = partial(lasting.targets.quote_of, routes)
-    state = PolicyState(config.state, ownership, least_values=least_values, quote_of=quote_of)
+    count = config.server.worker_count
+    state = PolicyState(config.state, ownership, least_values=least_values, quote_of=quote_of, workers=count)
     rules = Rules(config.rules, state, audit=lasting.audit, recorder=lasting.recorder)
     journals = Journals(content, config.state_settings.resume_window_s, seals)
     background = Background(config.state, journals, config.state_settings, rules, kept)

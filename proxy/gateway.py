@@ -244,6 +244,7 @@ class Gateway:
 
     async def _close(self, generation: ConfigGeneration) -> None:
         """Close what no other generation needs."""
+        await generation.pipeline.rules.close()
         generation.pipeline.rules.decisions.log_summary()
         self._generations.remove(generation)
         needed = [part for each in self._generations for part in each.parts]

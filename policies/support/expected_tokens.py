@@ -1,7 +1,5 @@
 """How many tokens a call will probably use, so that they can be reserved before it is made, and how many it did use."""
 
-from cachetools import LRUCache
-
 from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.token_estimate import BYTES_PER_TOKEN
@@ -13,17 +11,20 @@ MARGIN = 2.0
 WEIGHT = 0.1
 """How much the last answer counts in what is usual."""
 LARGEST = 2**40
+MAX_MODELS = 1_000
+"""Of how many models it is known what is usual."""
 
 
 class ExpectedTokens:
     """Expects of each model about what it has generated before: the limit of a call is far above what most use."""
 
     def __init__(self) -> None:
-        self._usual: LRUCache[str, float] = LRUCache(1_000)
+        self._usual: dict[str, float] = {}  # the model that was first seen at the beginning
 
     def of(self, call: Call) -> int:
         """Return the tokens of a call's input and output together."""
-        return sum(self.parts_of(call))
+        input_tokens, output_tokens = self.parts_of(call)
+        return input_tokens + output_tokens
 
     def parts_of(self, call: Call) -> tuple[int, int]:
         """Return the tokens of a call's input and of its output; those of a count of tokens are 0."""
@@ -43,11 +44,14 @@ class ExpectedTokens:
         """
         if not context.is_sent and not context.is_answered:
             return 0
-        counts = context.record.input_tokens, context.record.output_tokens
-        found = [count for count in counts if type(count) is int and 0 <= count < LARGEST]
-        if len(found) < len(counts):
+        record = context.record
+        sent, made = record.input_tokens, record.output_tokens
+        if type(sent) is not int or type(made) is not int or not (0 <= sent < LARGEST and 0 <= made < LARGEST):
             return reserved
-        if context.record.estimated is None:
-            before = self._usual.get(call.model, found[1])
-            self._usual[call.model] = before + WEIGHT * (found[1] - before)
-        return sum(found)
+        if record.estimated is None:
+            usual, model = self._usual, call.model
+            before = usual.get(model, made)
+            usual[model] = before + WEIGHT * (made - before)
+            if len(usual) > MAX_MODELS:
+                del usual[next(iter(usual))]
+        return sent + made

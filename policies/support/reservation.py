@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from proxy.stores import Grant, Holder, Store, StoreError
+from proxy.stores import Grant, Store, StoreError
 from proxy.wire.loggable import short_message
 
 log = structlog.get_logger()
@@ -44,12 +44,6 @@ class Reservation:
         if self._held > used:
             await self._finish(self._give_back(used))
 
-    async def settle(self, used: int) -> None:
-        """Hold what the call has used, even if that is more than it was granted. A failure is logged."""
-        await self.give_back(used)
-        if self._held < used:
-            await self._finish(self._add(used))
-
     async def _end_step(self) -> None:
         """Wait for what was begun before the call was cancelled."""
         if self._step is not None and not self._step.done():
@@ -73,51 +67,6 @@ class Reservation:
         unused, self._held = self._held - used, used
         try:
             await self._store.give(self._key, unused, window=self._window)
-        except StoreError as error:
-            log.warning("budget.failed", policy=self._policy, error=short_message(error))
-
-    async def _add(self, used: int) -> None:
-        try:
-            await self._take(used - self._held, UNLIMITED, whole=False)
-        except StoreError as error:
-            log.warning("budget.failed", policy=self._policy, error=short_message(error))
-
-
-UNLIMITED = 2**53 - 1
-LEASE_S = 900.0
-"""How long what a killed process has reserved is kept for it, in seconds: from its last reservation of that counter."""
-
-
-class LeasedReservation(Reservation):
-    """A reservation that is returned if its process is killed. It is taken once, all of it or nothing."""
-
-    def __init__(  # noqa: PLR0913  those of a reservation, and whose it is
-        self, store: Store, limit: int, window_s: float, key: str, *, policy: str, team: str, holder: Holder
-    ) -> None:
-        super().__init__(store, limit, window_s, key, policy=policy, team=team)
-        self._holder = holder
-
-    async def settle(self, used: int) -> None:
-        """Let what the call has used replace what it has reserved. A failure is logged."""
-        await self._end_step()
-        if self.granted or used:
-            await self._finish(self._settle(used))
-
-    async def _take(self, amount: int, limit: int, whole: bool) -> Grant:  # noqa: FBT001  as it is there
-        if not whole:  # what a call has used that could reserve nothing
-            return await super()._take(amount, limit, whole)
-        grant = await self._store.reserve(
-            self._key, amount, limit=limit, window_s=self._window_s, holder=self._holder, group=self._team
-        )
-        self.granted, self._window = grant.granted, grant.window
-        return grant
-
-    async def _settle(self, used: int) -> None:
-        if not self._window:
-            await self._add(used)
-            return
-        try:
-            await self._store.settle(self._key, used, reserved=self.granted, window=self._window, holder=self._holder)
         except StoreError as error:
             log.warning("budget.failed", policy=self._policy, error=short_message(error))
 

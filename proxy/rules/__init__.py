@@ -37,6 +37,8 @@ class Rules:
         self._states = states = _states(rules, state)
         self._admission = RequestAdmission(active, states, decisions, audit, recorder)
         self._guard = Guard(decisions)
+        self.close = state.close
+        """Gives back what policies hold in the store, after the last call."""
 
     async def admit_resource(self, request: ResourceRequest, context: Context) -> ResourceRequest:
         """Return a request for something that exists as the policies of its fields allow it.

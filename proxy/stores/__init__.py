@@ -32,10 +32,32 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who reserves a part of a counter, and how long that is kept for it."""
+    """Who holds a part of a counter, and how long that is kept for it after its last command."""
 
     name: str
     lease_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRequest:
+    """What a holder wants to hold of a counter, and what it has used of it."""
+
+    number: int
+    """That of the command: a holder counts its commands for a counter upwards from 1."""
+    window: int = 0
+    """The window of what is kept and spent."""
+    kept: int = 0
+    """How much of what it holds it goes on holding."""
+    spent: int = 0
+    """How much of what it held it has used since its last command."""
+    owed: int = 0
+    """How much it has used beyond what it held, in whatever window."""
+    more: int = 0
+    """How much it needs besides, as far as that is left."""
+    spare: int = 0
+    """How much it would hold in reserve."""
+    parts: int = 1
+    """Which part of what is left then is the most that it gets in reserve: 16 is a sixteenth."""
 
 
 class Store(Table, ABC):
@@ -44,7 +66,7 @@ class Store(Table, ABC):
     A key holds one kind of data at a time:
 
         value     get, get_many, put, put_many, put_new    bytes
-        counter   take, give, reserve, settle              how much of a limit is in use in the current window
+        counter   take, give, hold                         how much of a limit is in use in the current window
         journal   append, tail                             entries at the positions 1, 2, 3, ...
         tally     add, rows                                rows of numbers that are added up
         lease     claim, release                           the owner
@@ -105,19 +127,16 @@ class Store(Table, ABC):
         """Give back what was taken in that window, down to 0. Does nothing when the window has ended."""
 
     @abstractmethod
-    async def reserve(
-        self, key: str, amount: int, *, limit: int, window_s: float, holder: Holder, group: str = ""
+    async def hold(
+        self, key: str, asked: HoldRequest, *, limit: int, window_s: float, holder: Holder, group: str = ""
     ) -> Grant:
-        """Take an amount as `take` does, all of it or nothing, for a holder, until that settles it.
+        """Let a holder hold an amount in place of what it held, and count what it has used, in one atomic step.
 
-        What a holder has not settled is returned when it has reserved nothing here for `lease_s`: its process is dead.
-        """
-
-    @abstractmethod
-    async def settle(self, key: str, used: int, *, reserved: int, window: int, holder: Holder) -> None:
-        """Let what was used replace what was reserved in that window, also if that is more, or was returned meanwhile.
-
-        Does nothing when the window has ended.
+        It gets what it keeps, even beyond the limit, as much `more` as is left, and in reserve a part of what is left
+        then. What was kept and spent in another window than the current one counts as 0. The grant is all that it holds
+        now; `used` includes what all hold. A command whose number is not above the holder's last is not carried out,
+        but answered: so it may be repeated when it is not known whether it was. What a holder has is returned, when it
+        is needed, after `lease_s` without a command: its process is dead.
         """
 
     @abstractmethod

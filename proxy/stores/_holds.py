@@ -1,29 +1,47 @@
 """What processes hold of a counter, each until its lease ends: a killed one gives nothing back itself."""
 
 from collections.abc import MutableMapping
+from typing import NamedTuple
 
-Holds = MutableMapping[str, tuple[int, float]]
-"""How much each holder holds, and when its lease ends."""
-
-
-def free_ended(holds: Holds, now: float) -> int:
-    """Remove what is held under a lease that has ended, and return how much that was."""
-    ended = [holder for holder, (_, ends_at) in holds.items() if ends_at <= now]
-    return sum(holds.pop(holder)[0] for holder in ended)
+from proxy.stores import LONGEST_S, Holder, HoldRequest
 
 
-def hold(holds: Holds, holder: str, amount: int, ends_at: float) -> None:
-    """Let a holder have more, and all that it has until then."""
-    holds[holder] = holds.get(holder, (0, 0))[0] + amount, ends_at
+class Hold(NamedTuple):
+    """How much a holder holds, when its lease ends, and the number of its last command."""
+
+    amount: int
+    ends_at: float
+    number: int = 0
 
 
-def let_go(holds: Holds, holder: str, amount: int) -> int:
-    """Take an amount from a holder and return it; 0 if its lease has ended."""
-    held, ends_at = holds.get(holder, (0, 0.0))
-    if held < amount:
-        return 0
-    if held == amount:
-        holds.pop(holder, None)
-    else:
-        holds[holder] = held - amount, ends_at
-    return amount
+Holds = MutableMapping[str, Hold]
+"""What each holder holds, by its name."""
+
+
+def change_hold(holds: Holds, used: int, asked: HoldRequest, limit: int, holder: Holder, now: float) -> tuple[int, int]:
+    """Change what a holder holds, and return how much is in use then, and how much of that it holds.
+
+    What is kept and spent belongs to the window of the counter.
+    """
+    before = holds.get(holder.name)
+    if before is not None and asked.number <= before.number:
+        return used, before.amount
+    used = max(0, used - (0 if before is None else before.amount)) + asked.spent + asked.owed
+    holds.pop(holder.name, None)
+    is_short = asked.more > limit - used - asked.kept
+    if before is None or is_short:
+        used = max(0, used - _free_ended(holds, now, is_needed=is_short))
+    left = max(0, limit - used - asked.kept)
+    more = min(asked.more, left)
+    held = asked.kept + more + min(asked.spare, (left - more) // asked.parts)
+    if (
+        held or asked.spent or asked.owed or before is not None
+    ):  # a command that was carried out is known when it is repeated
+        holds[holder.name] = Hold(held, now + min(holder.lease_s, LONGEST_S), asked.number)
+    return used + held, held
+
+
+def _free_ended(holds: Holds, now: float, *, is_needed: bool) -> int:
+    """Remove leases that have ended, those of nothing and, if it is needed, what others held; return how much."""
+    ended = [name for name, hold in holds.items() if hold.ends_at <= now and (is_needed or not hold.amount)]
+    return sum(holds.pop(name).amount for name in ended)

@@ -32,52 +32,49 @@ return 0
 _NOW = """
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local function set_used() redis.call('HSET', KEYS[1], 'used', string.format('%.0f', used)) end
 """
-# What a holder has not settled is in a field of its own: "h" and its name; how much, and the time at which its lease
-# ends. It is freed when its room is needed.
-RESERVE = f"""{_USED}{_NOW}
-local amount, limit, window = tonumber(ARGV[1]), tonumber(ARGV[2]), found[2]
-if window and amount > limit - used then
+# What a holder holds is in a field of its own: "h" and its name; how much, the time at which its lease ends, and the
+# number of its last command. It is freed when its room is needed.
+HOLD = f"""{_USED}{_NOW}
+local number, kept, spent, owed = tonumber(ARGV[1]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local more, spare, parts, limit = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local window, field, held = found[2], 'h' .. ARGV[12], 0
+local before = window and redis.call('HGET', KEYS[1], field)
+if before then
+  local amount, ends, last = string.match(before, '(%d+) (%d+) ?(%d*)')
+  held = tonumber(amount)
+  if number <= (tonumber(last) or 0) then return {{held, used, window, redis.call('PTTL', KEYS[1])}} end
+end
+if window ~= ARGV[2] then kept, spent = 0, 0 end
+used = math.max(0, used - held) + spent + owed
+local is_short = more > limit - used - kept
+if window and (is_short or not before) then
   local fields = redis.call('HGETALL', KEYS[1])
   for i = 1, #fields, 2 do
-    if string.sub(fields[i], 1, 1) == 'h' then
-      local held, ends = string.match(fields[i + 1], '(%d+) (%d+)')
-      if tonumber(ends) <= now then
-        used = math.max(0, used - tonumber(held))
+    if string.sub(fields[i], 1, 1) == 'h' and fields[i] ~= field then
+      local amount, ends = string.match(fields[i + 1], '(%d+) (%d+)')
+      if tonumber(ends) <= now and (is_short or amount == '0') then
+        used = math.max(0, used - tonumber(amount))
         redis.call('HDEL', KEYS[1], fields[i])
       end
     end
   end
-  set_used()
 end
-if amount > limit - used then amount = 0 end
+local left = math.max(0, limit - used - kept)
+more = math.min(more, left)
+held = kept + more + math.min(spare, math.floor((left - more) / parts))
 if not window then
-  if amount == 0 then return {{0, 0, '0', tonumber(ARGV[3])}} end
-  window = ARGV[4]
-  redis.call('HSET', KEYS[1], 'used', '0', 'window', window)
-  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  if used + held == 0 then return {{0, 0, '0', tonumber(ARGV[10])}} end
+  window = ARGV[11]
+  redis.call('HSET', KEYS[1], 'window', window)
+  redis.call('PEXPIRE', KEYS[1], ARGV[10])
 end
-if amount > 0 then
-  used = redis.call('HINCRBY', KEYS[1], 'used', amount)
-  local holder = 'h' .. ARGV[5]
-  local held = string.match(redis.call('HGET', KEYS[1], holder) or '', '^%d+') or '0'
-  redis.call('HSET', KEYS[1], holder, string.format('%.0f %.0f', tonumber(held) + amount, now + tonumber(ARGV[6])))
+used = used + held
+redis.call('HSET', KEYS[1], 'used', string.format('%.0f', used))
+if held > 0 or spent > 0 or owed > 0 or before then
+  redis.call('HSET', KEYS[1], field, string.format('%.0f %.0f %.0f', held, now + tonumber(ARGV[13]), number))
 end
-return {{amount, used, window, redis.call('PTTL', KEYS[1])}}
-"""
-SETTLE = f"""{_USED}{_NOW}
-if found[2] ~= ARGV[3] then return 0 end
-local holder, reserved = 'h' .. ARGV[4], tonumber(ARGV[2])
-local held, ends = string.match(redis.call('HGET', KEYS[1], holder) or '', '(%d+) (%d+)')
-if held and tonumber(held) >= reserved then
-  used = math.max(0, used - reserved)
-  if tonumber(held) == reserved then redis.call('HDEL', KEYS[1], holder)
-  else redis.call('HSET', KEYS[1], holder, string.format('%.0f %s', tonumber(held) - reserved, ends)) end
-end
-used = used + tonumber(ARGV[1])
-set_used()
-return 0
+return {{held, used, window, redis.call('PTTL', KEYS[1])}}
 """
 APPEND = """
 local position = redis.call('XLEN', KEYS[1]) + 1
@@ -138,5 +135,5 @@ return 1
 """
 DIGESTS = {
     script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-    for script in (TAKE, GIVE, RESERVE, SETTLE, APPEND, ADD, CLAIM, RELEASE, FINISH)
+    for script in (TAKE, GIVE, HOLD, APPEND, ADD, CLAIM, RELEASE, FINISH)
 }

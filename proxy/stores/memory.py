@@ -11,16 +11,16 @@ Source: https://docs.python.org/3/library/collections.html#collections.OrderedDi
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
 from typing import TypeVar
 
 from pydantic import PositiveInt
 
-from proxy.stores import LONGEST_S, Grant, Holder, Store, StoreError, added, grantable
+from proxy.stores import LARGEST, LONGEST_S, Grant, Holder, HoldRequest, Store, StoreError, added, grantable
 from proxy.stores._groups import GroupedCache
-from proxy.stores._holds import Holds, free_ended, hold, let_go
+from proxy.stores._holds import Holds, change_hold
 
 ENTRY_BYTES = 64
 """What an entry of a journal is charged beside its own bytes, so that many small ones are bounded too."""
@@ -148,21 +148,20 @@ class MemoryStore(Store):
         if counter is not None and counter.window == window:
             counter.used = max(0, counter.used - max(0, amount))
 
-    async def reserve(
-        self, key: str, amount: int, *, limit: int, window_s: float, holder: Holder, group: str = ""
+    async def hold(
+        self, key: str, asked: HoldRequest, *, limit: int, window_s: float, holder: Holder, group: str = ""
     ) -> Grant:
-        counter, now = self._find(key, _Counter), self._clock()
-        if counter is not None and amount > limit - counter.used:
-            counter.used = max(0, counter.used - free_ended(counter.holds, now))
-        grant = await self.take(key, amount, limit=limit, window_s=window_s, whole=True, group=group)
-        if grant.granted and (counter := self._find(key, _Counter)) is not None:
-            hold(counter.holds, holder.name, grant.granted, now + holder.lease_s)
-        return grant
-
-    async def settle(self, key: str, used: int, *, reserved: int, window: int, holder: Holder) -> None:
-        counter = self._find(key, _Counter)
-        if counter is not None and counter.window == window:
-            counter.used = max(0, counter.used - let_go(counter.holds, holder.name, reserved)) + max(0, used)
+        found, now = self._find(key, _Counter), self._clock()
+        counter = found or _Counter(0, _end(now, window_s))
+        if found is None or counter.window != asked.window:
+            asked = replace(asked, kept=0, spent=0)
+        counter.used, held = change_hold(counter.holds, counter.used, asked, min(limit, LARGEST), holder, now)
+        if found is None:
+            if not counter.used:
+                return Grant(0, 0, 0, window_s)
+            counter.window = next(self._windows)
+            self._keep(key, counter, group)
+        return Grant(held, counter.used, counter.window, counter.ends_at - now)
 
     async def append(self, key: str, value: bytes, *, ttl_s: float, group: str = "") -> int:
         journal = self._find(key, _Journal) or _Journal()

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from proxy.config.secrets import Secret
-from proxy.stores import PROBE_KEY, PROBE_TTL_S, Grant, Holder, Store, StoreError
+from proxy.stores import PROBE_KEY, PROBE_TTL_S, Grant, Holder, HoldRequest, Store, StoreError
 from proxy.stores._breaker import StoreBreaker
 from proxy.stores._redis_address import check_address, host_and_port
 from proxy.stores._redis_answers import bytes_in, join_value, reading, rows_in, value_in
@@ -40,7 +40,7 @@ from proxy.stores._redis_link import Changed
 from proxy.stores._redis_numbers import amount_in_range, milliseconds
 from proxy.stores._redis_parser import ValuePieces
 from proxy.stores._redis_pieces import PIECE_BYTES, START, LargeValues, is_large, pieces_key
-from proxy.stores._redis_scripts import ADD, APPEND, CLAIM, GIVE, RELEASE, RESERVE, SETTLE, TAKE
+from proxy.stores._redis_scripts import ADD, APPEND, CLAIM, GIVE, HOLD, RELEASE, TAKE
 from proxy.stores._redis_server import RedisServer
 
 SCAN_COUNT = 1000
@@ -187,18 +187,19 @@ class RedisStore(Store):
     async def give(self, key: str, amount: int, *, window: int) -> None:
         await self._run(GIVE, key, amount_in_range(amount), window)
 
-    async def reserve(
-        self, key: str, amount: int, *, limit: int, window_s: float, holder: Holder, group: str = ""
+    async def hold(
+        self, key: str, asked: HoldRequest, *, limit: int, window_s: float, holder: Holder, group: str = ""
     ) -> Grant:
         del group  # it evicts nothing
-        window = secrets.randbits(53) or 1
-        terms = amount_in_range(amount), amount_in_range(limit), milliseconds(window_s), window
+        amounts = asked.kept, asked.spent, asked.owed, asked.more, asked.spare, asked.parts, limit
+        window = milliseconds(window_s), secrets.randbits(53) or 1
         lease_ms = max(0, round(holder.lease_s * 1000))
-        return _grant_in(await self._run(RESERVE, key, *terms, holder.name.encode(), lease_ms))
-
-    async def settle(self, key: str, used: int, *, reserved: int, window: int, holder: Holder) -> None:
-        amounts = amount_in_range(used), amount_in_range(reserved)
-        await self._run(SETTLE, key, *amounts, window, holder.name.encode())
+        return _grant_in(
+            await self._run(
+                HOLD, key, asked.number, asked.window, *map(amount_in_range, amounts), *window, holder.name.encode(),
+                lease_ms,
+            )
+        )  # fmt: skip
 
     async def append(self, key: str, value: bytes, *, ttl_s: float, group: str = "") -> int:
         del group  # it evicts nothing

@@ -1,5 +1,6 @@
 """Calls under policies that limit what is used over time."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ from pydantic import PrivateAttr
 
 from policies import Policy, PolicyState
 from proxy.context import Caller, Context
-from proxy.stores import Grant, StoreError
+from proxy.stores import Grant, HoldRequest, StoreError
 from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call
 from proxy.wire.errors import LimitExceeded
@@ -28,9 +29,9 @@ class UnreachableStore(MemoryStore):
         self._check()
         return await super().take(key, amount, **options)
 
-    async def settle(self, key: str, used: int, **options: Any) -> None:
+    async def hold(self, key: str, asked: HoldRequest, **options: Any) -> Grant:
         self._check()
-        await super().settle(key, used, **options)
+        return await super().hold(key, asked, **options)
 
     async def claim(self, key: str, owner: str, *, lease_s: float) -> bool:
         self._check()
@@ -43,6 +44,32 @@ class UnreachableStore(MemoryStore):
     def _check(self) -> None:
         if self._is_down:
             raise StoreError("it cannot be reached")
+
+
+class CountingStore(MemoryStore):
+    """A store that counts the commands that change what is held, and can keep their answers back."""
+
+    _commands: int = PrivateAttr(default=0)
+    _gate: asyncio.Event = PrivateAttr(default_factory=asyncio.Event)
+
+    @property
+    def commands(self) -> int:
+        return self._commands
+
+    @property
+    def gate(self) -> asyncio.Event:
+        """Answers come while it is set; so it is at first."""
+        return self._gate
+
+    def model_post_init(self, context: Any, /) -> None:
+        super().model_post_init(context)
+        self._gate.set()
+
+    async def hold(self, key: str, asked: HoldRequest, **options: Any) -> Grant:
+        self._commands += 1
+        grant = await super().hold(key, asked, **options)
+        await self._gate.wait()
+        return grant
 
 
 def timed_store(now: list[float]) -> MemoryStore:

@@ -11,15 +11,16 @@ from pydantic import ValidationError
 
 from policies import PolicyState
 from policies.budget import Budget, period_of
-from policies.support.expected_tokens import ExpectedTokens
-from policies.support.reservation import LEASE_S
+from policies.support.allowance import LEASE_S
+from policies.support.expected_tokens import MAX_MODELS, ExpectedTokens
 from proxy.context import Caller
 from proxy.pricing.prices import Quote
 from proxy.pricing.rates import Rates, TokenRate
 from proxy.wire.call import Call
 from proxy.wire.errors import LimitExceeded, PolicyViolation, Unavailable
-from tests.examples import JSON, NO_DEADLINE
-from tests.policies.limited import ANNA, BEN, CAROL, Limited, UnreachableStore, end, timed_store, usage
+from tests.examples import JSON, NO_DEADLINE, make_call, make_context
+from tests.policies.limited import ANNA, BEN, CAROL, CountingStore, Limited, UnreachableStore, end, timed_store, usage
+from tests.raw import until
 
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
 
@@ -158,6 +159,8 @@ async def test_a_model_without_a_price_is_refused_where_money_counts():
     """Unless the config allows it: then its calls cost nothing, until the budget is used up."""
     with pytest.raises(PolicyViolation, match="price of this model is not known") as caught:
         await Limited(Budget(limit=1, unit="usd"), PRICED).ask(model="new")
+    with pytest.raises(PolicyViolation, match="price of this model is not known"):
+        await Limited(Budget(limit=1, unit="usd")).ask()  # no route leads to it
     allowing = Limited(Budget(limit=1, unit="usd", on_unpriced="allow"), PRICED)
     contexts = [await allowing.ask(model="new") for _ in range(3)]
 
@@ -212,3 +215,79 @@ async def test_balances_are_those_of_who_is_known(per, expected):
     assert [balance.shared_by for balance in found] == expected
     assert all((balance.used, balance.limit, balance.unit) == (0, 3, "requests") for balance in found)
     assert all(0 < (balance.left_s or 0) <= (balance.lasts_s or 0) == 86_400 for balance in found)
+
+
+async def test_far_from_the_limit_calls_do_not_wait_for_the_store():
+    """Few commands serve many calls; what is left falls call by call, and at the end exactly what was used is used."""
+    store = CountingStore()
+    state, budget = PolicyState(store), Budget(limit=10**9, window="total")
+    limited, context = Limited(budget, state), make_context()
+    for number in range(200):
+        context = await limited.ask()
+        await end(context, usage(10, number % 30))
+    commands = store.commands
+    await state.close()
+    (balance,) = await budget.balances(state, [ANNA], [])
+
+    used = sum(10 + number % 30 for number in range(200))
+    left = int(context.answer_headers["x-headgate-budget"].rpartition("r=")[2])
+    assert commands < 20
+    assert 10**9 - used - 100 < left < 10**9 - used + 39  # the last one had reserved what is usual
+    assert balance.used == used
+
+
+async def test_a_call_that_report_mode_lets_pass_is_counted():
+    """It is made, so it uses the budget although it could reserve nothing."""
+    state, budget = PolicyState(), Budget(limit=1, unit="tokens", window="total")
+    first = await Limited(budget, state).ask()
+    context = make_context(ANNA)
+    with pytest.raises(LimitExceeded):
+        await budget.request_check(state)(make_call(), context)  # type: ignore[misc]
+    await end(context, usage(3, 4))
+    await end(first, usage(0, 1))
+    (balance,) = await budget.balances(state, [ANNA], [])
+
+    assert balance.used == 8
+
+
+async def test_a_call_that_is_cancelled_while_it_waits_uses_nothing():
+    """What the store grants it afterwards is given back."""
+    store = CountingStore()
+    state, budget = PolicyState(store), Budget(limit=2_000, window="total")
+    limited = Limited(budget, state)
+    store.gate.clear()
+    waiting = asyncio.create_task(limited.ask())
+    await until(lambda: store.commands)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    store.gate.set()
+    await state.close()
+    (balance,) = await budget.balances(state, [ANNA], [])
+
+    assert (waiting.cancelled(), balance.used) == (True, 0)
+
+
+async def test_money_is_taken_from_what_the_process_holds():
+    """As tokens are, once the price is known."""
+    store = CountingStore()
+    limited = Limited(Budget(limit=10**6, unit="usd"), PolicyState(store, quote_of=PRICED.quote_of))
+    for _ in range(100):
+        context = await limited.ask()
+        context.record.cost_usd = 0.001
+        await end(context, usage(1, 1))
+
+    assert store.commands < 20
+
+
+def test_what_is_usual_is_known_of_a_limited_number_of_models():
+    """Callers name models as they like; an estimate says nothing of what is usual."""
+    tokens, context = ExpectedTokens(), make_context()
+    context.is_sent = True
+    context.record.input_tokens, context.record.output_tokens = 1, 500
+    for number in range(MAX_MODELS + 1):
+        tokens.used(Call({"model": str(number)}), context, 0)
+    context.record.estimated, context.record.output_tokens = True, 7
+    tokens.used(Call({"model": "7"}), context, 0)
+    found = [tokens.parts_of(Call({"model": name}).with_encoded(b""))[1] for name in ("0", "1", "7")]
+
+    assert found == [1_024, 1_000, 1_000]

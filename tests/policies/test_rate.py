@@ -12,7 +12,7 @@ from policies import PolicyState
 from policies.rate import Rate
 from proxy.wire.errors import LimitExceeded
 from tests.examples import JSON, NO_DEADLINE, make_call
-from tests.policies.limited import ANNA, BEN, CAROL, Limited, UnreachableStore, end, timed_store, usage
+from tests.policies.limited import ANNA, BEN, CAROL, CountingStore, Limited, UnreachableStore, end, timed_store, usage
 
 KEY = replace(ANNA, key_id="key_1", fingerprint="2c")
 
@@ -171,3 +171,55 @@ async def test_no_value_of_a_call_is_an_error(metadata: Any, user: Any, tokens: 
     """The body is untrusted."""
     for per in ("end_user", "metadata.project", "model"):
         await Limited(Rate(tokens=10**9, per=per)).ask(metadata=metadata, user=user, max_output_tokens=tokens)
+
+
+async def test_far_from_the_limits_calls_do_not_wait_for_the_store():
+    """Few commands serve many calls; the headers count down call by call."""
+    store = CountingStore()
+    state = PolicyState(store)
+    limited = Limited(Rate(requests=10**6, tokens=10**9, burst=10**6), state)
+    contexts = []
+    for _ in range(100):
+        contexts.append(await limited.ask())
+        await end(contexts[-1], usage(10, 20))
+    headers = [context.answer_headers for context in contexts]
+    await state.close()
+
+    assert store.commands < 60
+    assert [int(each["x-ratelimit-remaining-requests"]) for each in headers] == [*range(10**6 - 1, 10**6 - 101, -1)]
+    assert (
+        headers[-1]["RateLimit-Policy"]
+        == '"burst";q=1000000;w=1, "requests";q=1000000;w=60, "tokens";q=1000000000;w=60'
+    )
+    assert headers[-1]["RateLimit"].startswith('"burst";r=')
+    assert {*headers[0]} == {*headers[-1]}
+
+
+async def test_a_call_that_is_cancelled_while_it_waits_counts_for_nothing():
+    """What it had of other limits is given back, too."""
+    store = CountingStore()
+    state = PolicyState(store)
+    limited = Limited(Rate(requests=1, burst=1), state)
+    store.gate.clear()
+    waiting = asyncio.create_task(limited.ask())
+    while store.commands < 2:
+        await asyncio.sleep(0)
+        if store.commands == 1:
+            store.gate.set()
+            await asyncio.sleep(0)
+            store.gate.clear()
+    waiting.cancel()
+    store.gate.set()
+    await asyncio.wait([waiting])
+    await limited.ask()
+
+    assert waiting.cancelled()
+
+
+async def test_tokens_are_corrected_while_the_store_is_away(logged):
+    """In the share that the process grants by itself."""
+    limited = Limited(Rate(tokens=4_000), PolicyState(UnreachableStore()))
+    for _ in range(10):
+        await end(await limited.ask(), usage(10, 20))
+
+    assert [line["event"] for line in logged] == ["rate.local"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.stores import Holder, StoreError
+from proxy.stores import Holder, HoldRequest, StoreError
 from proxy.stores._measured import MeasuredStore
 from proxy.stores.memory import MemoryStore
 from proxy.telemetry.instruments import Histogram
@@ -20,8 +20,7 @@ def operations(store):
         "delete": store.delete("c"),
         "take": store.take("d", 2, limit=5, window_s=60),
         "give": store.give("d", 1, window=1),
-        "reserve": store.reserve("h", 2, limit=5, window_s=60, holder=Holder("me", 60)),
-        "settle": store.settle("h", 1, reserved=2, window=2, holder=Holder("me", 60)),
+        "hold": store.hold("h", HoldRequest(1, more=2), limit=5, window_s=60, holder=Holder("me", 60)),
         "append": store.append("e", b"5", ttl_s=60),
         "tail": store.tail("e", after=0, limit=9),
         "add": store.add("g", {"row": [1]}, ttl_s=60, source="me", number=1),
@@ -38,9 +37,9 @@ async def test_every_operation_is_passed_on_and_measured():
     measured = MeasuredStore.of(inner, "memory", "state", durations)
     await measured.start()
     expected = {name: await work for name, work in operations(plain).items()}
-    expected |= {name: expected[name].granted for name in ("take", "reserve")}
+    expected |= {name: expected[name].granted for name in ("take", "hold")}
     found = {name: await work for name, work in operations(measured).items()}
-    found |= {name: found[name].granted for name in ("take", "reserve")}
+    found |= {name: found[name].granted for name in ("take", "hold")}
 
     assert found == expected
     assert list(durations.read()) == [("memory", name, "state", "") for name in expected]

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from proxy.stores import Holder, Store, StoreError
+from proxy.stores import Holder, HoldRequest, Store, StoreError
 
 HOLDER = Holder("h", 60)
 BYTES = bytes(range(256)) + "\u00e9\u4e2d\U0001f600".encode()
@@ -23,8 +23,10 @@ USE: dict[str, tuple[str, Callable[[Store, str], Awaitable[object]]]] = {
     "get_many": ("value", lambda store, key: store.get_many([f"{key}x", key])),
     "take": ("counter", FILL["counter"]),
     "give": ("counter", lambda store, key: store.give(key, 1, window=1)),
-    "reserve": ("counter", lambda store, key: store.reserve(key, 1, limit=5, window_s=60, holder=HOLDER)),
-    "settle": ("counter", lambda store, key: store.settle(key, 1, reserved=1, window=1, holder=HOLDER)),
+    "hold": (
+        "counter",
+        lambda store, key: store.hold(key, HoldRequest(1, more=1), limit=5, window_s=60, holder=HOLDER),
+    ),
     "append": ("journal", FILL["journal"]),
     "tail": ("journal", lambda store, key: store.tail(key)),
     "add": ("tally", FILL["tally"]),
@@ -45,7 +47,7 @@ def test_a_store_that_lacks_a_method_cannot_be_created():
         async def get(self, key: str) -> bytes | None:
             raise AssertionError(key)
 
-    with pytest.raises(TypeError, match=r"abstract methods add, append, claim, delete, give, put"):
+    with pytest.raises(TypeError, match=r"abstract methods add, append, claim, delete, give, hold, put"):
         Half.model_validate({})
 
 

@@ -147,7 +147,10 @@ async def _try(
     config, routes, store = parts.config(), parts.pipeline().routes, MemoryStore()
     least_values, quote_of = least_values_of(config.backends.values()), partial(parts.lasting.targets.quote_of, routes)
     state = PolicyState(store, Ownership(store), least_values=least_values, quote_of=quote_of)
-    trials, passed = await try_rules(config.rules, call, caller, state, headers)
+    try:
+        trials, passed = await try_rules(config.rules, call, caller, state, headers)
+    finally:
+        await state.close()
     shown = rules_for(parts, team)
     report["steps"] = [_step(trial) for trial in trials if trial.rule in shown or trial.rule not in config.rules]
     for trial in trials:

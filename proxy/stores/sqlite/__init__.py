@@ -21,7 +21,7 @@ from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 from pydantic import AfterValidator, PositiveInt, PrivateAttr
 
 from proxy.config.paths import check_writable
-from proxy.stores import PROBE_KEY, PROBE_TTL_S, Grant, Holder, Store, StoreError
+from proxy.stores import PROBE_KEY, PROBE_TTL_S, Grant, Holder, HoldRequest, Store, StoreError
 from proxy.stores.sqlite.commit_thread import CommitThread, StoreCommand
 from proxy.stores.sqlite.database import copy_database, open_database
 from proxy.stores.sqlite.transaction import Pieces, Transaction
@@ -111,14 +111,11 @@ class SqliteStore(Store):
     async def give(self, key: str, amount: int, *, window: int) -> None:
         await self._write(Transaction.give, key, amount, window)
 
-    async def reserve(
-        self, key: str, amount: int, *, limit: int, window_s: float, holder: Holder, group: str = ""
+    async def hold(
+        self, key: str, asked: HoldRequest, *, limit: int, window_s: float, holder: Holder, group: str = ""
     ) -> Grant:
         del group  # it evicts nothing
-        return await self._write(Transaction.reserve, key, amount, limit, window_s, holder)
-
-    async def settle(self, key: str, used: int, *, reserved: int, window: int, holder: Holder) -> None:
-        await self._write(Transaction.settle, key, used, reserved, window, holder)
+        return await self._write(Transaction.hold, key, asked, limit, window_s, holder)
 
     async def append(self, key: str, value: bytes, *, ttl_s: float, group: str = "") -> int:
         del group  # it evicts nothing

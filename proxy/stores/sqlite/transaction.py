@@ -3,12 +3,13 @@
 import secrets
 import sqlite3
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import orjson
 
-from proxy.stores import LONGEST_S, Grant, Holder, StoreError, added, grantable
-from proxy.stores._holds import Holds, free_ended, hold, let_go
+from proxy.stores import LARGEST, LONGEST_S, Grant, Holder, HoldRequest, StoreError, added, grantable
+from proxy.stores._holds import Hold, Holds, change_hold
 
 SCAN_MAX = 500
 VALUE, COUNTER, JOURNAL, TALLY, LEASE = "value", "counter", "journal", "tally", "lease"
@@ -110,28 +111,24 @@ class Transaction:
             left = max(0, found.number - max(0, amount))
             self._execute("UPDATE record SET number = ? WHERE id = ?", (left, found.id))
 
-    def reserve(self, key: str, amount: int, limit: int, window_s: float, holder: Holder) -> Grant:
+    def hold(self, key: str, asked: HoldRequest, limit: int, window_s: float, holder: Holder) -> Grant:
         found = self._find(key, COUNTER)
-        if found is not None and found.data and amount > limit - found.number:
-            holds = orjson.loads(found.data)
-            used = max(0, found.number - free_ended(holds, self._now))
-            self._set_counter(found.id, used, holds)
-        grant = self.take(key, amount, limit, window_s, whole=True)
-        if grant.granted and (found := self._find(key, COUNTER)) is not None:
-            holds = orjson.loads(found.data or b"{}")
-            hold(holds, holder.name, grant.granted, self._end(holder.lease_s))
-            self._set_counter(found.id, found.number, holds)
-        return grant
-
-    def settle(self, key: str, used: int, reserved: int, window: int, holder: Holder) -> None:
-        found = self._find(key, COUNTER)
-        if found is not None and found.window == window:
-            holds = orjson.loads(found.data or b"{}")
-            left = max(0, found.number - let_go(holds, holder.name, reserved))
-            self._set_counter(found.id, left + max(0, used), holds)
-
-    def _set_counter(self, record: int, used: int, holds: Holds) -> None:
-        self._execute("UPDATE record SET number = ?, data = ? WHERE id = ?", (used, orjson.dumps(holds), record))
+        holds: Holds = {
+            name: Hold(*each) for name, each in orjson.loads(found.data or b"{}" if found else b"{}").items()
+        }
+        if found is None or found.window != asked.window:
+            asked = replace(asked, kept=0, spent=0)
+        used = 0 if found is None else found.number
+        used, held = change_hold(holds, used, asked, min(limit, LARGEST), holder, self._now)
+        data = orjson.dumps({name: tuple(each) for name, each in holds.items()})
+        if found is not None:
+            self._execute("UPDATE record SET number = ?, data = ? WHERE id = ?", (used, data, found.id))
+            return Grant(held, used, found.window, found.expires_at - self._now)
+        if not used:
+            return Grant(0, 0, 0, window_s)
+        window = secrets.randbits(53) or 1
+        self._insert(key, COUNTER, window_s, number=used, window=window, data=data)
+        return Grant(held, used, window, min(window_s, LONGEST_S))
 
     def append(self, key: str, value: bytes, ttl_s: float) -> int:
         found = self._find(key, JOURNAL)

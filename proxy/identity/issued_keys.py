@@ -32,7 +32,7 @@ class IssuedKeys:
         self._refresh_s = refresh_s
         self._clock = clock
         self._book = KeyBook()
-        self._ends_at = 0.0  # when the next of the known keys expires
+        self._began_at, self._ends_at = 0.0, 0.0  # the time in which no known key begins or ceases to be valid
         self._uses_due = time.monotonic() + USES_EVERY_S
 
     @asynccontextmanager
@@ -61,7 +61,7 @@ class IssuedKeys:
                 log.info("keys.resumed", keys=len(book.keys))
             directory.is_current = True
         now = self._clock()
-        if book is not self._book or now >= self._ends_at:
+        if book is not self._book or not self._began_at <= now < self._ends_at:  # a clock may be set back
             self._book = book
             self._publish(now)
 
@@ -70,6 +70,7 @@ class IssuedKeys:
         valid = [key for key in self._book.keys.values() if key.status(now) == "valid"]
         ended = {bytes.fromhex(key.digest) for key in self._book.keys.values() if key.status(now) != "valid"}
         self._directory.replace_issued({bytes.fromhex(key.digest): key.caller for key in valid}, ended)
+        self._began_at = now
         self._ends_at = min((key.expires_at for key in valid if key.expires_at), default=now + LONGEST_S)
 
     async def write_uses(self) -> None:

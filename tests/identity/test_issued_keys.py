@@ -86,6 +86,19 @@ async def test_every_worker_follows_what_is_changed(store: Store):
     assert await KeyBook().read_on(store) == await first.keys._book.read_on(store)
 
 
+async def test_a_clock_that_jumps_and_is_set_back_ends_no_key(store: Store):
+    """A key that has not expired is valid again, and one that has is refused, whatever the clock said meanwhile."""
+    worker, (ada, key) = Worker(store), issue("ada", START + 100)
+    await append_created(store, key)
+    seen = []
+    for now in (START, START + 5_000, START + 10, START - 5_000, START + 101):
+        worker.now = now
+        await worker.keys.refresh()
+        seen.append(worker.ask(ada))
+
+    assert seen == ["ada", "invalid_api_key", "ada", "ada", "invalid_api_key"]
+
+
 async def test_many_changes_are_read_in_parts(store: Store):
     """And none of them twice; what is no change is left out."""
     keys = [issue(f"caller-{number}") for number in range(30)]

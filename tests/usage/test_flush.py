@@ -10,6 +10,7 @@ from proxy.stores.memory import MemoryStore
 from proxy.usage.columns import CALLS
 from proxy.usage.flush import PART_ROWS, UsageFlush, hour_key
 from proxy.usage.table import UsageTable
+from tests.policies.limited import timed_store
 from tests.usage.test_book import call, make_book
 
 SETTINGS = UsageTable(flush_s=300)
@@ -54,6 +55,19 @@ async def test_no_fault_of_the_store_loses_a_call_or_counts_it_twice(faults: str
     assert tries == sum(faults.count(fault) for fault in "ab")
     assert await calls_in(store) == PART_ROWS + 50 + tries
     assert sum(line["event"] == "usage.flush_failed" for line in logged) == min(tries, 1)
+
+
+async def test_an_hour_is_kept_for_400_days():
+    """From its last call on; then it is gone."""
+    now = [0.0]
+    store, book = timed_store(now), make_book()
+    book.count(call())
+    await UsageFlush(store, book, SETTINGS).flush()
+    now[0] = 400 * 86_400.0 - 1
+    kept = await calls_in(store)
+    now[0] += 1
+
+    assert (kept, await calls_in(store)) == (1, 0)
 
 
 async def test_what_is_counted_is_written_again_and_again_and_at_the_end():

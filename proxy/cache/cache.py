@@ -114,12 +114,13 @@ class Cache:
         self, place: Place, entry: Entry | None, call: Call, directives: Directives, context: Context
     ) -> CacheSlot:
         """Return the slot of a call whose place has this entry."""
-        freshness = Freshness.EXPIRED if entry is None else self._ages.of(self._age_s(entry), directives)
+        age_s = 0.0 if entry is None else self._age_s(entry)
+        freshness = Freshness.EXPIRED if entry is None else self._ages.of(age_s, directives)
         if entry is not None and freshness in (Freshness.FRESH, Freshness.STALE):
             reply = entry.reply(call, context.followed, paced=self._settings.pace == "recorded")
             if reply is not None:
                 is_stale = freshness is Freshness.STALE
-                self._report_hit(entry, "stale" if is_stale else "hit", context)
+                self._report_hit(entry, "stale" if is_stale else "hit", age_s, context)
                 return CacheSlot(place, reply, is_stale=is_stale)
             entry = None
         if directives.no_cache or freshness is Freshness.REFUSED:
@@ -152,7 +153,7 @@ class Cache:
                     self._keeper.keep(slot, reply, call, context)
                 return reply
             failed = reply.status
-        self._report_hit(slot.fallback, "stale", context, failed)
+        self._report_hit(slot.fallback, "stale", self._age_s(slot.fallback), context, failed)
         return fallback
 
     async def _open(
@@ -179,7 +180,7 @@ class Cache:
         reply = entry.reply(call, context.followed)
         if reply is not None:
             slot.is_collapsed = True
-            self._report_hit(entry, "hit", context)
+            self._report_hit(entry, "hit", self._age_s(entry), context)
         return reply
 
     def refresh(self, slot: CacheSlot, ask_again: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -209,9 +210,10 @@ class Cache:
     def _age_s(self, entry: Entry) -> float:
         return max(0.0, self._clock() - entry.stored_at)
 
-    def _report_hit(self, entry: Entry, outcome: str, context: Context, failed: int | None = None) -> None:
+    def _report_hit(
+        self, entry: Entry, outcome: str, age_s: float, context: Context, failed: int | None = None
+    ) -> None:  # fmt: skip
         """Report an entry that is given; `failed` is the status of the backend that it stands in for."""
-        age_s = self._age_s(entry)
         more = "" if failed is None else f"; fwd=stale; fwd-status={failed}"
         status = f"hit; ttl={math.floor(self._settings.ttl_s - age_s)}{more}"
         report(context, outcome, status, None if failed is None else "backend-failed")

@@ -98,7 +98,7 @@ class Entry:
 
         None if it is not a completed response, or if something is nested too deeply to be encoded again.
         """
-        fields = echoed_fields(call)
+        fields = call.fact(echoed_fields)
         own = None if fields == self.echoed else own_fields(fields)
         try:
             if not (call.is_stream and self.frames):

@@ -89,4 +89,4 @@ class Keeper:
         if isinstance(key, str):
             labels["prompt_cache_key"] = key
         marks = context.transcript.marks if frames else ()
-        return Entry(self._clock(), echoed_fields(call), headers, body, frames, labels, marks).encode()
+        return Entry(self._clock(), call.fact(echoed_fields), headers, body, frames, labels, marks).encode()

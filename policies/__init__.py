@@ -61,7 +61,7 @@ class PolicyState:
     """The store of `[state]`."""
     chains: Chains = field(default_factory=_OwnChains)
     name: str = "policy"
-    """Unique among the policies of a config: two of one kind have different names, by their order."""
+    """Unique among the policies of a config, and the same while it counts the same for the same calls."""
     least_values: Mapping[str, int] = field(default_factory=dict)
     """The least values of fields where some backend allows less than the protocol does."""
     quote_of: Callable[[str], Quote | None] = lambda _model: None
@@ -98,6 +98,8 @@ class Policy(Table):
     """The event types that its reply check needs beside those that the gateway follows anyway."""
     text_keys: ClassVar[frozenset[str]] = frozenset()
     """The keys that depend on more of a text than its length: recorded requests cannot show their effect."""
+    counts_by: ClassVar[tuple[str, ...]] = ()
+    """The keys that say what its counters in the store count: they go on while these keep their values."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Raises ValueError for a public method that is not a hook, or an async hook: it would never be called."""

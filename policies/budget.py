@@ -46,6 +46,7 @@ Window = Literal["day", "month", "total"]
 
 class Budget(Policy):
     operations: ClassVar[frozenset[Operation]] = LIMITED
+    counts_by: ClassVar[tuple[str, ...]] = ("per", "unit", "window")
 
     limit: PositiveFloat
     """How much may be used in the window, in the unit."""

@@ -38,6 +38,7 @@ LOCAL = -1
 
 class ConcurrencyLimit(Policy):
     operations: ClassVar[frozenset[Operation]] = LIMITED
+    counts_by: ClassVar[tuple[str, ...]] = ("per",)
 
     max: Annotated[PositiveInt, Field(le=MAX_PLACES)]
     """The most calls in flight."""

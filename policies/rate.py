@@ -39,6 +39,7 @@ BURST, TOKENS = "burst", "tokens"
 
 class Rate(Policy):
     operations: ClassVar[frozenset[Operation]] = LIMITED
+    counts_by: ClassVar[tuple[str, ...]] = ("per",)
 
     per: Per = "team"
     """Who shares the limits: "team", "caller", "key", "end_user", "model", "metadata.NAME" or "all"."""

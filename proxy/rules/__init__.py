@@ -69,7 +69,7 @@ class Rules:
         return found
 
     def name_of(self, rule: Rule) -> str:
-        """Return the name that a policy has among those of its kind, as in `x-headgate-budget`: "budget:0"."""
+        """Return the name of a policy's counters, as in `x-headgate-budget`: "budget:team.usd.month"."""
         return self._states[id(rule)].name
 
     def notes(self) -> Sequence[tuple[Rule, str]]:
@@ -97,10 +97,11 @@ class Rules:
 
 
 def _states(rules: Sequence[Rule], shared: PolicyState) -> dict[int, PolicyState]:
-    """The state of each rule by its id. Rules of one policy are numbered in the order of the config, off ones too."""
+    """The state of each rule by its id. Rules with the same name are numbered in their order, off ones too."""
     count: Counter[str] = Counter()
     states = {}
     for rule in rules:
-        states[id(rule)] = replace(shared, name=f"{rule.name}:{count[rule.name]}")
-        count[rule.name] += 1
+        name = rule.counter_name()
+        count[name] += 1
+        states[id(rule)] = replace(shared, name=name if count[name] == 1 else f"{name}-{count[name]}")
     return states

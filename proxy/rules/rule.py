@@ -20,6 +20,8 @@ from proxy.config.schema import Mode
 from proxy.context import Caller
 from proxy.wire.fields import normalize
 
+WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -54,11 +56,31 @@ class Rule:
         digest = hashlib.sha256(f"{self.name}\0{caller.name}".encode()).digest()
         return int.from_bytes(digest[:8]) < self.rollout * 2**64
 
+    def counter_name(self) -> str:
+        """Return the name of its counters: of what they count, for which calls. Limits and other policies are no part.
+
+        So a budget goes on when its limit is raised, or when another policy is put before it.
+        """
+        counted = [_word(str(getattr(self.policy, key))) for key in self.policy.counts_by]
+        if self.is_selective:
+            patterns = [None if pattern is None else pattern.pattern for pattern in (self.callers, self.models)]
+            counted.append(_short_hash(orjson.dumps(patterns)))
+        return f"{self.name}:{'.'.join(counted)}" if counted else self.name
+
     def version(self) -> str:
         """Return 12 hex digits that change with the settings."""
         patterns = [None if pattern is None else pattern.pattern for pattern in (self.callers, self.models)]
         settings = [self.policy.model_dump(mode="json"), self.mode, self.rollout, patterns]
         return hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
+
+
+def _word(text: str) -> str:
+    """Return a text that can stand in a header and in a key: as it is, or its hash."""
+    return text if WORD.fullmatch(text) else _short_hash(text.encode("utf-8", "surrogatepass"))
+
+
+def _short_hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:8]
 
 
 def compile_selector(globs: Sequence[str]) -> re.Pattern[str] | None:

@@ -158,7 +158,7 @@ async def test_spend_is_seen(console: Console, page: BrowserPage):
 
     assert re.search(r"search\s+moon\s+\$0\.0000\d\d", row)
     assert csv.splitlines()[1].startswith("search,moon,1,")
-    assert re.search(r"search\s+budget:0\s+1 requests\s+4 requests\s+5 requests", text)
+    assert re.search(r"search\s+budget:team\.requests\.\w+\s+1 requests\s+4 requests\s+5 requests", text)
     assert page.faults == []
 
 

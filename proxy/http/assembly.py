@@ -37,6 +37,7 @@ def build_dispatcher(
     ingress = Ingress(directory, config.server, lasting.memory, lasting.workers, rules.followed, heartbeats, names)
     relays = _relays(config, pipeline)
     websocket = WebSocketEndpoint(ingress, pipeline, lasting.held, lasting.sockets)
+    clients = ClientAddresses(config.server.trusted_proxies)
     router = Router(
         [
             *Responses(ingress, pipeline).endpoints(),
@@ -44,7 +45,7 @@ def build_dispatcher(
             Endpoint("GET", "/v1/responses", websocket.connect),
             *ModelEndpoints(directory, pipeline.routes, rules).endpoints(),
             *UsageEndpoint(directory, rules, config.state, config.usage).endpoints(),
-            *Welcome(is_open=config.is_open).endpoints(),
+            *Welcome(config, clients).endpoints(),
             Endpoint("GET", "/healthz", health.alive),
             Endpoint("GET", "/readyz", health.ready),
             *RelayEndpoints(ingress, relays).of(config.relays),
@@ -52,7 +53,6 @@ def build_dispatcher(
         hint(relay.path for relay in config.relays),
     )
     calls = lasting.calls if config.has_teams else None
-    clients = ClientAddresses(config.server.trusted_proxies)
     return Dispatcher(
         router,
         _hosts(config),

@@ -33,6 +33,13 @@ class ClientAddresses:
             address = found
         return peer if address is None else str(address)
 
+    def scheme_of(self, request: web.BaseRequest) -> str:
+        """Return by which scheme the client has asked: a trusted proxy says it in `X-Forwarded-Proto`."""
+        peer = None if request.remote is None else _parse(request.remote)
+        said = ",".join(request.headers.getall("X-Forwarded-Proto", ())).rpartition(",")[2].strip().lower()
+        is_believed = peer is not None and self._is_trusted(peer) and said in ("http", "https")
+        return said if is_believed else request.scheme
+
     def _is_trusted(self, address: IPv4Address | IPv6Address) -> bool:
         return any(address in network for network in self._trusted)
 

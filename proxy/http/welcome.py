@@ -8,6 +8,8 @@ from importlib.metadata import version
 
 from aiohttp import web
 
+from proxy.config.build import Config
+from proxy.http.client_address import ClientAddresses
 from proxy.http.exchange import Exchange
 from proxy.http.router import Endpoint
 from proxy.wire.loggable import in_ascii
@@ -54,15 +56,19 @@ print(client.responses.create(model="MODEL", input="Hello!").output_text)</code>
 </main></body></html>
 """
 NO_KEY = "None is needed on this machine: any text will do."
-ASK = "Ask the operator of this gateway for a key, or create one in its console."
+ASK = "Ask the operator of this gateway for a key{contact}, or create one in its {console}."
 
 
 class Welcome:
     """Answers at the root of the address."""
 
-    def __init__(self, *, is_open: bool) -> None:
-        """`is_open` is whether no key is needed."""
-        self._is_open = is_open
+    def __init__(self, config: Config, clients: ClientAddresses) -> None:
+        """It says where to get a key, if one is needed."""
+        self._clients = clients
+        contact, url = config.server.contact, "" if config.admin is None else config.admin.url
+        console = f'<a href="{escape(url)}/admin/keys">console</a>' if url else "console"
+        ask = ASK.format(contact=f" ({escape(contact)})" if contact else "", console=console)
+        self._key = NO_KEY if config.is_open else ask
 
     def endpoints(self) -> Iterator[Endpoint]:
         yield Endpoint("GET", "/", self.greet)
@@ -70,7 +76,7 @@ class Welcome:
     async def greet(self, exchange: Exchange) -> web.StreamResponse:
         """Answer with a page where one is asked for, else with JSON."""
         request = exchange.request
-        base_url = f"{request.scheme}://{in_ascii(request.headers.get('Host', 'localhost'))}/v1"
+        base_url = f"{self._clients.scheme_of(request)}://{in_ascii(request.headers.get('Host', 'localhost'))}/v1"
         if "text/html" not in request.headers.get("Accept", ""):
             greeting = {
                 "name": "headgate",
@@ -79,6 +85,5 @@ class Welcome:
                 "models": "/v1/models",
             }
             return exchange.json_response(greeting)
-        key = NO_KEY if self._is_open else ASK
-        text = PAGE.format(style=STYLE, base_url=escape(base_url), key=escape(key))
+        text = PAGE.format(style=STYLE, base_url=escape(base_url), key=self._key)
         return web.Response(text=text, headers={**exchange.common_headers(), **HEADERS})

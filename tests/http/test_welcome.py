@@ -38,3 +38,36 @@ async def test_a_host_appears_escaped(http, start_gateway, upstream, monkeypatch
     assert "Ask the operator" in text
     assert "<script>" not in text
     assert 'a"b' not in text
+
+
+@pytest.mark.parametrize(
+    ("trusted", "sent", "scheme"),
+    [
+        (["127.0.0.1/32"], "https", "https"),
+        (["127.0.0.1/32"], "http, https", "https"),
+        (["127.0.0.1/32"], "javascript", "http"),
+        (["10.0.0.0/8"], "https", "http"),
+        ([], "https", "http"),
+    ],
+)
+async def test_the_base_url_is_that_of_the_client(http, start_gateway, upstream, trusted, sent, scheme):
+    """Of a proxy that is trusted the scheme is taken, of any other client it is not."""
+    address = await start_gateway(tables_for(upstream, server={"trusted_proxies": trusted}))
+    async with http.get(address, headers={"X-Forwarded-Proto": sent}) as answer:
+        base_url = (await answer.json())["base_url"]
+
+    assert base_url == f"{scheme}{address.removeprefix('http')}/v1"
+
+
+async def test_a_person_is_led_to_a_key(http, start_gateway, upstream, monkeypatch):
+    """To the console, if its address is known, and to who is asked for one."""
+    monkeypatch.setenv("TEST_KEY", "x")
+    tables = tables_for(
+        upstream, caller=[{"name": "ada", "key": "env:TEST_KEY"}], server={"contact": "#<ai> platform"},
+        admin={"port": 0, "url": "https://gate.example"},
+    )  # fmt: skip
+    async with http.get(await start_gateway(tables), headers=BROWSER) as answer:
+        text = await answer.text()
+
+    assert '<a href="https://gate.example/admin/keys">console</a>' in text
+    assert "(#&lt;ai&gt; platform)" in text

@@ -22,6 +22,7 @@ log = structlog.get_logger()
 ROOT, SIGN_IN, BEGIN = "/admin/", "/admin/sign-in", "/admin/oidc/begin"
 FORM_TYPE = "application/x-www-form-urlencoded"
 FLOW_COOKIE = "headgate_sign_in"
+MOST_FIELDS = 64
 OWN_PATH = re.compile(r"/admin/[A-Za-z0-9_./?=&%:+~,;@!*()$-]*")
 """Where a sign-in may lead to: no other site can be written so."""
 OUTSIDE: Mapping[str, Any] = {
@@ -109,9 +110,12 @@ class SignInPages:
         return redirect(SIGN_IN, self._cookie("", 0))
 
     def _cookie(self, value: str, max_age_s: int) -> str:
-        """Return the header that sets the session's cookie. Source: https://httpwg.org/specs/rfc6265.html."""
-        name = self._access.cookie_name
-        return f"{name}={value}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Strict{self._secure}"
+        """Return the header that sets the session's cookie. Source: https://httpwg.org/specs/rfc6265.html.
+
+        Other servers of a host get its cookies as well, whatever their port: by the path only for paths like these.
+        """
+        name, path = self._access.cookie_name, "/" if self._access.is_secure else "/admin"
+        return f"{name}={value}; Path={path}; Max-Age={max_age_s}; HttpOnly; SameSite=Strict{self._secure}"
 
 
 async def fields_of(request: web.BaseRequest) -> Mapping[str, str]:
@@ -119,4 +123,7 @@ async def fields_of(request: web.BaseRequest) -> Mapping[str, str]:
     if request.content_type != FORM_TYPE:
         raise Problem(415, "not_a_form", f"A form is sent as {FORM_TYPE}.")
     text = (await read_body(request)).decode(errors="replace")
-    return dict(parse_qsl(text, keep_blank_values=True, errors="replace", max_num_fields=64))
+    try:
+        return dict(parse_qsl(text, keep_blank_values=True, errors="replace", max_num_fields=MOST_FIELDS))
+    except ValueError as error:
+        raise Problem(400, "invalid_form", f"A form has at most {MOST_FIELDS} fields.") from error

@@ -1,5 +1,6 @@
 """The pages of the console, as they are sent."""
 
+import io
 import itertools
 import re
 from html.parser import HTMLParser
@@ -118,7 +119,7 @@ async def test_a_browser_is_led_to_the_sign_in_and_back(console: Console, browse
         fresh.post(address, data={"key": KEYS["owner"]}, allow_redirects=False) as done,
     ):
         cookie = done.headers["Set-Cookie"]
-    assert re.fullmatch(r"headgate_session=[\w.=-]+; Path=/; Max-Age=28800; HttpOnly; SameSite=Strict", cookie)
+    assert re.fullmatch(r"headgate_session=[\w.=-]+; Path=/admin; Max-Age=28800; HttpOnly; SameSite=Strict", cookie)
     async with aiohttp.ClientSession() as fresh, fresh.post(address, data={"key": "guess"}) as refused:
         assert (refused.status, "This is no key" in await refused.text()) == (401, True)
 
@@ -341,3 +342,50 @@ async def test_labels_and_codes_appear_only_escaped(console: Console, browser, u
 
 def _rows(page: str) -> list[str]:
     return page.partition("<tbody>")[2].partition("</tbody>")[0].split("<tr>")[1:]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/admin/static/../pages.py", "/admin/static/..%2fpages.py", "/admin/static/%2e%2e/pages.py",
+        "/admin/static//etc/passwd", "/admin/static/console.css%00", "/admin/static/console.css/..",
+        "/admin/static/..%5cpages.py", "/admin/static/", "/admin/static/templates/base.html", "/admin//static/x",
+    ],
+)  # fmt: skip
+async def test_no_other_file_is_sent(console: Console, browser, path):
+    """Only the three files that pages refer to, by their plain names."""
+    await sign_in(browser, console)
+    status, text = await load(browser, console, path)
+
+    assert (status, "import" in text or "root:" in text) == (404, False)
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        ("&".join(f"f{number}=x" for number in range(100)), 400),
+        ("csrf=" + "x" * 1_100_000, 413),
+        ("csrf=%ff%fe%00", 403),
+        ("=&&=&%", 403),
+        ("", 403),
+    ],
+)
+async def test_what_is_no_form_of_a_page_is_refused(console: Console, browser, logged, data, status):
+    """Too many fields, too much text, bytes that are no text."""
+    await sign_in(browser, console)
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    async with browser.post(f"{console.admin}/admin/keys", data=io.BytesIO(data.encode()), headers=headers) as answer:
+        assert answer.status == status
+    assert [line for line in logged if line["event"] == "admin.crashed"] == []
+
+
+@pytest.mark.parametrize(
+    "query", ["?" + "a=b&" * 1000, "?caller=" + "x" * 5000, "?since=%00", "?limit=1e9", "?%ff=%ff"]
+)
+async def test_an_address_that_is_not_valid_is_a_page(console: Console, browser, logged, query):
+    """With what is wrong, and the status of that."""
+    await sign_in(browser, console)
+    status, text = await load(browser, console, f"/admin/requests{query}")
+
+    assert (status, 'role="alert"' in text) == (400, True)
+    assert [line for line in logged if line["event"] == "admin.crashed"] == []

@@ -9,21 +9,13 @@ times                that was given up nothing is known
 was not called       none, but saved_input_tokens and saved_output_tokens: the cache has answered
 """
 
-import time
-from contextlib import suppress
-
-import structlog
-
 from proxy.capture import capture
 from proxy.context import Context
-from proxy.telemetry.recent import RecentRequest
 from proxy.telemetry.record import FROM_CACHE, RequestRecord
 from proxy.telemetry.vocabulary import sent_attributes
 from proxy.wire.call import Call
 from proxy.wire.token_estimate import BYTES_PER_TOKEN, estimate_input, estimate_tokens
 from proxy.wire.transcript import Transcript
-
-log = structlog.get_logger()
 
 USING = frozenset({"create", "compact"})
 """The operations with which a backend uses tokens."""
@@ -91,21 +83,12 @@ def _count(call: Call, transcript: Transcript) -> dict[str, int]:
 
 
 def finish_call(event: str, context: Context, *, is_asked: bool = True) -> None:
-    """Write the log line of a call that no request waits for, add it to metrics and usage, and end its trace.
+    """Count a call that no request waits for, end its trace, and leave its log line and the metrics for later.
 
     `is_asked`: a caller has asked for it.
     """
-    record, duration_s = context.record, context.trace.elapsed_s()
-    record.trace_id = context.trace.trace_id
-    fields = record.known()
-    with suppress(OSError, ValueError):  # a full disk or a closed stderr must not fail it
-        log.info(event, request_id=context.request_id, **fields, duration_ms=round(duration_s * 1e3, 2))
-    if context.metrics is not None:
-        context.metrics.record(record, duration_s, context.trace.durations)
-        if (history := context.trace.history) is not None:
-            steps = context.trace.durations
-            ended = RecentRequest(time.time(), context.request_id, event, fields, duration_s, steps, history)
-            context.metrics.recent.append(ended)
+    record = context.record
+    context.finished.add(event, context.request_id, record, context.trace)
     if context.usage is not None:
         context.usage.count(record, is_call=is_asked)
     context.trace.end_call(record)

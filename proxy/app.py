@@ -39,6 +39,7 @@ from proxy.state.sealing import Sealing
 from proxy.stores.memory import MemoryStore
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.files import QueuedFile
+from proxy.telemetry.finished import FinishedRequests
 from proxy.telemetry.logs import LogTally
 from proxy.telemetry.recent import RecentRequests
 from proxy.telemetry.recorder import Recorder
@@ -63,11 +64,11 @@ async def _sealing(config: Config) -> Sealing:
     return sealing
 
 
-def _stop(stop: asyncio.Event, flush_logs: Flush, files: Sequence[QueuedFile], signal_number: int) -> None:
-    """Begin to drain, or end the process once the lines queued so far are written, within `LAST_LINES_S`."""
+def _stop(stop: asyncio.Event, flushes: Sequence[Flush], files: Sequence[QueuedFile], signal_number: int) -> None:
+    """Begin to drain, or end the process once the lines so far are written, within `LAST_LINES_S`."""
     if stop.is_set():
         end = time.monotonic() + LAST_LINES_S
-        for flush in (flush_logs, *(file.flush for file in files)):
+        for flush in (*flushes, *(file.flush for file in files)):
             flush(max(0.0, end - time.monotonic()))
         os._exit(128 + signal_number)
     stop.set()
@@ -92,17 +93,17 @@ async def running(  # noqa: PLR0913  each a part of its own
     *,
     assignment: Assignment | None = None,
     reloading: Reloading | None = None,
+    finished: FinishedRequests | None = None,
 ) -> AsyncIterator[str]:
     """Start the gateway and give its address. Leaving the block drains and closes it, and `ending` announces that.
 
-    The files that it appends to are added to `files`; `logged` counts what it logs. Raises OSError, ValueError.
+    `files` gets its files; `logged` counts what it logs, `finished` has what it will log. Raises OSError, ValueError.
     """
     async with AsyncExitStack() as resources:
         sockets, admin_sockets = _bind(config, assignment, resources)
         observer = make_observer(config)
         config = await _start_state(config, observer, resources)
-        audit, recorder = _open_files(config, resources, [] if files is None else files)
-        lasting = await _lasting(config, resources, audit, recorder, assignment)
+        lasting = await _lasting(config, resources, files, finished, assignment)
         lasting.tracer, lasting.ending = tracer, ending or lasting.ending
         gateway = Gateway(lasting, observer)
         resources.push_async_callback(gateway.close)
@@ -127,6 +128,7 @@ async def running(  # noqa: PLR0913  each a part of its own
 
 def _watch(observer: Observer, server: Server, gateway: Gateway, lasting: Lasting, logged: LogTally) -> None:
     """Let an observer read the parts that count by themselves."""
+    observer.measure(lasting.finished)
     observer.watch(server, lasting.memory, lambda: gateway.current.pipeline)
     observer.watch_teams(lambda: lasting.calls)
     observer.watch_output(logged, {"audit": lasting.audit, "record": lasting.recorder})
@@ -142,7 +144,7 @@ def _parts_of(
         config=lambda: gateway.current.config,
         pipeline=lambda: gateway.current.pipeline,
         lasting=lasting,
-        recent=RecentRequests() if observer is None else observer.requests.recent,
+        recent=RecentRequests if observer is None else observer.recent,
         preview=None if reloading is None else partial(gateway.preview, reloading.read),
     )
 
@@ -181,13 +183,16 @@ async def _start_state(config: Config, observer: Observer | None, resources: Asy
 async def _lasting(
     config: Config,
     resources: AsyncExitStack,
-    audit: Audit | None,
-    recorder: Recorder | None,
+    files: list[QueuedFile] | None,
+    finished: FinishedRequests | None,
     assignment: Assignment | None,
 ) -> Lasting:
     """Return what lives as long as the process."""
+    audit, recorder = _open_files(config, resources, [] if files is None else files)
+    finished = finished or FinishedRequests()
+    resources.callback(finished.write)
     workers, state = Workers(), config.state
-    files = None if assignment is None else assignment.spool
+    spool = None if assignment is None else assignment.spool
     resources.callback(workers.close)
     # Other processes cannot read a store in memory.
     shared = None if isinstance(state, MemoryStore) else SharedEjections(state)
@@ -200,7 +205,7 @@ async def _lasting(
     return Lasting(
         audit, recorder, directory, await _sealing(config), content_store(state), targets, workers,
         BodyMemory(memory_bytes, has_teams=has_teams), BodyMemory(memory_bytes // 4, has_teams=has_teams),
-        usage=await resources.enter_async_context(counting(config.usage, state, files)),
+        finished=finished, usage=await resources.enter_async_context(counting(config.usage, state, spool)),
     )  # fmt: skip
 
 
@@ -253,10 +258,8 @@ def _handle_signals(stop: Callable[[int], None], hang_up: Callable[[], None]) ->
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop, name)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        if sys.stderr is not None and sys.stderr.isatty():
-            loop.add_signal_handler(signal.SIGHUP, stop, signal.SIGHUP)
-        else:
-            loop.add_signal_handler(signal.SIGHUP, hang_up)
+        is_terminal = sys.stderr is not None and sys.stderr.isatty()
+        loop.add_signal_handler(signal.SIGHUP, partial(stop, signal.SIGHUP) if is_terminal else hang_up)
 
 
 async def serve(
@@ -274,14 +277,16 @@ async def serve(
     SIGHUP opens the files of [audit] and [record] anew and reads the config again, unless the process has a terminal,
     whose end it then is. Under `nohup` it stays ignored. `greet` receives the address and the models of the routes.
     """
-    stop = asyncio.Event()
     files: list[QueuedFile] = []
-    reloading = Reloading(read_again)
-    _handle_signals(partial(_stop, stop, flush_logs, files), partial(_hang_up, files, reloading, assignment))
+    stop, reloading, finished = asyncio.Event(), Reloading(read_again), FinishedRequests()
+    flushes: list[Flush] = [lambda _: finished.write(), flush_logs]
+    _handle_signals(partial(_stop, stop, flushes, files), partial(_hang_up, files, reloading, assignment))
     provider = tracer_provider(logged.losses)
     try:
         tracer = provider.get_tracer("headgate") if provider else None
-        async with running(config, tracer, files, stop, logged, assignment=assignment, reloading=reloading) as address:
+        async with running(
+            config, tracer, files, stop, logged, assignment=assignment, reloading=reloading, finished=finished
+        ) as address:
             models = [route.model for route in config.routes]
             if assignment is None:
                 log.info("server.started", address=f"{address}/v1", models=models)

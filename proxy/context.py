@@ -8,8 +8,8 @@ import structlog
 
 from proxy.cleanup import Cleanup
 from proxy.pricing.prices import Quote
+from proxy.telemetry.finished import FinishedRequests
 from proxy.telemetry.record import RequestRecord
-from proxy.telemetry.request_metrics import RequestMetrics
 from proxy.telemetry.trace import Trace
 from proxy.usage.book import UsageBook
 from proxy.wire.call import Call
@@ -76,6 +76,7 @@ class Context:
         "caller",
         "cleanup",
         "deadline",
+        "finished",
         "followed",
         "held_fields",
         "history_items",
@@ -83,7 +84,6 @@ class Context:
         "is_recorded",
         "is_sent",
         "memory",
-        "metrics",
         "quote",
         "received",
         "record",
@@ -112,7 +112,7 @@ class Context:
         deadline: float | None = None,
         memory: MemoryLease | None = None,
         workers: Workers | None = None,
-        metrics: RequestMetrics | None = None,
+        finished: FinishedRequests | None = None,
         usage: UsageBook | None = None,
     ) -> None:
         self.request_id = request_id
@@ -125,7 +125,7 @@ class Context:
         self.deadline = deadline
         self.memory = MemoryLease() if memory is None else memory
         self.workers = workers
-        self.metrics, self.usage = metrics, usage
+        self.finished, self.usage = finished or FinishedRequests(), usage
         self.values = self.runs = self.history_items = 0
         self.transcript = Transcript()
         self.is_answered = self.is_sent = self.is_recorded = False
@@ -216,8 +216,8 @@ class Context:
         again = Context(
             self.request_id, self.caller, received={**self.received, "cache-control": "no-cache"},
             record=RequestRecord(caller=self.caller.name, team=self.caller.team, stream=self.record.stream),
-            followed=self.followed, memory=self.memory.begin_another(), workers=self.workers, metrics=self.metrics,
-            usage=self.usage,
+            followed=self.followed, memory=self.memory.begin_another(), workers=self.workers,
+            finished=self.finished, usage=self.usage,
         )  # fmt: skip
         again.values = self.values
         return again

@@ -217,8 +217,7 @@ class Gateway:
         health = build_health(config, pipeline, lasting)
         if config.has_teams and lasting.calls is None:
             lasting.calls = Shares(max_calls(config), has_teams=True)
-        metrics = None if self._observer is None else self._observer.requests
-        return ConfigGeneration(config, pipeline, build_dispatcher(config, pipeline, lasting, health, metrics), health)
+        return ConfigGeneration(config, pipeline, build_dispatcher(config, pipeline, lasting, health), health)
 
     def _cache(self, config: Config) -> Cache:
         observer, store = self._observer, config.cache_store

@@ -12,6 +12,7 @@ from proxy.shares import Shares
 from proxy.state.sealing import Sealing
 from proxy.stores import Store
 from proxy.telemetry.audit import Audit
+from proxy.telemetry.finished import FinishedRequests
 from proxy.telemetry.recorder import Recorder
 from proxy.usage.book import UsageBook
 from proxy.workers import BodyMemory, Workers
@@ -37,6 +38,8 @@ class Lasting:
     """Set when the process begins to end."""
     calls: Shares | None = None
     """The shares of teams in all calls, once there were several teams."""
+    finished: FinishedRequests = field(default_factory=FinishedRequests)
+    """The requests that have ended and are not logged yet."""
     usage: UsageBook | None = None
     """What calls have used; None: that is not counted."""
     sockets: Counter[str] = field(default_factory=Counter)

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from proxy.app import running
 from proxy.commands.serve import COLLECTION_THRESHOLDS
 from proxy.config.build import build
+from proxy.telemetry import finished
 from tests import longest
 from tests.full_disk import make_full_device
 from tests.logs import isolated_logs
@@ -52,6 +53,12 @@ def pytest_collection_finish() -> None:
     """Leave out of collections what has been imported, which is most of the memory."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def immediate_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let gateways of this process log each request when it ends."""
+    monkeypatch.setattr(finished, "MOST_WAITING", 1)
 
 
 @pytest.fixture(autouse=True)

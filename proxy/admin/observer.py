@@ -18,6 +18,7 @@ from proxy.stores._measured import MeasuredStore
 from proxy.stores.memory import MemoryStore
 from proxy.telemetry import metrics
 from proxy.telemetry.files import QueuedFile
+from proxy.telemetry.finished import FinishedRequests
 from proxy.telemetry.instruments import Instruments, Metric, Point, Snapshot, encode
 from proxy.telemetry.logs import LogTally
 from proxy.telemetry.recent import RecentRequests
@@ -38,6 +39,7 @@ class Observer:
         self._instruments = Instruments()
         self.requests = RequestMetrics(self._instruments)
         self.requests.recent = RecentRequests(maxlen=recent)
+        self._finished = FinishedRequests()
         self._stores = self._instruments.histogram(metrics.STORE_DURATION)
         self._lag = self._instruments.histogram(metrics.LOOP_LAG).of()
         self._started_at = time.time()
@@ -46,15 +48,21 @@ class Observer:
         self._instruments.observe("losses", self._read_losses)
 
     def snapshot(self) -> Snapshot:
+        self._finished.write()
         return self._instruments.snapshot()
 
     async def copy(self) -> Snapshot:
         """Return the same, for readers that may have to ask other processes."""
-        return self._instruments.snapshot()
+        return self.snapshot()
 
     async def encoded(self) -> object:
         """Return the same, for another process."""
-        return encode(self._instruments.snapshot())
+        return encode(self.snapshot())
+
+    def recent(self) -> RecentRequests:
+        """Return the requests that ended last."""
+        self._finished.write()
+        return self.requests.recent
 
     def measured(self, store: Store, name: str) -> Store:
         """Return a store whose operations are measured; one in memory as it is, because they take no time."""
@@ -62,6 +70,11 @@ class Observer:
             return store
         system = type(store).__module__.rpartition(".")[2]
         return MeasuredStore.of(store, system, name, self._stores)
+
+    def measure(self, finished: FinishedRequests) -> None:
+        """Measure requests as they end."""
+        self._finished = finished
+        finished.metrics = self.requests
 
     def watch(self, server: Server, memory: BodyMemory, pipeline: Callable[[], Pipeline]) -> None:
         """Read the connections of a server, the memory of its bodies, its targets, and what its policies decide.

@@ -1,7 +1,7 @@
 """What the admin API reads and changes in one process of the gateway."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from proxy.config.build import Config
 from proxy.lasting import Lasting
@@ -19,5 +19,6 @@ class GatewayParts:
     config: Callable[[], Config]
     pipeline: Callable[[], Pipeline]
     lasting: Lasting
-    recent: RecentRequests = field(default_factory=RecentRequests)
+    recent: Callable[[], RecentRequests] = RecentRequests
+    """Returns the requests that ended last."""
     preview: Preview | None = None

@@ -22,14 +22,11 @@ from proxy.pipeline import Pipeline
 from proxy.relays import Relays
 from proxy.state.relayed_answers import RelayedAnswers
 from proxy.state.relayed_ids import RelayedIds
-from proxy.telemetry.request_metrics import RequestMetrics
 from proxy.wire.headers import DEFAULT_HEADERS
 from proxy.workers import Workers
 
 
-def build_dispatcher(
-    config: Config, pipeline: Pipeline, lasting: Lasting, health: Health, metrics: RequestMetrics | None = None
-) -> Dispatcher:
+def build_dispatcher(config: Config, pipeline: Pipeline, lasting: Lasting, health: Health) -> Dispatcher:
     """Connect everything that answers requests; nothing is started."""
     rules, directory = pipeline.rules, lasting.directory
     names = DEFAULT_HEADERS.union(backend.header_names for backend in config.backends.values())
@@ -59,7 +56,7 @@ def build_dispatcher(
         is_open=config.is_open,
         tracer=lasting.tracer,
         calls=calls,
-        metrics=metrics,
+        finished=lasting.finished,
         usage=lasting.usage,
         traces=config.trace,
         trusts_traceparent=config.server.trust_traceparent,

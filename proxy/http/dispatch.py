@@ -17,9 +17,9 @@ from proxy.http.router import FoundPath, Router
 from proxy.identity.issuer_keys import KeysPending
 from proxy.shares import Shares
 from proxy.shutdown import shutdown_error
+from proxy.telemetry.finished import FinishedRequests
 from proxy.telemetry.http_methods import known_method
 from proxy.telemetry.recent import CallHistory
-from proxy.telemetry.request_metrics import RequestMetrics
 from proxy.telemetry.trace import DEFAULTS, Trace
 from proxy.telemetry.vocabulary import TraceTable
 from proxy.usage.book import UsageBook
@@ -62,7 +62,7 @@ class Dispatcher:
     is_open: bool  # whether it has no callers, so that every client on this machine may use it
     tracer: Tracer | None = None
     calls: Shares | None = None  # of all calls that run; None: there is one team only
-    metrics: RequestMetrics | None = None
+    finished: FinishedRequests = field(default_factory=FinishedRequests)
     usage: UsageBook | None = None
     traces: TraceTable = DEFAULTS
     trusts_traceparent: bool = True
@@ -74,7 +74,7 @@ class Dispatcher:
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         headers = request.headers if self.trusts_traceparent else None
         trace = Trace(self.tracer, headers, settings=self.traces)
-        exchange = Exchange(request, trace, self.calls, self.metrics, self.usage)
+        exchange = Exchange(request, trace, self.finished, self.calls, self.usage)
         found, record = self.router.find(exchange.path), exchange.record
         exchange.template, exchange.path_values = found.template, found.values
         record.method = request.method
@@ -85,10 +85,11 @@ class Dispatcher:
         record.client_address = self.clients.of(request)
         if self.cross_origin.is_used:
             exchange.answer_headers |= self.cross_origin.headers(request)
-        if self.metrics is not None:
+        metrics = self.finished.metrics
+        if metrics is not None:
             method = known_method(request.method)
-            self.metrics.active[method] += 1
-            if self.metrics.recent.maxlen:
+            metrics.active[method] += 1
+            if metrics.recent.maxlen:
                 trace.history = CallHistory()
         load = self.load
         load.requests += 1
@@ -101,8 +102,8 @@ class Dispatcher:
                 record.code = "write_timeout"
             raise
         finally:
-            if self.metrics is not None:
-                self.metrics.active[method] -= 1
+            if metrics is not None:
+                metrics.active[method] -= 1
             exchange.finish()
             load.requests -= 1
             if load.ended is not None and not load.requests:

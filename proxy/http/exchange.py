@@ -1,13 +1,10 @@
 """One request and what its answer needs: the state that handlers share, before and beside a call's context."""
 
 import os
-import time
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import orjson
-import structlog
 from aiohttp import web
 
 from proxy.context import Caller
@@ -15,17 +12,11 @@ from proxy.http.send import BODY_HEADERS
 from proxy.http.server import Connection
 from proxy.identity.directory import Directory
 from proxy.shares import Shares
-from proxy.telemetry.recent import RecentRequest
+from proxy.telemetry.finished import FinishedRequests
 from proxy.telemetry.record import RequestRecord
-from proxy.telemetry.request_metrics import RequestMetrics
 from proxy.telemetry.trace import Trace
 from proxy.usage.book import UsageBook
 from proxy.wire.errors import HeadgateError, NotFound, Unauthenticated
-
-log = structlog.get_logger()
-
-PROBES = frozenset({"/healthz", "/readyz"})
-"""Templates of requests that say nothing of calls: they are not among the recent ones."""
 
 
 class TooManyCalls(HeadgateError):
@@ -42,7 +33,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "_is_counted", "answer_headers", "calls", "event", "metrics", "path", "path_values", "query", "record",
+        "_is_counted", "answer_headers", "calls", "event", "finished", "path", "path_values", "query", "record",
         "request", "request_id", "template", "trace", "usage", "values",
     )  # fmt: skip
 
@@ -50,13 +41,13 @@ class Exchange:
         self,
         request: web.BaseRequest,
         trace: Trace,
+        finished: FinishedRequests,
         calls: Shares | None = None,
-        metrics: RequestMetrics | None = None,
         usage: UsageBook | None = None,
     ) -> None:
         self.request = request
         self.calls = calls
-        self.metrics = metrics
+        self.finished = finished
         self.usage = usage
         self.template: str | None = None
         self._is_counted = False
@@ -117,21 +108,11 @@ class Exchange:
         return web.Response(status=status, headers={**BODY_HEADERS, **self.common_headers()}, body=orjson.dumps(body))
 
     def finish(self) -> None:
-        """Write the log line, add the request to the metrics, and end the span."""
+        """Count what was used, end the span, and leave the log line and the metrics for later."""
         if self._is_counted and self.calls is not None:
             self._is_counted = False
             self.calls.give_back(1, self.record.team or "")
-        duration_s = self.trace.elapsed_s()
-        self.record.trace_id = self.trace.trace_id
-        fields = self.record.known()
-        with suppress(OSError, ValueError):  # a full disk or a closed stderr must not fail the request
-            log.info(self.event, request_id=self.request_id, **fields, duration_ms=round(duration_s * 1e3, 2))
-        if self.metrics is not None:
-            self.metrics.record(self.record, duration_s, self.trace.durations, self.template)
-            if self.trace.history is not None and self.template not in PROBES:
-                steps, history = self.trace.durations, self.trace.history
-                ended = RecentRequest(time.time(), self.request_id, self.event, fields, duration_s, steps, history)
-                self.metrics.recent.append(ended)
+        self.finished.add(self.event, self.request_id, self.record, self.trace, self.template)
         if self.usage is not None:
             self.usage.count(self.record)
         if self.trace.is_recording:

@@ -126,7 +126,7 @@ class Ingress:
             deadline=None if self.deadline_s is None else _deadline(self.deadline_s, exchange),
             memory=memory,
             workers=self.workers,
-            metrics=exchange.metrics,
+            finished=exchange.finished,
             usage=exchange.usage,
         )
         context.values = exchange.values

@@ -20,7 +20,7 @@ DELAY_S, LONGEST_DELAY_S = 0.02, 0.1
 """How long lines are collected that are written together, in seconds: few lines, and many. For each batch the thread
 takes the interpreter's lock from the event loop some times.
 """
-MANY_LINES = 10
+MANY_LINES = 2
 RETRY_S = 1.0
 """How often a report of lost lines is tried again while there are no lines, in seconds."""
 

@@ -121,8 +121,14 @@ def _with_direct_info(logger: type[Any], tally: LogTally) -> type[Any]:
 def _processors(tally: LogTally, *, console: bool) -> list[Any]:
     if not console:
         return [partial(_encode_json, tally)]
-    add_time = structlog.processors.TimeStamper(fmt="iso", utc=True)
-    return [tally.count, structlog.processors.add_log_level, add_time, _describe_error, render, _encode_text]
+    return [tally.count, structlog.processors.add_log_level, _add_time, _describe_error, render, _encode_text]
+
+
+def _add_time(_logger: Any, _level: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Add the time, if the line is not about an earlier one."""
+    time = fields.get("timestamp") or datetime.now(UTC)
+    fields["timestamp"] = time.isoformat().replace("+00:00", "Z")
+    return fields
 
 
 def _encode_json(tally: LogTally, _logger: Any, level: str, fields: MutableMapping[str, Any]) -> bytes:

@@ -6,8 +6,7 @@ in them are escaped.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from itertools import compress, repeat
-from operator import attrgetter, is_, is_not
+from operator import attrgetter
 from typing import Any
 
 from proxy.wire.loggable import printable
@@ -19,7 +18,8 @@ LONGEST_CHARS = 256
 USAGE = ("input_tokens", "input_tokens_details", "output_tokens", "output_tokens_details")
 CHAT_USAGE = ("prompt_tokens", "prompt_tokens_details", "completion_tokens", "completion_tokens_details")
 UNFINISHED = ("failed", "incomplete")
-SCALARS = frozenset({str, int, float, bool})
+NUMBERS = frozenset({int, float, bool})
+SCALARS = NUMBERS | {str}
 FROM_CACHE = frozenset({"hit", "stale", "collapsed"})
 """The outcomes of the cache with which no backend was called for this request."""
 
@@ -177,14 +177,18 @@ class RequestRecord:
 
     def known(self) -> dict[str, str | int | float | bool]:
         """Return the fields that are known, in order. A value that is no scalar is recorded by the name of its type."""
-        values = _values_of(self)
-        known = dict(compress(zip(_NAMES, values, strict=True), map(is_not, values, repeat(None))))
-        found = known.values()
-        texts = [*compress(found, map(is_, map(type, found), repeat(str)))]
-        are_short = max(map(len, texts), default=0) <= LONGEST_CHARS
-        if are_short and SCALARS.issuperset(map(type, found)) and "".join(texts).isprintable():
-            return known  # almost always; searched without a loop, as every request has a line
-        return _fit_for_log(known)
+        known: dict[str, Any] = {}
+        texts, fits = [], True
+        for name, value in zip(_NAMES, _values_of(self), strict=True):
+            if value is None:
+                continue
+            known[name] = value
+            kind = type(value)
+            if kind is str and len(value) <= LONGEST_CHARS:
+                texts.append(value)
+            elif kind not in NUMBERS:
+                fits = False
+        return known if fits and "".join(texts).isprintable() else _fit_for_log(known)
 
 
 def _fit_for_log(known: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The telemetry of a call: one log line, a span tree, headers; and the data that they never contain."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -184,6 +185,7 @@ async def test_a_request_is_one_log_line(gateway: str, http, logged: list[dict[s
     status, headers, _ = await post(http, gateway, REQUEST)
     (line,) = logged
 
+    assert line.pop("timestamp") < datetime.now(UTC)
     assert line.pop("duration_ms") > 0
     assert line.pop("first_event_s") > 0
     assert line.pop("inference_s") > 0

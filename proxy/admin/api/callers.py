@@ -16,9 +16,8 @@ def known_callers(parts: GatewayParts) -> Sequence[Caller]:
 
 def callers_of(parts: GatewayParts, team: str) -> Sequence[Caller]:
     """Return the known callers of a team, and those of its last requests: who signs in by a token is not known."""
-    recent = {
-        str(request.fields.get("caller", "")) for request in [*parts.recent] if request.fields.get("team") == team
-    }
+    requests = [request for request in parts.recent() if request.fields.get("team") == team]
+    recent = {str(request.fields.get("caller", "")) for request in requests}
     known = [caller for caller in known_callers(parts) if caller.team == team]
     return [*dict.fromkeys([*known, *(Caller(name, team) for name in recent)])]
 

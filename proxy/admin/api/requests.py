@@ -105,7 +105,7 @@ class RequestDetail(TypedDict):
 async def find(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:
     """Return the newest requests that a filter selects, as many as its limit."""
     wanted, found = MappingProxyType(argument), []
-    for request in reversed([*parts.recent]):
+    for request in reversed([*parts.recent()]):
         if _is_selected(request, wanted):
             found.append(_summary(request))
             if len(found) >= wanted["limit"]:
@@ -115,7 +115,7 @@ async def find(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:
 
 async def describe(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:
     """Return what happened to one request; None if this process does not know it."""
-    for request in reversed([*parts.recent]):
+    for request in reversed([*parts.recent()]):
         if request.request_id == argument["id"] and _is_of_team(request, argument["team"]):
             history, steps = request.history, [*_steps(request)]
             return {

@@ -132,7 +132,7 @@ class Session:
         """Return the exchange of one message."""
         connection = self._exchange
         exchange = Exchange(
-            connection.request, connection.trace.of_turn(), connection.calls, connection.metrics, connection.usage
+            connection.request, connection.trace.of_turn(), connection.finished, connection.calls, connection.usage
         )
         exchange.record.method = SOCKET
         exchange.record.path = self._exchange.record.path

@@ -16,8 +16,8 @@ from proxy.stores._redis_answers import join_value, value_in
 from proxy.stores._redis_parser import ValuePieces
 from proxy.stores._redis_scripts import FINISH
 
-PIECE_BYTES = 262_144
-"""A larger value is written in pieces, in bytes."""
+PIECE_BYTES = 261_120
+"""A larger value is written in pieces, in bytes. A piece and its command are below the 256 KiB of work for a thread."""
 UNFINISHED_MS = b"60000"
 """How long after its last piece a value that is not complete is kept."""
 TRIES = 3
@@ -53,7 +53,7 @@ class LargeValues:
 
     async def put(self, server: CommandSender, key: str, value: bytes, ttl_ms: int, *, if_absent: bool) -> bool:
         """Keep a value, and return whether that was done."""
-        record = secrets.token_hex(16).encode()
+        record = _new_record()
         unfinished = b"%b:%b" % (pieces_key(key), record)
         starts = range(0, len(value), PIECE_BYTES)
         async with self._turn:
@@ -92,6 +92,10 @@ class LargeValues:
                 return None
             pieces.append(piece)
         return await join_value(ValuePieces(pieces))
+
+
+def _new_record() -> bytes:
+    return secrets.token_hex(16).encode()
 
 
 def _field(record: bytes, number: int) -> bytes:

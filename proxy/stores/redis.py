@@ -1,7 +1,7 @@
 """A store in Redis, shared by every process and machine that uses it.
 
 Keeps: until an entry expires or Redis evicts it. A value is a string, a counter, a tally and a lease are hashes, a
-    journal is a stream whose ids are `<position>-0`, each under the key itself; a value of more than 256 KiB is in
+    journal is a stream whose ids are `<position>-0`, each under the key itself; a value of more than 255 KiB is in
     pieces. Time is the server's own.
     All calls share one connection for what is small. With `sentinels` the primary is the one that they name whenever a
     connection is opened; with `cluster_nodes` each key is on the node of its slot, and no command has two keys.

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -216,3 +217,20 @@ async def test_a_browser_signs_in(console: Console, tmp_path):
 
         assert "ada owner" in await page.text(".who")
         assert page.faults == []
+
+
+@pytest.mark.parametrize(
+    "name", ["<img src=x onerror=alert(1)>", '"><script>alert(1)</script>', "' autofocus onfocus='x"]
+)
+async def test_a_name_of_an_issuer_appears_only_escaped(console: Console, provider, browser, name):
+    """In the header of each page, and in the list of sessions."""
+    provider.more = {"sub": name}
+    await sign_in(browser, console)
+    texts = []
+    for path in ("/admin/", "/admin/operators"):
+        async with browser.get(f"{console.admin}{path}") as answer:
+            texts.append(await answer.text())
+
+    assert await who(browser, console) == ("owner", name, "")
+    assert all(html.escape(name).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in text for text in texts)
+    assert all(name not in text for text in texts)

@@ -25,7 +25,10 @@ async def console(upstream, start_gateway, logged, http, tmp_path, monkeypatch) 
 
 
 async def test_no_request_is_answered_otherwise_than_documented(console: Console, tmp_path, logged):
-    """Never with 500, whatever is sent: statuses, types and members are those of the document."""
+    """Never with 500, whatever is sent: statuses, types and members are those of the document.
+
+    As an owner, who reaches every handler; what other roles may not do is refused before, by one function.
+    """
     for caller in ("ada", "ben"):
         await console.call(caller)
     run = await asyncio.create_subprocess_exec(

@@ -144,7 +144,9 @@ class BudgetCheck:
             return self._wait(call, context, shared, (self._ends - now).total_seconds())
         allowance.take(amount)
         context.cleanup.callback(self._settle, allowance, amount, allowance.window, call, context)
-        context.add_header(HEADER, self._header(allowance, (self._ends - now).total_seconds()))
+        header = self._header(allowance, (self._ends - now).total_seconds())
+        headers = context.answer_headers
+        headers[HEADER] = f"{headers[HEADER]}, {header}" if HEADER in headers else header
         return call
 
     async def _wait(self, call: Call, context: Context, shared: str, left_s: float) -> Call:

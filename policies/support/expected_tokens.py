@@ -11,6 +11,8 @@ MARGIN = 2.0
 WEIGHT = 0.1
 """How much the last answer counts in what is usual."""
 LARGEST = 2**40
+UNUSED = ("input_tokens", "bodiless")
+"""The operations with which no model is asked."""
 MAX_MODELS = 1_000
 """Of how many models it is known what is usual."""
 
@@ -22,21 +24,23 @@ class ExpectedTokens:
         self._usual: dict[str, float] = {}  # the model that was first seen at the beginning
 
     def of(self, call: Call) -> int:
-        """Return the tokens of a call's input and output together."""
-        input_tokens, output_tokens = self.parts_of(call)
-        return input_tokens + output_tokens
-
-    def parts_of(self, call: Call) -> tuple[int, int]:
-        """Return the tokens of a call's input and of its output; those of a count of tokens are 0."""
-        if call.operation in ("input_tokens", "bodiless"):
-            return 0, 0
-        output = int(MARGIN * self._usual.get(call.model, FIRST_OUTPUT / MARGIN))
-        if call.operation == "relay":  # what its answer has is not known
-            output = 0
+        """Return the tokens of a call's input and output together; those of a count of tokens are 0."""
+        operation, output = call.operation, 0
+        if operation in UNUSED:
+            return 0
+        if operation != "relay":  # what its answer has is not known
+            output = int(MARGIN * self._usual.get(call.model, FIRST_OUTPUT / MARGIN))
         limit = call.body.get("max_output_tokens")
         if type(limit) is int and 0 <= limit < output:
             output = limit
-        return call.size_bytes // BYTES_PER_TOKEN, output
+        return call.size_bytes // BYTES_PER_TOKEN + output
+
+    def parts_of(self, call: Call) -> tuple[int, int]:
+        """Return the tokens of a call's input and of its output."""
+        if call.operation in UNUSED:
+            return 0, 0
+        input_tokens = call.size_bytes // BYTES_PER_TOKEN
+        return input_tokens, self.of(call) - input_tokens
 
     def used(self, call: Call, context: Context, reserved: int) -> int:
         """Return what a call has used: as its record says, estimates included; what was reserved if that says nothing;

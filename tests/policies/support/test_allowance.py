@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -295,6 +296,27 @@ async def test_a_call_that_others_outrun_waits_for_the_next_command():
 
     assert await waiting
     assert sum(part.amount for part in worker.running) == 500 + free // 10 * 10 + free + 10
+
+
+@pytest.mark.parametrize("fault", ["lost", "down"])
+async def test_what_was_used_is_counted_once_whatever_becomes_of_a_command(fault: str):
+    """Also what calls use before it is known what became of it."""
+    store = LossyStore()
+    worker = worker_of(store, 100, lambda: 0.0)
+    for _ in range(3):
+        await worker.call(10)
+    store.fail(fault)
+    await worker.end(0, 4)
+    await worker.end(0, 13)
+    with pytest.raises(StoreError):
+        await worker.call(40)
+    store.fail("")
+    reserved = await worker.call(74)  # 100, less what was used and the call that still runs, is not enough
+    await worker.end(0, 5)
+    await worker.allowances.close()
+
+    assert not reserved
+    assert (await store.take(KEY, 0, limit=1, window_s=1)).used == 22
 
 
 async def test_a_call_that_was_cancelled_gets_no_fault():

@@ -8,7 +8,9 @@ FILES = (
     "backends/local/host/test_engine_host", "test_drain_delay", "deploy/test_compose", "test_reload", "test_pool_kill",
     "test_second_signal", "stores/test_redis_cluster", "backends/local/decoding/test_constrained_demo",
     "telemetry/test_logs", "cache/test_shared_flight", "backends/training/test_wheel", "test_background",
-    "backends/local/host/test_thread_engine", "deploy/test_chart", "test_limits_over_time", "test_stored_state",
+    "backends/local/host/test_thread_engine", "usage/test_usage_processes", "http/test_large_bodies",
+    "backends/upstream/http1/test_parser_differential", "http/test_large_events", "backends/local/test_teams",
+    "cache/test_key_deep", "backends/local/scheduling/test_scheduler_grammars", "deploy/test_chart", "test_limits_over_time", "test_stored_state",
 )  # fmt: skip
 RANKS = {f"tests/{file}.py": rank for rank, file in enumerate(FILES)}
 

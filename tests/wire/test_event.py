@@ -3,6 +3,7 @@
 import orjson
 import pytest
 
+from proxy.wire import event
 from proxy.wire.event import (
     FOLLOWED,
     SMALL_BYTES,
@@ -64,6 +65,13 @@ def test_data_can_span_several_lines(end: bytes):
 
     assert Event("x", end.join(lines)).data == {"a": 1, "b": 2}
     assert Event("x", end.join(lines)).json == b'{"a":\n 1,\n"b":2}'
+
+
+def test_the_lines_of_a_long_frame_may_end_in_any_way():
+    """They are found one by one, and only the data is copied."""
+    long = b"b" * event.LONG_FRAME_BYTES
+
+    assert payload_of(b"event: x\rdata: a\rdata:%b\r\n\r\n" % long) == b"a\n" + long
 
 
 def test_the_payload_of_a_frame_without_data_is_empty():

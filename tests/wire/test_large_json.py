@@ -280,3 +280,18 @@ def test_odd_json_is_read_leniently_up_to_a_size(monkeypatch: pytest.MonkeyPatch
     assert loads_leniently(odd) == {"a": None}
     with pytest.raises(orjson.JSONDecodeError):
         loads_leniently(odd + b" ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        orjson.dumps("é€😀" * 60),
+        b"[" + b" " * 9 * PIECE + b"]",
+        b'{"a":[' + b"\n" * 9 * PIECE + b"]}",
+        b"[" * 2000 + b'"%b"' % (b"a" * 9 * PIECE) + b"]" * 2000,
+    ],
+    ids=["wide characters", "white space", "more white space", "depth"],
+)
+def test_long_parts_are_read_as_by_orjson(text: bytes):
+    """A string is cut between two characters, and a list may be long and empty."""
+    check_like_orjson(text)

@@ -67,6 +67,7 @@ async def test_a_refused_call_is_found_and_tried_again(console: Console, page: B
     assert made in picture
     assert re.search(r"metadata_limits\s+refused\s+metadata_limits\.key_too_long", picture)
     assert "max_output_tokens" in tried
+    assert await page.evaluate("document.querySelector('pre.body').clientHeight") > 60
     assert page.faults == []
 
 

@@ -16,12 +16,12 @@ from proxy.http.exchange import Exchange
 from proxy.http.recent_calls import RecentCalls
 from proxy.http.send import Heartbeats, send
 from proxy.identity.directory import Directory
-from proxy.wire.bounds import count_values, parsed_bytes
+from proxy.wire.bounds import count_char_bytes, count_values, parsed_bytes
 from proxy.wire.call import Call, Operation, parse_call
 from proxy.wire.errors import RequestError
 from proxy.wire.event import Reply
 from proxy.wire.headers import DEFAULT_HEADERS, HeaderNames, forwarded_headers
-from proxy.workers import LARGE_BYTES, MANY_VALUES, BodyMemory, MemoryLease, Workers
+from proxy.workers import FREE_BYTES, LARGE_BYTES, MANY_VALUES, BodyMemory, MemoryLease, Workers
 
 T = TypeVar("T")
 
@@ -106,7 +106,8 @@ class Ingress:
         is_short = size < LARGE_BYTES
         values = count_values(raw, limit) if is_short else await self.workers.run(size, count_values, raw, limit)
         if values <= limit:
-            memory.grow(parsed_bytes(size, values))
+            width = 1 if size <= FREE_BYTES else await self.workers.run(size, count_char_bytes, raw)
+            memory.grow(parsed_bytes(size, values, width))
         exchange.values = values
         if is_short and values < MANY_VALUES:
             return parse(raw, max_values=limit)

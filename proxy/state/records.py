@@ -13,7 +13,7 @@ from proxy.ciphers import Cipher
 from proxy.context import Context
 from proxy.state.sealing import Sealing
 from proxy.stores import Store, StoreError
-from proxy.wire.bounds import count_values, parsed_bytes
+from proxy.wire.bounds import count_char_bytes, count_values, parsed_bytes
 from proxy.wire.errors import Unavailable
 from proxy.wire.large_json import dumps, loads_own
 from proxy.workers import MANY_VALUES
@@ -66,7 +66,7 @@ class TeamRecords:
         if encoded is None:
             return None
         values = await context.run(size, count_values, encoded, MAX_VALUES)
-        context.use_memory(parsed_bytes(size, values))
+        context.use_memory(parsed_bytes(size, values, await context.run(size, count_char_bytes, encoded)))
         run = context.run_large if values >= MANY_VALUES else partial(context.run, size)
         value = await run(_decode, encoded, key)
         return None if value is None else TeamRecord(value, size)

@@ -3,6 +3,11 @@
 VALUE_BYTES = 128
 """How much memory a parsed value takes beside its text, in bytes: the largest are small objects."""
 SEPARATORS = b",[{"
+_UP_TO_THREE_BYTES, _UP_TO_LATIN = bytes(range(0xF0)), bytes(range(0xC4))
+"""The bytes of UTF-8 that begin no character beyond U+FFFF, and none beyond U+00FF."""
+_SURROGATES = tuple(
+    b"\\u" + first + second for first in (b"d", b"D") for second in (b"8", b"9", b"a", b"A", b"b", b"B")
+)
 WINDOW_BYTES = 131_072
 """How much is searched at a time, in bytes: other threads may run in between, and counting ends at the limit."""
 
@@ -63,9 +68,29 @@ def replace_text(raw: bytes, text: bytes, other: bytes) -> bytes:
     return b"".join((*parts, view[start:]))
 
 
-def parsed_bytes(size: int, values: int) -> int:
-    """Return about how much memory a text of this many bytes and values takes when it is parsed and encoded again."""
-    return 2 * size + VALUE_BYTES * values
+def parsed_bytes(size: int, values: int, char_bytes: int = 1) -> int:
+    """Return about how much memory a text of this many bytes and values takes when it is parsed and encoded again.
+
+    `char_bytes` is what `count_char_bytes` returns for it.
+    """
+    return (1 + char_bytes) * size + VALUE_BYTES * values
+
+
+def count_char_bytes(raw: bytes) -> int:
+    """Return how many bytes each character of the text's strings may take in memory: 1, 2 or 4.
+
+    One character decides for all of its string: beyond U+00FF each takes two bytes, beyond U+FFFF four.
+    """
+    widest = 1
+    for start in range(0, len(raw), WINDOW_BYTES):
+        window = raw[start : start + WINDOW_BYTES + 3]  # the beginning of an escape may be cut
+        has_escapes = b"\\u" in window
+        if not has_escapes and window.isascii():
+            continue
+        if window.translate(None, _UP_TO_THREE_BYTES) or (has_escapes and any(map(window.__contains__, _SURROGATES))):
+            return 4
+        widest = 2 if has_escapes or window.translate(None, _UP_TO_LATIN) else widest
+    return widest
 
 
 def _count(raw: bytes, characters: bytes, start: int, end: int, limit: int) -> int:

@@ -60,6 +60,19 @@ async def test_values_count_towards_the_memory_budget(low_memory_gateway: str, u
     assert upstream.requests == []
 
 
+@pytest.mark.parametrize("character", ["\U0001f600".encode(), rb"\ud83d\ude00"])
+async def test_wide_characters_count_towards_the_memory_budget(
+    low_memory_gateway: str, upstream: FakeUpstream, character: bytes
+):
+    """One of them makes each character of its string take four bytes in memory."""
+    text = b"a" * 200_000
+    narrow, wide = (post(b'{"model":"m","input":"%b"}' % (text + end)) for end in (b"", character))
+
+    assert (await ask(low_memory_gateway, narrow)).status == 200
+    assert (await ask(low_memory_gateway, wide)).error["code"] == "memory_exhausted"
+    assert len(upstream.requests) == 1
+
+
 async def test_decompressed_bytes_count_towards_the_memory_budget(low_memory_gateway: str, upstream: FakeUpstream):
     """The compressed size would be far smaller."""
     body = b'{"model":"m","input":"%b"}' % (b"a" * 900_000)

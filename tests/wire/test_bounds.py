@@ -12,6 +12,7 @@ from proxy.wire.body import parse_object
 from proxy.wire.bounds import (
     VALUE_BYTES,
     WINDOW_BYTES,
+    count_char_bytes,
     count_text,
     count_values,
     find_text,
@@ -199,7 +200,32 @@ def test_escaped_colons_neither_hide_nor_fake_a_duplicate_name(texts: list[str],
         assert [parse_call(body).body[str(number)] for number in range(len(texts))] == texts
 
 
+@NO_DEADLINE
+@given(
+    text=st.text(st.sampled_from("a\u00e9\u20ac\ud7ff\ue000\U0001f600"), max_size=12),
+    before=st.integers(0, 12),
+    ascii_only=st.booleans(),
+)
+def test_the_width_of_characters_is_never_below_the_true_one(text: str, before: int, ascii_only: bool):
+    """Written as they are or escaped, and wherever the windows end."""
+    raw = json.dumps("a" * before + text, ensure_ascii=ascii_only).encode()
+    widest = max(map(ord, text), default=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bounds, "WINDOW_BYTES", 7)
+
+        assert count_char_bytes(raw) >= (4 if widest > 0xFFFF else 2 if widest > 0xFF else 1)
+        if raw.isascii() and b"\\" not in raw:
+            assert count_char_bytes(raw) == 1
+
+
+@pytest.mark.parametrize(("text", "width"), [("a", 1), ("\u00ff", 1), ("\u0100", 2), ("\uffff", 2), ("\U00010000", 4)])
+def test_a_text_is_no_wider_than_its_widest_character(text: str, width: int):
+    """In Latin letters each character takes one byte."""
+    assert count_char_bytes(b"x" * 2 * WINDOW_BYTES + text.encode()) == width
+
+
 def test_memory_is_estimated_by_values_and_by_bytes():
     """A small text of many values takes more memory than a long string."""
     assert parsed_bytes(3_000_000, 1_000_000) > parsed_bytes(60_000_000, 10)
     assert parsed_bytes(0, 1) == VALUE_BYTES
+    assert parsed_bytes(1000, 0, 4) == 5000

@@ -292,6 +292,7 @@ async def serve(
                 log.info("server.started", address=f"{address}/v1", models=models)
                 greet(address, models)
             await stop.wait()
+            finished.write()  # what has ended before is logged before
             log.info("server.stopping", drain_s=config.server.drain_s)
             await asyncio.sleep(config.server.drain_delay_s)
     finally:

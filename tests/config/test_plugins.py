@@ -120,6 +120,6 @@ def test_a_class_with_missing_methods_is_refused(package: Path):
         "from proxy.stores import Store\nclass Half(Store):\n    async def get(self, key): ...\n"
     )
 
-    missing = "add, append, claim, delete, give, put, release, reserve, rows, scan, settle, tail, take"
+    missing = "add, append, claim, delete, give, hold, put, release, rows, scan, tail, take"
     with pytest.raises(ValueError, match=f"does not implement {missing}, which every Store must have"):
         load("acme_test.half", "proxy.stores", Store)

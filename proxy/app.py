@@ -272,10 +272,9 @@ async def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT, then let running calls finish; a second signal ends the process at once.
 
-    A process with an `assignment` is one of several workers.
-
-    SIGHUP opens the files of [audit] and [record] anew and reads the config again, unless the process has a terminal,
-    whose end it then is. Under `nohup` it stays ignored. `greet` receives the address and the models of the routes.
+    A process with an `assignment` is one of several workers. SIGHUP opens the files of [audit] and [record] anew and
+    reads the config again, unless the process has a terminal, whose end it then is. Under `nohup` it stays ignored.
+    `greet` receives the address and the models of the routes.
     """
     files: list[QueuedFile] = []
     stop, reloading, finished = asyncio.Event(), Reloading(read_again), FinishedRequests()

@@ -38,6 +38,11 @@ def exclusive(folder: Path) -> str:
     return f'[[backend]]\nname = "one"\nuse = "tests.exclusive_backend"\nlock = "{folder}/lock"\n'
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process has the lock of this file; to try it would take it from the worker."""
+    return path.exists() and f":{path.stat().st_ino} 0 EOF" in Path("/proc/locks").read_text()
+
+
 async def test_what_one_worker_cannot_start_none_serves(
     start_workers: Start, http: aiohttp.ClientSession, tmp_path: Path
 ):
@@ -75,16 +80,17 @@ async def test_what_one_worker_cannot_start_none_serves(
 async def test_a_worker_that_is_killed_while_it_prepares_changes_nothing(
     start_workers: Start, http: aiohttp.ClientSession, tmp_path: Path
 ):
-    """Nor has the one that replaces it read the file."""
+    """Nor has the one that replaces it read the file. The other one has prepared when its backend has its lock."""
     gateway = await start_workers()
     victim = gateway.children()[0]
-    write_config(tmp_path, TIGHTER)
+    write_config(tmp_path, TIGHTER + exclusive(tmp_path))
     os.kill(victim, signal.SIGSTOP)
     reloading = asyncio.create_task(reload(gateway, http))
-    await until(lambda: Path(f"/proc/{victim}/status").read_text().partition("State:\t")[2].startswith("T"))
+    await until(lambda: is_locked(tmp_path / "lock"))
     os.kill(victim, signal.SIGKILL)
     status, message = await asyncio.wait_for(reloading, LIMIT_S)
     await gateway.until_logged("worker.ended")
+    write_config(tmp_path, TIGHTER)
     before = await statuses(gateway, http)
     after = await reload(gateway, http), await statuses(gateway, http)
 

@@ -14,7 +14,7 @@ import pytest
 
 from proxy.__main__ import main
 from proxy.commands import backup, key
-from proxy.stores import Holder, Store
+from proxy.stores import Holder, HoldRequest, Store
 from proxy.stores.redis import RedisStore
 from proxy.stores.sqlite import SqliteStore
 from tests.conftest import CANNED, StartGateway
@@ -186,15 +186,14 @@ def backed_up(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BackUp
 async def test_a_backup_has_every_kind_of_data(backed_up: BackUp):
     """Budgets with what is reserved and by which process, rates, usage with the numbers of its batches, leases."""
     holder, day_s = Holder("worker-1", 900), 86_400.0
-    windows: list[int] = []
+    window, limited = 0, {"limit": 100, "window_s": day_s, "holder": holder}
 
     async def fill(store: Store) -> None:
         await store.put("value", b"v", ttl_s=day_s)
         await store.take("rate", 3, limit=10, window_s=day_s)
-        for _ in range(2):
-            grant = await store.reserve("budget", 40, limit=100, window_s=day_s, holder=holder)
-            windows.append(grant.window)
-        await store.settle("budget", 10, reserved=40, window=windows[0], holder=holder)
+        nonlocal window
+        window = (await store.hold("budget", HoldRequest(1, more=80), **limited)).window
+        await store.hold("budget", HoldRequest(2, window=window, kept=40, spent=10), **limited)
         await store.append("journal", b"entry", ttl_s=day_s)
         assert await store.add("usage", {"row": [1, 2]}, ttl_s=day_s, source="worker-1", number=7)
         assert await store.claim("lease", "worker-1", lease_s=day_s)
@@ -203,7 +202,8 @@ async def test_a_backup_has_every_kind_of_data(backed_up: BackUp):
     await store.start()
     try:
         counters = [(await store.take(key, 0, limit=100, window_s=day_s)).used for key in ("rate", "budget")]
-        await store.settle("budget", 5, reserved=40, window=windows[1], holder=holder)
+        for _ in range(2):  # the number of the command is in the backup too
+            await store.hold("budget", HoldRequest(3, window=window, spent=5), **limited)
         repeated = await store.add("usage", {"row": [1, 2]}, ttl_s=day_s, source="worker-1", number=7)
         added = await store.add("usage", {"row": [1, 2]}, ttl_s=day_s, source="worker-1", number=8)
 

@@ -294,7 +294,7 @@ class FaultyStore(MemoryStore):
 class Chain:
     """Calls of chains, one after the other, through a policy with a store of its own."""
 
-    def __init__(self, store: MemoryStore | None = None, name: str = "max_tool_calls:0", **settings: Any) -> None:
+    def __init__(self, store: MemoryStore | None = None, name: str = "max_tool_calls", **settings: Any) -> None:
         self.policy = MaxToolCalls(scope="chain", **settings)
         self.store = MemoryStore() if store is None else store
         self.ownership = Ownership(self.store)

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,16 +23,18 @@ class SilentCollector:
 
     def __init__(self) -> None:
         self.was_asked = asyncio.Event()
-        self._readers: list[asyncio.StreamWriter] = []
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._readers.append(writer)
+        self._writers.append(writer)
         while await reader.read(65_536):
             self.was_asked.set()
 
-    def close(self) -> None:
-        for each in self._readers:
+    async def close(self) -> None:
+        for each in self._writers:
             each.transport.abort()
+            with suppress(ConnectionError):
+                await each.wait_closed()
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
@@ -64,7 +67,7 @@ async def test_a_process_ends_although_its_collector_never_answers(tmp_path: Pat
         if process.returncode is None:
             process.kill()
             await process.wait()
-        collector.close()
         server.close()
+        await collector.close()
 
     assert (answered.status, last.status, code) == (200, 200, 0)

@@ -95,13 +95,20 @@ async def test_budgets_of_end_users_and_metadata_are_listed_in_pages(console: Co
         await console.call(caller, user=f"user {number}", metadata={"project": f"<p{number}>"}, input=f"{number}")
     _, plain = await console.ask("GET", "/budgets?limit=2")
 
-    assert await pages(console, "budget:3", 2) == [
+    assert await pages(console, "budget:end_user.tokens.month", 2) == [
         ["billing/user 3", "search/user 0"], ["search/user 1", "search/user 2"], ["search/user 4"],
     ]  # fmt: skip
-    assert await pages(console, "budget:3", 9, "search_viewer") == [[f"search/user {n}" for n in (0, 1, 2, 4)]]
-    assert await pages(console, "budget:4", 9) == [[f"<p{number}>" for number in range(5)]]
-    assert await pages(console, "budget:4", 9, "search_viewer") == [[]]
-    assert [each["policy"] for each in plain["more"]] == ["budget:3", "budget:4"]
+    assert await pages(console, "budget:end_user.tokens.month", 9, "search_viewer") == [
+        [f"search/user {n}" for n in (0, 1, 2, 4)]
+    ]
+    assert await pages(console, "budget:metadata.project.requests.month", 9) == [
+        [f"<p{number}>" for number in range(5)]
+    ]
+    assert await pages(console, "budget:metadata.project.requests.month", 9, "search_viewer") == [[]]
+    assert [each["policy"] for each in plain["more"]] == [
+        "budget:end_user.tokens.month",
+        "budget:metadata.project.requests.month",
+    ]
     assert {"search", "search/ada"} <= {each["shared_by"] for each in plain["budgets"]}
 
 
@@ -110,6 +117,6 @@ async def test_a_search_for_budgets_ends(console: Console, monkeypatch):
     for number in range(3):
         await console.call("ada", user=f"user {number}", input=f"{number}")
     monkeypatch.setattr("proxy.admin.api.spend.MOST_NOTED", 2)
-    _, found = await console.ask("GET", "/budgets?policy=budget:3")
+    _, found = await console.ask("GET", "/budgets?policy=budget:end_user.tokens.month")
 
     assert (len(found["budgets"]), found["is_complete"]) == (2, False)

@@ -323,7 +323,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("server", "client"):
         make_certificate(folder, name)
     locked = ["-aes128", "-passout", "pass:x", "-in", "client.key", "-out", "locked.key"]
-    subprocess.run(["openssl", "rsa", *locked], cwd=folder, check=True, capture_output=True)
+    subprocess.run(["openssl", "pkey", *locked], cwd=folder, check=True, capture_output=True)
     return folder
 
 

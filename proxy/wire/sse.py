@@ -23,6 +23,9 @@ from proxy.wire.json_parser import TooMuchText
 BOM = b"\xef\xbb\xbf"
 SENTINEL = b"[DONE]"
 FRAME_ENDS = b"\n\n", b"\r\n\r\n"
+LINE_ENDS = b"\r", b"\n"
+LINE_BYTES = 16_384
+"""How long the line of a frame's data is almost always, in bytes."""
 MAX_FRAME_BYTES = 33_554_432
 """The longest frame, in bytes: a few images in base64. Copying and searching a longer one would delay other calls."""
 MAX_FRAME_VALUES = 200_000
@@ -187,6 +190,10 @@ def _first_frame_end(frames: bytes, start: int, pairs: tuple[bytes, ...]) -> int
     """Return the index after the first blank line from `start` on; whole frames have one."""
     if len(pairs) == 1:
         return frames.index(pairs[0], start) + len(pairs[0])
+    line_end = frames.find(b"\n", start, start + LINE_BYTES)
+    is_blank_next = line_end >= 0 and frames[line_end + 1 : line_end + 2] in LINE_ENDS
+    if is_blank_next and frames.find(b"\r", start, line_end) in {-1, line_end - 1}:  # almost always
+        return _end_of_blank_line(frames, line_end)
     # Windows, because a search for a pair that only occurs far behind this frame would be repeated for each frame.
     window = 1024
     while True:

@@ -10,7 +10,7 @@ from hypothesis import given
 from pydantic import ValidationError
 
 from policies import PolicyState
-from policies.budget import Budget, period_of
+from policies.budget import NOTE_CHARS, Budget, period_of
 from policies.support.allowance import LEASE_S
 from policies.support.expected_tokens import MAX_MODELS, ExpectedTokens
 from proxy.context import Caller
@@ -186,13 +186,26 @@ async def test_a_store_that_fails_at_the_end_of_a_call_is_logged(logged):
     assert [line["event"] for line in logged] == ["budget.failed"]
 
 
+@pytest.mark.parametrize(("chars", "noted"), [(NOTE_CHARS, 1), (NOTE_CHARS + 1, 0)])
+async def test_a_long_name_of_an_end_user_is_counted_and_not_noted(chars: int, noted: int):
+    """Clients choose these names, and operators could not read such a one."""
+    state = PolicyState()
+    budget, user = Budget(limit=1, unit="requests", per="end_user"), "u" * (chars - len(f"{ANNA.team}/"))
+    limited = Limited(budget, state)
+    await end(await limited.ask(user=user), usage(1, 1))
+    notes = [key async for key in state.store.scan(budget.notes_prefix(state))]
+
+    assert (await limited.refusal(user=user)).reason == "exhausted"
+    assert len(notes) == noted
+
+
 @pytest.mark.parametrize(("operation", "tokens"), [("create", 512 + 256), ("relay", 256), ("input_tokens", 0)])
 def test_what_is_expected_of_each_operation(operation: Any, tokens: int):
     """Counting tokens uses none; what a relayed path answers is not known."""
     body = {"model": "m", "input": "x" * 1_001, "max_output_tokens": 512}
     call = Call(body, operation=operation).with_encoded(b"x" * 1_024)
 
-    assert ExpectedTokens().of(call) == tokens
+    assert ExpectedTokens().of(call) == sum(ExpectedTokens().parts_of(call)) == tokens
 
 
 @pytest.mark.parametrize(

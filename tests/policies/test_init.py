@@ -33,6 +33,8 @@ async def test_a_policy_without_hooks_passes_everything():
     assert await apply_policy(policy, call) is call
     assert policy.reply_check(PolicyState()) is None
     assert policy.identify("x", [ANNA], ["kim"]) is None
+    assert policy.may_send("x", [ANNA]) is False
+    assert (policy.notes_prefix(PolicyState()), await policy.balances_of(PolicyState(), ["t"])) == ("", ())
     assert (policy.resolve_model("m"), [*policy.model_names()]) == ("m", [])
 
 

@@ -49,8 +49,9 @@ SLOW := tests/backends/training tests/bench tests/clients tests/deploy tests/soa
   $(addprefix tests/test_,$(addsuffix .py,app app_shutdown attacks background compaction composed_schemas degraded dialects \
     disconnects drain_delay endpoints history limits_over_time local_model main newcomer ownership_endpoints pool_kill reload \
     request_forms rolling_restart second_signal shutdown steering stored_state upstream_faults workers)) \
-  $(addprefix tests/admin/,console/test_browser.py console/test_console.py api/test_schema.py api/test_scope.py test_oidc.py test_sessions.py) \
+  $(addprefix tests/admin/,console/test_browser.py console/test_console.py api/test_dispatch.py api/test_resources.py api/test_schema.py api/test_scope.py test_oidc.py test_sessions.py) \
   tests/commands/test_admin_client.py tests/commands/test_backup.py tests/commands/test_identity.py tests/commands/test_key.py tests/policies/test_max_tool_calls.py tests/routing/test_attempts.py \
+  tests/test_joint_reload.py tests/test_shared_stderr.py tests/telemetry/test_dead_collector.py tests/cache/test_key_deep.py \
   tests/pricing/test_prices.py tests/telemetry/test_audit.py tests/telemetry/test_logs.py tests/telemetry/test_planted_secrets.py \
   tests/telemetry/test_recorder.py
 SLOW_NAMES := *cluster* *soak* *_large_* *_processes.py *shared_flight* *websocket* *test_redis*

@@ -72,8 +72,9 @@ class ListenerTls:
                 log.error("tls.reload_failed", reason=str(error))  # noqa: TRY400  the place says nothing
             self._refused = stamps
         else:
-            self._seen = stamps
-            log.info("tls.reloaded")
+            if stamps == await asyncio.to_thread(self._stamps):  # else a file has changed since: it is read once more
+                self._seen = stamps
+                log.info("tls.reloaded")
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator[None]:

@@ -78,7 +78,7 @@ bench: .venv/.tests
 	$(BIN)/python -m tests.bench --only policies --starts 15 --rounds 9 --seconds 0.4
 	$(BIN)/python -m tests.bench.local
 
-# About five minutes: one regular caller beside hostile callers, upstreams and operators. See tests/soak/README.md.
+# About nine minutes: one regular caller beside hostile callers, upstreams and operators. See tests/soak/README.md.
 soak: .venv/.tests
 	$(BIN)/python -m tests.soak
 

@@ -27,7 +27,7 @@ from tests.soak.report import Row, Thresholds, find_faults, render, render_outco
 from tests.soak.restarts import restart
 
 RESTARTS = "restarts"
-QUIET_SHARE, SHORTEST_QUIET_S = 0.4, 1.0
+QUIET_SHARE, SHORTEST_QUIET_S = 0.4, 2.0
 SETTLE_S = 1.0  # until the gateway has noticed that the polite connections are closed
 LEAD_S = 0.2  # polite traffic runs before the attack begins
 
@@ -155,7 +155,7 @@ def thresholds(options: argparse.Namespace) -> Thresholds:
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description="Attacks beside one polite caller.")
     names = [*dict.fromkeys([attack.name for attack in ATTACKS] + [attack.kind for attack in ATTACKS]), RESTARTS]
-    parser.add_argument("--seconds", type=float, default=2.5, help="for each attack (default 2.5)")
+    parser.add_argument("--seconds", type=float, default=5, help="for each attack (default 5)")
     parser.add_argument("--only", action="append", choices=names, help="attacks or kinds to run; may be repeated")
     parser.add_argument("--tries", type=int, default=20, help="restarts under load (default 20)")
     parser.add_argument("--added-ms", type=float, default=300, help="p99 that an attack may add (default 300)")

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 TIMEOUT_S = 2.0
+MAX_PORT = 65_535
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}  # noqa: S104  compared only
 
 
@@ -20,7 +21,9 @@ def main() -> int:
     path = Path(os.environ.get("HEADGATE_CONFIG") or "/etc/headgate/headgate.toml")
     server = tomllib.loads(path.read_text()).get("server", {})
     host = os.environ.get("HEADGATE_HOST") or server.get("host", "")
-    port = os.environ.get("HEADGATE_PORT") or server.get("port", 8080)
+    port = os.environ.get("HEADGATE_PORT") or str(server.get("port", 8080))
+    if not (port.isascii() and port.isdecimal() and int(port) <= MAX_PORT):
+        raise ValueError(f"invalid port '{port}' in HEADGATE_PORT, or in [server]")
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # it asks itself, by no name of the certificate
     scheme = "https" if server.get("tls_cert") else "http"

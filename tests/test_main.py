@@ -107,6 +107,65 @@ def test_an_invalid_port_is_exit_2(port: str, capsys):
     assert f"argument --port: invalid port '{port}'; it is a number from 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "arguments", "message"),
+    [
+        ("HEADGATE_PORT", "http", ["serve"], "--port: invalid port 'http' in HEADGATE_PORT; it is a number from 0"),
+        (
+            "HEADGATE_CONFIG",
+            "/none.toml",
+            ["check"],
+            "--config: HEADGATE_CONFIG is '/none.toml', which is no file that",
+        ),
+        (
+            "HEADGATE_CONFIG",
+            "/",
+            ["key", "list"],
+            "--config: HEADGATE_CONFIG is '/', which is no file that can be read",
+        ),
+    ],
+)
+def test_a_bad_value_of_a_variable_names_the_variable(variable, value, arguments, message, capsys, monkeypatch):
+    """Before anything else is done: it may have been set long ago, and elsewhere."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "arguments", "message"),
+    [
+        ("HEADGATE_HOST", "0.0.0.0", ["serve"], "HEADGATE_HOST is set to 0.0.0.0."),
+        ("HEADGATE_ADMIN_KEY", "ключ", ["reload", "--url", "http://127.0.0.1:1"], "HEADGATE_ADMIN_KEY: this is no key"),
+        (
+            "HEADGATE_ADMIN_URL",
+            "ftp://gate",
+            ["reload"],
+            "HEADGATE_ADMIN_URL: 'ftp://gate' is no address; write http://",
+        ),
+        ("HEADGATE_ADMIN_URL", "http://gate:x", ["key", "list"], "HEADGATE_ADMIN_URL: 'http://gate:x' is no address"),
+        ("HEADGATE_ADMIN_URL", "http://127.0.0.1:1", ["reload"], "(HEADGATE_ADMIN_URL names it)"),
+        ("HEADGATE_WORKER", "1/2", ["serve"], "HEADGATE_WORKER: only a supervisor sets it, for its workers; unset it"),
+    ],
+)
+def test_what_cannot_be_done_with_a_variable_names_it(variable, value, arguments, message, capsys, monkeypatch):
+    """What is wrong with it is found later."""
+    monkeypatch.setenv(variable, value)
+
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_option_wins_over_a_bad_variable(config: Path, monkeypatch):
+    """Which is then not read."""
+    monkeypatch.setenv("HEADGATE_CONFIG", "/none.toml")
+
+    assert main(["check", "--config", str(config)]) == 0
+
+
 def test_the_address_of_the_command_line_is_checked_like_that_of_the_config(capsys, monkeypatch):
     """By option or by variable: others could reach a gateway without callers."""
     monkeypatch.setenv("HEADGATE_HOST", "0.0.0.0")

@@ -20,7 +20,7 @@ from proxy.admin.access import LOOPBACK
 from proxy.admin.api.dispatch import OPENAPI_PATH
 from proxy.admin.api.endpoint import VERSION
 from proxy.admin.state_id import state_id
-from proxy.commands.options import add_config
+from proxy.commands.options import add_config, is_from
 from proxy.config.admin_table import AdminTable
 from proxy.config.build import Config, read
 from proxy.config.secrets import read_secret
@@ -46,6 +46,21 @@ def add_gateway(command: argparse.ArgumentParser, *, is_direct: bool = True) -> 
                             "default: the first one of an owner in the config")  # fmt: skip
     if is_direct:
         group.add_argument("--direct", action="store_true", help="ask no gateway: work on the store and the files")
+
+
+def url_given(options: argparse.Namespace) -> str | None:
+    """Return the address of the gateway that was named. Raises ConfigError for what is none."""
+    text: str | None = options.url
+    if text is None:
+        return None
+    try:
+        parts = urlsplit(text)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port
+        is_address = False
+    if not is_address:
+        raise ConfigError(f"{URL if is_from(URL, text) else '--url'}: '{text}' is no address; write http://HOST:PORT")
+    return text
 
 
 def config_of(options: argparse.Namespace) -> Config:
@@ -96,13 +111,8 @@ class AdminClient:
 
     def _connection(self) -> HTTPConnection:
         parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"--url: '{self.url}' is no address; write http://HOST:PORT")
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        try:
-            return kind(parts.hostname, parts.port, timeout=self.timeout_s)
-        except ValueError as error:
-            raise ConfigError(f"--url: {error}") from error
+        return kind(parts.hostname or "", parts.port, timeout=self.timeout_s)
 
     def _read(self, answer: HTTPResponse, method: str) -> Any:
         text = answer.read()
@@ -131,7 +141,7 @@ def client_of(options: argparse.Namespace) -> AdminClient | None:
         return None
     config = None if options.config is None else read(options.config)
     admin = None if config is None else config.admin
-    url = options.url or (None if admin is None or not admin.port else url_of(admin))
+    url = url_given(options) or (None if admin is None or not admin.port else url_of(admin))
     if url is None:
         return None
     if admin is not None and not options.url and _is_closed(admin):
@@ -142,7 +152,7 @@ def client_of(options: argparse.Namespace) -> AdminClient | None:
         client.find()
     except NotAnswered as error:
         if options.url:
-            raise ConfigError(f"{url}: no gateway answers: {error}") from error
+            raise no_gateway(url, error) from error
         print(f"No gateway answers at {url}: done without one.", file=sys.stderr)
         return None
     if config is not None and not options.url:
@@ -162,17 +172,27 @@ def url_of(admin: AdminTable) -> str:
     return f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{admin.port}"
 
 
+def no_gateway(url: str, error: NotAnswered) -> ConfigError:
+    """Return the fault that nothing listens at an address that was given."""
+    return ConfigError(f"{url}: no gateway answers: {error}{f' ({URL} names it)' if is_from(URL, url) else ''}")
+
+
 def key_of(place: str | None, admin: AdminTable | None) -> str | None:
-    """Return the key to send. Raises ConfigError for a place that cannot be read."""
+    """Return the key to send. Raises ConfigError for a place that cannot be read, and for what cannot be sent."""
+    source, key = "admin.key", None
     if place is not None:
+        source = "--admin-key"
         try:
-            return read_secret(place).get_secret_value()
+            key = read_secret(place).get_secret_value()
         except ValueError as error:
             raise ConfigError(f"--admin-key: {error}") from error
-    if given := os.environ.get(KEY):
-        return given
-    keys = () if admin is None else admin.key
-    return next((key.key.get_secret_value() for key in keys if key.role == "owner"), None)
+    elif given := os.environ.get(KEY):
+        source, key = KEY, given
+    elif admin is not None:
+        key = next((each.key.get_secret_value() for each in admin.key if each.role == "owner"), None)
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"{source}: this is no key; one has only printable characters of ASCII")
+    return key
 
 
 def _check_state(client: AdminClient, config: Config, path: Path) -> None:

@@ -13,7 +13,7 @@ def add_config(command: argparse.ArgumentParser, *, required: bool = False, text
     """Add `--config`; the variable stands for it."""
     default = os.environ.get(CONFIG) or None
     command.add_argument(
-        "--config", type=Path, default=default, required=required and default is None, help=f"{text}; or {CONFIG}"
+        "--config", type=_config, default=default, required=required and default is None, help=f"{text}; or {CONFIG}"
     )
 
 
@@ -26,8 +26,23 @@ def add_address(command: argparse.ArgumentParser) -> None:
     )
 
 
+def is_from(variable: str, value: object) -> bool:
+    """Whether the variable that stands for an option has its value: a fault in it is then mended there."""
+    return value is not None and os.environ.get(variable) == str(value)
+
+
+def _config(text: str) -> Path:
+    """Raises ArgumentTypeError for a variable that names no file; that of an option is said where it is read."""
+    path = Path(text)
+    if is_from(CONFIG, text) and (path.is_dir() or not os.access(path, os.R_OK)):
+        raise argparse.ArgumentTypeError(f"{CONFIG} is '{text}', which is no file that can be read")
+    return path
+
+
 def _port(text: str) -> int:
     """Raises ArgumentTypeError for what is not a port."""
     if not (text.isascii() and text.isdecimal() and int(text) <= MAX_PORT):
-        raise argparse.ArgumentTypeError(f"invalid port '{text}'; it is a number from 0, for a free one, to {MAX_PORT}")
+        where = f" in {PORT}" if is_from(PORT, text) else ""
+        allowed = f"it is a number from 0, for a free one, to {MAX_PORT}"
+        raise argparse.ArgumentTypeError(f"invalid port '{text}'{where}; {allowed}")
     return int(text)

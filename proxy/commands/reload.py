@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from proxy.commands.admin_client import AdminClient, NotAnswered, add_gateway, key_of, url_of
+from proxy.commands.admin_client import AdminClient, NotAnswered, add_gateway, key_of, no_gateway, url_given, url_of
 from proxy.config.admin_table import AdminTable
 from proxy.config.source_file import SourceFile
 from proxy.config.validation import ConfigError, validate
@@ -25,13 +25,13 @@ def _reload(options: argparse.Namespace) -> int:
     admin = None if options.config is None else _admin_of(options)
     if admin is None and not options.url:
         raise ConfigError("admin: no [admin] says where the gateway is; name it with --url, or send it SIGHUP instead")
-    url = options.url or ("" if admin is None else url_of(admin))
+    url = url_given(options) or ("" if admin is None else url_of(admin))
     client = AdminClient(url.rstrip("/"), key_of(options.admin_key, admin), TIMEOUT_S)
     try:
         client.find()
         changes = client.ask("POST", "/config/reload", {})["changes"]
     except NotAnswered as error:
-        raise ConfigError(f"admin: no gateway answers at {url}: {error}") from error
+        raise no_gateway(url, error) from error
     print("\n".join(changes) or "Nothing has changed.")
     return SUCCESS
 

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import ctypes
 import gc
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,13 +12,13 @@ from functools import partial
 from typing import Any
 
 from proxy.app import serve
-from proxy.commands.options import DEFAULT_CONFIG, add_address, add_config
+from proxy.commands.options import DEFAULT_CONFIG, HOST, PORT, add_address, add_config, is_from
 from proxy.commands.outcome import INPUT_ERROR, SUCCESS, reason
 from proxy.config.build import Config, read
 from proxy.config.consistency import listen_faults
 from proxy.config.default import default_config
 from proxy.config.validation import ConfigError
-from proxy.control import Assignment
+from proxy.control import NUMBER, Assignment
 from proxy.supervisor import Supervisor
 from proxy.telemetry.logs import Logs, LogTally
 from proxy.worker_process import config_of_worker
@@ -43,8 +44,7 @@ def add_to(commands: Any) -> None:
 
 def serve_until_stopped(options: argparse.Namespace, logs: Logs, tally: LogTally) -> int:
     """Serve, and return the exit status."""
-    assignment = Assignment.of_environment()
-
+    assignment = _assignment()
     texts = None if assignment is None else assignment.texts
 
     def read_again(running: Config | None, content: str | None = None) -> Config:
@@ -71,6 +71,14 @@ def serve_until_stopped(options: argparse.Namespace, logs: Logs, tally: LogTally
         print(f"headgate cannot start: {reason(error)}", file=sys.stderr)
         return INPUT_ERROR
     return SUCCESS
+
+
+def _assignment() -> Assignment | None:
+    """Return what a supervisor gives to this process; None without one. Raises ConfigError for what none has set."""
+    try:
+        return Assignment.of_environment()
+    except (KeyError, OSError, ValueError) as error:
+        raise ConfigError(f"{NUMBER}: only a supervisor sets it, for its workers; unset it") from error
 
 
 def _supervise(config: Config) -> int:
@@ -102,7 +110,8 @@ def _with_address(config: Config, host: str | None, port: int | None) -> Config:
     server = config.server.model_copy(update=given)
     faults = [*listen_faults(server, config.admin, is_open=config.is_open)] if given else []
     if faults:
-        raise ConfigError("\n".join(faults))
+        set_by = [name for name, value in ((HOST, host), (PORT, port)) if is_from(name, value)]
+        raise ConfigError("\n".join([*faults, *(f"  {name} is set to {os.environ[name]}." for name in set_by)]))
     return config.model_copy(update={"server": server})
 
 

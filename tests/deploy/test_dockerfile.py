@@ -57,11 +57,16 @@ def test_it_runs_as_a_user_who_is_not_root_with_the_locked_packages():
 
 async def probe(config: Path, **variables: str) -> int:
     """Return the exit status of the health check."""
+    return (await asked(config, **variables))[0]
+
+
+async def asked(config: Path, **variables: str) -> tuple[int, str]:
+    """Return the exit status of the health check, and what it says."""
     environment = {**os.environ, "HEADGATE_CONFIG": str(config), **variables}
     done = await asyncio.to_thread(
         subprocess.run, [sys.executable, str(PROBE)], env=environment, capture_output=True, check=False
     )
-    return done.returncode
+    return done.returncode, done.stderr.decode()
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -81,5 +86,8 @@ async def test_the_health_check_finds_the_gateway(start_gateway, upstream, tmp_p
     assert await probe(config, HEADGATE_PORT=str(free_port())) == 1
     config.write_text(f"[server]\nport = 1\n{lines}{CANNED}")
     assert await probe(config, HEADGATE_PORT=port) == 0
+    assert await asked(config, HEADGATE_PORT="http") == (
+        1, "unhealthy: invalid port 'http' in HEADGATE_PORT, or in [server]\n"
+    )  # fmt: skip
     config.write_text("[server")
     assert await probe(config) == 1

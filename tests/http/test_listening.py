@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from proxy.http.listening import ADMIN, bind, close
+from proxy.http.listening import ADMIN, bind, close, open_listeners
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", ""])
@@ -34,3 +34,14 @@ def test_an_error_says_what_is_wrong_with_the_address(host: str, message: str):
             bind(host, port, ADMIN)
 
     assert f"{caught.value.filename}: {caught.value.strerror}".startswith(message.format(port=port))
+
+
+def test_a_host_that_is_not_known_says_where_it_is_set():
+    """For one process, and for several workers."""
+    for listen in (lambda: bind("no-such-host.invalid", 0), lambda: open_listeners("no-such-host.invalid", 1, 2)):
+        with pytest.raises(
+            OSError, match="name another host with --host, HEADGATE_HOST or host in \\[server]"
+        ) as caught:
+            listen()
+
+        assert caught.value.filename == "no-such-host.invalid"

@@ -176,7 +176,6 @@ class BudgetCheck:
         """Note who shares the budget, for operators: counters do not say it. Without the note the call goes on."""
         if len(shared) > NOTE_CHARS:
             return
-        team = team if self._per == "end_user" else ""
         name = hashlib.sha256(shared.encode(errors="surrogatepass")).hexdigest()
         key = f"{notes_prefix(self._name, self._period)}{name}"
         with suppress(StoreError, orjson.JSONEncodeError):

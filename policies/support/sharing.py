@@ -1,4 +1,4 @@
-"""Who shares a limit: the teams, callers, keys, end users, models, or values of a field of `metadata`."""
+"""Who shares a limit: the teams, callers, keys, models, or a team's end users and values of a field of `metadata`."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -24,7 +24,8 @@ def _known(per: str) -> str:
 
 
 Per = Annotated[str, AfterValidator(_known)]
-"""What calls have in common that share a limit. Calls without that value share one."""
+"""What calls have in common that share a limit. Those of a team without that value share one; what callers name
+themselves, end users and values of metadata, belongs to their team."""
 
 
 def shared_by(per: str) -> Callable[[Call, Context], str]:
@@ -32,10 +33,10 @@ def shared_by(per: str) -> Callable[[Call, Context], str]:
     if per.startswith(METADATA):
         field = per.removeprefix(METADATA)
 
-        def of_metadata(call: Call, _context: Context) -> str:
+        def of_metadata(call: Call, context: Context) -> str:
             metadata = call.body.get("metadata")
             value = metadata.get(field) if isinstance(metadata, dict) else None
-            return value if isinstance(value, str) else ""
+            return _of_team(context, value if isinstance(value, str) else "")
 
         return of_metadata
     return _SIMPLE.get(per, lambda _call, _context: "")
@@ -43,18 +44,25 @@ def shared_by(per: str) -> Callable[[Call, Context], str]:
 
 def _end_user(call: Call, context: Context) -> str:
     named = next((value for field in END_USER if isinstance(value := call.body.get(field), str) and value), "")
-    return f"{context.caller.team}/{named}"  # callers name their users as they like
+    return _of_team(context, named)
 
 
 def _key(_call: Call, context: Context) -> str:
     """Return what names the key that was sent, issued or of the config; of a caller without a key, the caller."""
-    caller = context.caller
-    return f"{caller.team}/{caller.name}/{caller.fingerprint}"
+    return _of_team(context, f"{context.caller.name}/{context.caller.fingerprint}")
+
+
+def _of_team(context: Context, name: str) -> str:
+    """Return a name that is the team's own: what callers name they choose themselves, and so may another team."""
+    team = context.caller.team
+    if "/" in team or "%" in team:  # else team "a" with "b/c" would be team "a/b" with "c"
+        team = team.replace("%", "%25").replace("/", "%2F")
+    return f"{team}/{name}"
 
 
 _SIMPLE: dict[str, Callable[[Call, Context], str]] = {
     "team": lambda _call, context: context.caller.team,
-    "caller": lambda _call, context: f"{context.caller.team}/{context.caller.name}",
+    "caller": lambda _call, context: _of_team(context, context.caller.name),
     "key": _key,
     "end_user": _end_user,
     "model": lambda call, _context: call.model,

@@ -10,10 +10,12 @@ from pydantic import ValidationError
 
 from policies import PolicyState
 from policies.rate import Rate
+from proxy.context import Caller
 from proxy.wire.errors import LimitExceeded
 from tests.examples import JSON, NO_DEADLINE, make_call
 from tests.policies.limited import ANNA, BEN, CAROL, CountingStore, Limited, UnreachableStore, end, timed_store, usage
 
+SLASHES = Caller("b/c", "a"), Caller("c", "a/b"), Caller("c", "a%2Fb")
 KEY = replace(ANNA, key_id="key_1", fingerprint="2c")
 
 
@@ -61,12 +63,18 @@ async def test_a_burst_is_limited_by_the_second():
         ("key", (ANNA, {}), (ANNA, {}), (BEN, {})),
         ("model", (ANNA, {"model": "a"}), (CAROL, {"model": "a"}), (ANNA, {"model": "b"})),
         ("end_user", (ANNA, {"safety_identifier": "u"}), (BEN, {"user": "u"}), (CAROL, {"user": "u"})),
-        ("metadata.project", (ANNA, {"metadata": {"project": "x"}}), (CAROL, {"metadata": {"project": "x"}}), (ANNA, {})),
-        ("metadata.project", (ANNA, {"metadata": 7}), (CAROL, {"metadata": {"project": 7}}), (ANNA, {"metadata": {"project": "x"}})),
+        ("metadata.project", (ANNA, {"metadata": {"project": "x"}}), (BEN, {"metadata": {"project": "x"}}), (ANNA, {})),
+        ("metadata.project", (ANNA, {"metadata": 7}), (BEN, {"metadata": {"project": 7}}), (ANNA, {"metadata": {"project": "x"}})),
+        ("metadata.project", (ANNA, {"metadata": {"project": "x"}}), (BEN, {"metadata": {"project": "x"}}), (CAROL, {"metadata": {"project": "x"}})),
+        ("metadata.project", (SLASHES[0], {"metadata": {"project": "b/c"}}), (SLASHES[0], {"metadata": {"project": "b/c"}}), (SLASHES[1], {"metadata": {"project": "c"}})),
+        ("end_user", (SLASHES[0], {"user": "b/c"}), (SLASHES[0], {"user": "b/c"}), (SLASHES[1], {"user": "c"})),
+        ("end_user", (SLASHES[1], {"user": "c"}), (SLASHES[1], {"user": "c"}), (SLASHES[2], {"user": "c"})),
+        ("caller", (SLASHES[0], {}), (SLASHES[0], {"model": "n"}), (SLASHES[1], {})),
+        ("key", (SLASHES[0], {}), (SLASHES[0], {"model": "n"}), (SLASHES[1], {})),
     ],
 )  # fmt: skip
 async def test_those_who_share_a_limit(per: str, first: Any, shares: Any, other: Any):
-    """Names of end users belong to their team; calls without a value share a limit."""
+    """Names of end users and values of metadata belong to their team, whose calls without a value share a limit."""
     limited = Limited(Rate(requests=1, per=per))
     await limited.ask(first[0], **first[1])
 

@@ -168,7 +168,7 @@ class NotedPage:
 async def _noted(parts: GatewayParts, rule: Rule, prefix: str, argument: Mapping[str, Any]) -> NotedPage:
     """Return the budgets of those that a policy has noted, in the order of their names. Raises StoreError.
 
-    An operator of a team sees its end users; a value of metadata belongs to no team.
+    An operator of a team sees its end users and its values of metadata.
     """
     team, limit, after = argument["team"], argument["limit"], argument["after"]
     rules = parts.pipeline().rules

@@ -64,10 +64,13 @@ async def test_budgets_have_what_is_left_and_a_forecast(console: Console):
     await console.call("ada", model="gpt-5.6")
     after = await settled(console)
     _, own = await console.ask("GET", "/budgets", who="search_admin")
-    used = {each["shared_by"]: each["used"] for each in after["budgets"] if each["used"]}
+    used = {(each["shared_by"], each["unit"]): each["used"] for each in after["budgets"] if each["used"]}
 
-    assert {each["shared_by"]: each["used"] for each in before["budgets"] if each["used"]} == {}
-    assert used == {"search": pytest.approx(1.9e-05), "search/ada": 1, "gpt-5.6": 1, "search/": 12, "": 1}
+    assert [each for each in before["budgets"] if each["used"]] == []
+    assert used == {
+        ("search", "usd"): pytest.approx(1.9e-05), ("search/ada", "requests"): 1, ("gpt-5.6", "requests"): 1,
+        ("search/", "tokens"): 12, ("search/", "requests"): 1,
+    }  # fmt: skip
     assert {each["shared_by"] for each in own["budgets"]} == {"search", "search/ada", "search/ben", "search/"}
     for each in after["budgets"]:
         assert each["left"] == pytest.approx(each["limit"] - each["used"])
@@ -89,7 +92,7 @@ async def pages(console: Console, policy: str, limit: int, who: str = "owner") -
 
 
 async def test_budgets_of_end_users_and_metadata_are_listed_in_pages(console: Console):
-    """In the order of their names; a team sees its end users, and no values of metadata, which belong to no team."""
+    """In the order of their names; a team sees its own end users and values of metadata."""
     for number in range(5):
         caller = "cleo" if number == 3 else "ada"
         await console.call(caller, user=f"user {number}", metadata={"project": f"<p{number}>"}, input=f"{number}")
@@ -102,9 +105,11 @@ async def test_budgets_of_end_users_and_metadata_are_listed_in_pages(console: Co
         [f"search/user {n}" for n in (0, 1, 2, 4)]
     ]
     assert await pages(console, "budget:metadata.project.requests.month", 9) == [
-        [f"<p{number}>" for number in range(5)]
+        ["billing/<p3>", *(f"search/<p{n}>" for n in (0, 1, 2, 4))]
     ]
-    assert await pages(console, "budget:metadata.project.requests.month", 9, "search_viewer") == [[]]
+    assert await pages(console, "budget:metadata.project.requests.month", 9, "search_viewer") == [
+        [f"search/<p{n}>" for n in (0, 1, 2, 4)]
+    ]
     assert [each["policy"] for each in plain["more"]] == [
         "budget:end_user.tokens.month",
         "budget:metadata.project.requests.month",

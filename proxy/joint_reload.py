@@ -1,6 +1,7 @@
 """A reload of several workers: each prepares what the new config needs, and when all have, each serves it.
 
-If one cannot, none changes. A worker that is started later gets the text of the config that is served, not the file.
+If one cannot, none changes. A worker that is started meanwhile has the config that is still served, and prepares too;
+one that is started later gets the text of the new one, not the file.
 """
 
 import asyncio
@@ -27,8 +28,10 @@ class JointReload:
     """Lets all workers read the config again."""
 
     def __init__(self, config: Config, questions: Questions) -> None:
-        self.lock = asyncio.Lock()
-        """Held while a reload runs, and while a process is started."""
+        self.starting = asyncio.Lock()
+        """Held while a process is started with the texts, and while they change, but not while workers prepare: one
+        that ends then is replaced."""
+        self._reloading = asyncio.Lock()
         self.texts: ConfigTexts | None = None
         """None for a config that is in no file."""
         self._source = config.source
@@ -39,24 +42,45 @@ class JointReload:
 
     async def reload(self, links: Callable[[], Links]) -> Report:
         """Return a status, and the changes or why nothing has changed."""
-        async with self.lock:
-            found = links()
+        async with self._reloading:
+            prepared: dict[int, Link] = {}
             try:
                 source, texts = await self._read()
             except ConfigError as error:
-                await self._ask(found, DISCARD, str(error), COMMIT_S)
-                return _fault(str(error))
-            reports = await self._ask(found, PREPARE, texts.served, PREPARE_S)
-            prepared = {number: found[number] for number, (status, _) in reports.items() if status == 200}
-            fault = next(_faults(found, reports, links()), None)
-            if fault is not None:
-                await self._ask(prepared, DISCARD, f"nothing has changed: {fault}", COMMIT_S)
-                return _fault(fault)
-            if not prepared:
-                return await self._serve_later(source, texts)
-            self.texts = texts
-            await self._ask(prepared, COMMIT, None, COMMIT_S)
-            return 200, reports[min(prepared)][1]
+                await self._ask(_each(links()), DISCARD, str(error), COMMIT_S)
+                return _fault(error)
+            try:
+                report = await self._prepare(source, texts, links, prepared)
+            except ConfigError as error:
+                await self._ask(prepared, DISCARD, f"nothing has changed: {error}", COMMIT_S)
+                return _fault(error)
+            running = _each(links())
+            serving = {number: link for number, link in prepared.items() if running.get(number) is link}
+            await self._ask(serving, COMMIT, None, COMMIT_S)
+            return 200, report
+
+    async def _prepare(
+        self, source: SourceFile, texts: ConfigTexts, links: Callable[[], Links], prepared: dict[int, Link]
+    ) -> Any:
+        """Let all workers prepare; then processes are started with the new texts. Return the changes.
+
+        `prepared` gets the workers that have prepared. Raises ConfigError if one cannot.
+        """
+        report: Any = None
+        while True:
+            async with self.starting:
+                found = links()
+                left = {number: pair for number, pair in found.items() if prepared.get(number) is not pair[0]}
+                if not left:
+                    report = report if prepared else await self._check(source, texts)
+                    self.texts = texts
+                    return report
+            reports = await self._ask(_each(left), PREPARE, texts.served, PREPARE_S)
+            for number, (status, answer) in reports.items():
+                if status == 200:
+                    prepared[number], report = left[number][0], answer
+            if fault := next(_faults(left, reports, links()), None):
+                raise ConfigError(fault)
 
     async def _read(self) -> tuple[SourceFile, ConfigTexts]:
         """Return the file as it is now: all workers get the same. Raises ConfigError."""
@@ -66,23 +90,19 @@ class JointReload:
         await asyncio.to_thread(source.tables)
         return source, ConfigTexts(self.texts.first, source.content.decode())
 
-    async def _serve_later(self, source: SourceFile, texts: ConfigTexts) -> Report:
-        """Let the workers that are started next serve a config, where none serves now."""
+    async def _check(self, source: SourceFile, texts: ConfigTexts) -> Any:
+        """Return the changes of a config that no worker has prepared, because none runs. Raises ConfigError."""
         before = self.texts.served if self.texts is not None else ""
-        try:
-            config = await asyncio.to_thread(read, source.path, None, texts.served, texts.first)
-        except ConfigError as error:
-            return _fault(str(error))
-        self.texts = texts
-        return 200, {"changes": differences(SourceFile(source.path, before.encode()).tables(), config.tables)}
+        config = await asyncio.to_thread(read, source.path, None, texts.served, texts.first)
+        return {"changes": differences(SourceFile(source.path, before.encode()).tables(), config.tables)}
 
-    async def _ask(self, links: Links, word: str, argument: Any, timeout_s: float) -> dict[int, Any]:
+    async def _ask(self, links: Mapping[int, Link], word: str, argument: Any, timeout_s: float) -> dict[int, Any]:
         """Return the answers of the workers that answer, by their numbers."""
 
         async def ask(number: int, link: Link) -> tuple[int, list[Any]]:
             return number, await self._questions.ask([link], word, argument, timeout_s)
 
-        answers = await asyncio.gather(*(ask(number, link) for number, (link, _) in links.items()))
+        answers = await asyncio.gather(*(ask(number, link) for number, link in links.items()))
         return {number: answer[0] for number, answer in answers if answer}
 
 
@@ -98,5 +118,10 @@ def _faults(links: Links, reports: Mapping[int, Report], links_now: Links) -> It
             yield f"{error['message']} (worker {number})"
 
 
-def _fault(message: str) -> Report:
-    return 422, {"error": {"message": message}}
+def _each(links: Links) -> dict[int, Link]:
+    """Return the connections without what else is known of them."""
+    return {number: link for number, (link, _) in links.items()}
+
+
+def _fault(error: ConfigError) -> Report:
+    return 422, {"error": {"message": str(error)}}

@@ -169,7 +169,7 @@ class Supervisor:
         own, other = socket.socketpair()
         engines, its_engines = socket.socketpair()
         places = {LISTENER: worker.listener.fileno(), CONTROL: other.fileno(), ENGINES: its_engines.fileno()}
-        async with self._joint.lock:  # a reload reaches it, or is over
+        async with self._joint.starting:  # a reload reaches it, or is over
             try:
                 process = await self._start_process(worker, places)
             finally:

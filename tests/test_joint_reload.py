@@ -5,14 +5,18 @@ import fcntl
 import os
 import re
 import signal
+import socket
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
 from proxy.config.build import read
 from proxy.config.default import default_config
-from proxy.control import Questions
+from proxy.control import COMMIT, PREPARE, Link, Questions, answer_supervisor
+from proxy.http.health import Report
 from proxy.joint_reload import JointReload
 from tests.raw import until
 from tests.worker_gateways import LIMIT_S, Gateway, Start, write_config
@@ -96,6 +100,87 @@ async def test_a_worker_that_is_killed_while_it_prepares_changes_nothing(
 
     assert (status, re.sub(r"\d", "N", message)) == (422, "worker N ended; no worker has changed")
     assert (before, after) == ({200}, ((200, "policy[size]: added"), {400}))
+
+
+async def test_a_worker_that_ends_while_another_prepares_is_replaced_at_once(
+    start_workers: Start, http: aiohttp.ClientSession, tmp_path: Path
+):
+    """The reload waits for the other one, which stands still, and changes nothing in the end."""
+    gateway = await start_workers()
+    waits, victim = gateway.children()
+    write_config(tmp_path, TIGHTER + exclusive(tmp_path))
+    os.kill(waits, signal.SIGSTOP)
+    reloading = asyncio.create_task(reload(gateway, http))
+    await until(lambda: is_locked(tmp_path / "lock"))
+    os.kill(victim, signal.SIGKILL)
+    await until(lambda: len(set(gateway.children()) - {waits, victim}) == 1)
+    is_waiting = not reloading.done()
+    os.kill(waits, signal.SIGCONT)
+    status, _ = await asyncio.wait_for(reloading, LIMIT_S)
+    write_config(tmp_path, TIGHTER)
+    before = await statuses(gateway, http)
+    after = await reload(gateway, http), await statuses(gateway, http)
+
+    assert (is_waiting, status, before) == (True, 422, {200})
+    assert after == ((200, "policy[size]: added"), {400})
+
+
+class Process:
+    """A worker's end of the connection: it prepares when it is told to, and notes its steps."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+        self.may_answer = asyncio.Event()
+
+    async def connect(self, questions: Questions) -> Link:
+        """Return the supervisor's end."""
+        own, other = socket.socketpair()
+        ours, theirs = await Link.over(own), await Link.over(other)
+
+        async def respond(word: str, _argument: Any) -> Report:
+            self.steps.append(word)
+            await self.may_answer.wait()
+            return 200, {"changes": []}
+
+        async def settle() -> None:
+            with suppress(EOFError):
+                while True:
+                    _, answered = await ours.receive()
+                    questions.settle(*answered)
+
+        self._links = ours, theirs
+        self._tasks = asyncio.gather(settle(), answer_supervisor(theirs, {}, lambda: None, respond))
+        return ours
+
+    async def end(self) -> None:
+        for link in self._links:
+            link.close()
+        await self._tasks
+
+
+async def test_a_worker_that_was_started_meanwhile_prepares_too(tmp_path: Path):
+    """One ended before it served, while another prepared; what replaced it has the config before, and changes it."""
+    questions, path = Questions(), write_config(tmp_path)
+    joint = JointReload(read(path), questions)
+    first, replaced, later = Process(), Process(), Process()
+    links = {1: (await first.connect(questions), True), 2: (await replaced.connect(questions), False)}
+    write_config(tmp_path, TIGHTER)
+    reloading = asyncio.create_task(joint.reload(lambda: links))
+    await until(lambda: first.steps == replaced.steps == [PREPARE])
+    questions.forget(links[2][0])
+    async with joint.starting:
+        started_with = joint.texts
+        links[2] = await later.connect(questions), True
+    later.may_answer.set()
+    first.may_answer.set()
+    status, _ = await asyncio.wait_for(reloading, LIMIT_S)
+    for process in (first, replaced, later):
+        await process.end()
+
+    assert started_with is not None
+    assert joint.texts is not None
+    assert (status, first.steps, later.steps) == (200, [PREPARE, COMMIT], [PREPARE, COMMIT])
+    assert (TIGHTER in started_with.served, TIGHTER in joint.texts.served) == (False, True)
 
 
 async def test_a_replaced_worker_serves_what_the_others_serve(

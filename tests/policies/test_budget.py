@@ -80,6 +80,23 @@ async def test_it_is_logged_once_that_little_is_left(logged):
     assert [(line["event"], line["used"], line["shared_by"]) for line in logged] == [("budget.warned", 5, "search")]
 
 
+@pytest.mark.parametrize("calls_before", [0, 40])
+async def test_it_is_logged_as_well_when_a_call_used_more_than_it_reserved(calls_before: int, logged):
+    """Near to the limit, and while the process holds a reserve, from which such a call takes: once."""
+    limited = Limited(Budget(limit=100_000, window="total"))
+    for _ in range(calls_before):
+        await end(await limited.ask(max_output_tokens=5), usage(1, 1))
+    context = await limited.ask(max_output_tokens=5)
+    before = [*logged]
+    await end(context, usage(1, 85_000))
+    await until(lambda: len(logged) > 0)
+    await end(await limited.ask(max_output_tokens=5), usage(1, 1))
+
+    assert before == []
+    assert [line["event"] for line in logged] == ["budget.warned"]
+    assert 85_000 < logged[0]["used"] < 100_000
+
+
 async def test_without_the_store_nothing_is_spent():
     """A budget that cannot be read could be exceeded."""
     with pytest.raises(Unavailable) as caught:

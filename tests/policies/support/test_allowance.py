@@ -240,6 +240,26 @@ async def test_what_is_held_is_given_back_when_nothing_needs_it():
     assert (await store.take(KEY, 0, limit=1, window_s=1)).used == 250
 
 
+async def test_what_another_process_holds_is_refused_until_two_periods_have_passed():
+    """It is a sixteenth at most of what was left when it was asked for; then every call of the limit is granted."""
+    now, limit = [0.0], 10_000
+    store = timed_store(now)
+    one, other = (worker_of(store, limit, lambda: now[0]) for _ in range(2))
+    for _ in range(1_000):
+        assert await one.call(1)
+        await one.end(0, 1)
+    held = one.allowances.held[KEY].free
+    passed = [await other.call(1) for _ in range(limit - 1_000)].count(True)
+    for _ in range(2):
+        one.allowances.begin_period()
+        await one.allowances.held[KEY].written()
+    granted_then = [await other.call(1) for _ in range(held + 1)].count(True)
+
+    assert 0 < held <= limit // 16
+    assert passed == limit - 1_000 - held
+    assert granted_then == held
+
+
 async def test_what_is_used_beyond_a_window_that_has_ended_counts_in_the_next():
     """Of a call that began in an earlier window."""
     now = [0.0]

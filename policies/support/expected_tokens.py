@@ -13,6 +13,12 @@ WEIGHT = 0.1
 LARGEST = 2**40
 UNUSED = ("input_tokens", "bodiless")
 """The operations with which no model is asked."""
+RELAYED_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+"""The fields of relayed bodies that limit each answer."""
+GENERATING = ("messages", "prompt")
+"""The fields of relayed bodies whose model generates; of others, such as embeddings, no output is expected at first."""
+MOST_ANSWERS = 128
+"""How many answers a relayed body can ask for with `n`."""
 MAX_MODELS = 1_000
 """Of how many models it is known what is usual."""
 
@@ -25,15 +31,28 @@ class ExpectedTokens:
 
     def of(self, call: Call) -> int:
         """Return the tokens of a call's input and output together; those of a count of tokens are 0."""
-        operation, output = call.operation, 0
+        operation = call.operation
         if operation in UNUSED:
             return 0
-        if operation != "relay":  # what its answer has is not known
-            output = int(MARGIN * self._usual.get(call.model, FIRST_OUTPUT / MARGIN))
+        if operation == "relay":
+            return call.size_bytes // BYTES_PER_TOKEN + self._relayed_output(call)
+        output = int(MARGIN * self._usual.get(call.model, FIRST_OUTPUT / MARGIN))
         limit = call.body.get("max_output_tokens")
         if type(limit) is int and 0 <= limit < output:
             output = limit
         return call.size_bytes // BYTES_PER_TOKEN + output
+
+    def _relayed_output(self, call: Call) -> int:
+        """Return what is expected of all answers together to a body in another dialect."""
+        body = call.body
+        asked, usual = body.get("n"), self._usual.get(call.model)
+        answers = asked if type(asked) is int and 1 <= asked <= MOST_ANSWERS else 1
+        if usual is None:
+            output = answers * FIRST_OUTPUT if any(field in body for field in GENERATING) else 0
+        else:
+            output = int(MARGIN * usual)
+        limits = [answers * limit for field in RELAYED_LIMITS if type(limit := body.get(field)) is int and limit >= 0]
+        return min([output, *limits])
 
     def parts_of(self, call: Call) -> tuple[int, int]:
         """Return the tokens of a call's input and of its output."""

@@ -78,3 +78,32 @@ async def test_a_budget_of_money_lets_requests_without_a_model_pass(
             found.append((answer.status, (await answer.json()).get("error", {}).get("code")))
 
     assert found == [(200, None), (200, None), (400, "budget.unpriced")]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}, 429),
+        ("chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "max_completion_tokens": 100}, 200),
+        ("chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 100, "n": 9}, 429),
+        ("embeddings", {"input": "Hi"}, 200),
+    ],
+)
+async def test_a_budget_of_money_reserves_the_output_of_a_relayed_call(
+    start_gateway, upstream: FakeUpstream, http: ClientSession, path: str, body: dict[str, Any], status: int
+):
+    """While one is in flight another one is refused that would exceed it: 1,024 tokens cost 0.002 dollars."""
+    policy, price = {"use": "budget", "unit": "usd", "limit": 0.003}, {"model": "*", "input": 1.0, "output": 2.0}
+    gateway = await start_gateway(tables_for(upstream.address, policy=[policy], price=[price]))
+    inner: list[int] = []
+
+    async def ask_again(_request: web.Request) -> web.StreamResponse:
+        if not inner:
+            inner.append(0)
+            async with http.post(f"{gateway}/v1/{path}", json={"model": "m", **body}) as answer:
+                inner[0] = answer.status
+        return web.json_response({"usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+
+    upstream.answer = ask_again
+    async with http.post(f"{gateway}/v1/{path}", json={"model": "m", **body}) as answer:
+        assert (answer.status, inner) == (200, [status])

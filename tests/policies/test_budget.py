@@ -218,11 +218,32 @@ async def test_a_long_name_of_an_end_user_is_counted_and_not_noted(chars: int, n
 
 @pytest.mark.parametrize(("operation", "tokens"), [("create", 512 + 256), ("relay", 256), ("input_tokens", 0)])
 def test_what_is_expected_of_each_operation(operation: Any, tokens: int):
-    """Counting tokens uses none; what a relayed path answers is not known."""
+    """Counting tokens uses none; a relayed body in which nothing asks for text is expected to generate none."""
     body = {"model": "m", "input": "x" * 1_001, "max_output_tokens": 512}
     call = Call(body, operation=operation).with_encoded(b"x" * 1_024)
 
     assert ExpectedTokens().of(call) == sum(ExpectedTokens().parts_of(call)) == tokens
+
+
+@pytest.mark.parametrize(
+    ("body", "first", "later"),
+    [
+        ({"input": "x"}, 0, 40),
+        ({"messages": []}, 1_024, 40),
+        ({"prompt": "x", "n": 3}, 3_072, 40),
+        ({"messages": [], "max_completion_tokens": 10, "n": 3}, 30, 30),
+        ({"messages": [], "max_tokens": 10, "n": 10**9}, 10, 10),
+        ({"messages": [], "max_tokens": "many", "max_output_tokens": -1, "n": True}, 1_024, 40),
+    ],
+)
+def test_the_output_of_relayed_calls_is_expected_in_their_dialect(body: dict[str, Any], first: int, later: int):
+    """Of a model that has not answered yet by what the body asks for, later by what it has generated."""
+    tokens, context, call = ExpectedTokens(), make_context(), Call({"model": "m", **body}, operation="relay")
+    before = tokens.parts_of(call)[1]
+    context.is_sent, context.record.input_tokens, context.record.output_tokens = True, 1, 20
+    tokens.used(call, context, 0)
+
+    assert (before, tokens.parts_of(call)[1]) == (first, later)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 Request: refuses a call beyond the limit with 429 `too_many`. Calls in WebSocket mode and background responses count
     until they have ended. Each holds a lease in the store, so that what a killed process held is free a while later.
 Response: passes.
-Source: none; the protocol has no such limit.
+Source: https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/ (`RateLimit` of a refusal); the protocol
+    has no such limit.
 """
 
 import asyncio
@@ -50,13 +51,15 @@ class ConcurrencyLimit(Policy):
     def request_check(self, state: PolicyState) -> RequestCheck:
         who, limit = shared_by(self.per), self.max
         places = _Places(state, limit, max(1, int(limit * self.local_share)))
+        policy = f'"{state.name}";q={limit};qu="concurrent-requests"'
+        headers = {"RateLimit-Policy": policy, "RateLimit": f'"{state.name}";r=0'}
 
         async def check(call: Call, context: Context) -> Call:
             shared = who(call, context)
             place = await places.take(shared)
             if place is None:
                 message = f"{limit} calls are in flight; that is the limit. Try again when one has ended."
-                raise LimitExceeded("too_many", message, after_s=RETRY_AFTER_S)
+                raise LimitExceeded("too_many", message, after_s=RETRY_AFTER_S, headers=headers)
             context.on_end(partial(places.give_back, shared, place))
             return call
 

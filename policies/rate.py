@@ -3,8 +3,8 @@
 Request: refuses a call with 429 and `Retry-After`: `requests`, `burst` or `tokens` says which limit it exceeds. Tokens
     are reserved before the call, from its size and from what its model usually generates, and corrected after it.
 Response: passes; the answer has `RateLimit`, `RateLimit-Policy` and OpenAI's `x-ratelimit-*` headers.
-Source: https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/, and
-    https://platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers
+Source: https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/ (units other than requests are named;
+    "tokens" is not in its registry), and https://platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers
 """
 
 import asyncio
@@ -35,6 +35,8 @@ log = structlog.get_logger()
 NAME = "rate"
 MINUTE_S, SECOND_S = 60.0, 1.0
 BURST, TOKENS = "burst", "tokens"
+Limit = Annotated[PositiveInt, Field(le=999_999_999_999_999)]
+"""Up to the largest integer that a header can have (RFC 9651, 3.3.1)."""
 
 
 class Rate(Policy):
@@ -43,11 +45,11 @@ class Rate(Policy):
 
     per: Per = "team"
     """Who shares the limits: "team", "caller", "key", "end_user", "model", "metadata.NAME" or "all"."""
-    requests: PositiveInt | None = None
+    requests: Limit | None = None
     """The most calls in a minute, which begins with the first one."""
-    tokens: PositiveInt | None = None
+    tokens: Limit | None = None
     """The most tokens in a minute, of input and output together."""
-    burst: PositiveInt | None = None
+    burst: Limit | None = None
     """The most calls in a second."""
     local_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """The share of each limit that a process grants by itself while the store of [state] cannot be reached."""
@@ -84,7 +86,8 @@ class RateLimit:
         self._shared = Allowances(state, NAME, limit)
         self._local = Allowances(replace(state, store=MemoryStore()), NAME, local_limit)
         self.held = self._shared.held
-        self.policy_header = f'"{name}";q={limit};w={window_s:.0f}'
+        item, unit = f'"{state.name}.{name}"', f'qu="{TOKENS}";' if name == TOKENS else ""
+        self.policy_header, self._item = f"{item};q={limit};{unit}w={window_s:.0f}", item
         self.limit_name, self.reset_name, self.left_name = (
             f"x-ratelimit-{what}-{name}" for what in ("limit", "reset", "remaining")
         )
@@ -111,7 +114,7 @@ class RateLimit:
         resets_in_s = part.allowance.resets_in_s
         message = f"The limit of {self.limit} {what} per {unit} is reached. Try again in {resets_in_s:.0f} s."
         left, resets = max(0, self.limit - part.allowance.used), max(0.0, resets_in_s)
-        headers = {"RateLimit-Policy": self.policy_header, "RateLimit": f'"{self.name}";r={left};t={resets:.0f}'}
+        headers = {"RateLimit-Policy": self.policy_header, "RateLimit": f"{self._item};r={left};t={resets:.0f}"}
         if self.name != BURST:
             headers |= {
                 self.limit_name: str(self.limit), self.reset_name: f"{resets:.3f}s", self.left_name: str(left),
@@ -134,7 +137,7 @@ class RateLimit:
                 headers[self.limit_name] = f"{self.limit}"
                 headers[self.reset_name] = f"{resets_in_s:.3f}s"
                 headers[self.left_name] = f"{left}"
-        return f'"{self.name}";r={left};t={resets_in_s:.0f}'
+        return f"{self._item};r={left};t={resets_in_s:.0f}"
 
 
 class RateCheck:

@@ -1,6 +1,7 @@
 """How many calls and tokens may be used in a minute, and calls in a second."""
 
 import asyncio
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +35,7 @@ async def test_calls_beyond_the_limit_are_refused_until_the_minute_ends():
     assert refused.message == "The limit of 2 requests per minute is reached. Try again in 14 s."
     assert refused.headers == {
         "Retry-After": "15",
-        "RateLimit-Policy": '"requests";q=2;w=60', "RateLimit": '"requests";r=0;t=14',
+        "RateLimit-Policy": '"policy.requests";q=2;w=60', "RateLimit": '"policy.requests";r=0;t=14',
         "x-ratelimit-limit-requests": "2", "x-ratelimit-reset-requests": "14.500s",
         "x-ratelimit-remaining-requests": "0",
     }  # fmt: skip
@@ -157,16 +158,18 @@ async def test_without_the_store_a_process_grants_a_share_by_itself(logged):
 
 
 async def test_the_scarcest_of_several_limits_is_in_the_headers():
-    """`RateLimit` lists all of them."""
-    context = await Limited(Rate(requests=100, burst=5)).ask()
-    for limited in (Limited(Rate(requests=10)), Limited(Rate(requests=1_000))):
+    """`RateLimit` lists all of them, each under a name of its own."""
+    context = await Limited(Rate(requests=100, burst=5), PolicyState(name="rate:team")).ask()
+    for name, most in (("rate:caller", 10), ("rate:all", 1_000)):
+        limited = Limited(Rate(requests=most), PolicyState(name=name))
         await limited._check(make_call(), context)  # type: ignore[misc]  # the same call under another policy
+    named = [re.findall(r'"(.*?)";', context.answer_headers[field]) for field in ("RateLimit", "RateLimit-Policy")]
 
     assert context.answer_headers["x-ratelimit-remaining-requests"] == "9"
-    assert context.answer_headers["RateLimit"].count(";r=") == 4
+    assert named == [["rate:team.burst", "rate:team.requests", "rate:caller.requests", "rate:all.requests"]] * 2
 
 
-@pytest.mark.parametrize("settings", [{}, {"requests": 0}, {"tokens": -1}, {"requests": 1, "per": "key "}, {"requests": 1, "per": "metadata."}, {"requests": 1, "local_share": 0}])  # fmt: skip
+@pytest.mark.parametrize("settings", [{}, {"requests": 0}, {"tokens": -1}, {"tokens": 10**15}, {"requests": 1, "per": "key "}, {"requests": 1, "per": "metadata."}, {"requests": 1, "local_share": 0}])  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]):
     """One limit at least, above 0, for a group that is known."""
     with pytest.raises(ValidationError):
@@ -197,9 +200,9 @@ async def test_far_from_the_limits_calls_do_not_wait_for_the_store():
     assert [int(each["x-ratelimit-remaining-requests"]) for each in headers] == [*range(10**6 - 1, 10**6 - 101, -1)]
     assert (
         headers[-1]["RateLimit-Policy"]
-        == '"burst";q=1000000;w=1, "requests";q=1000000;w=60, "tokens";q=1000000000;w=60'
+        == '"policy.burst";q=1000000;w=1, "policy.requests";q=1000000;w=60, "policy.tokens";q=1000000000;qu="tokens";w=60'
     )
-    assert headers[-1]["RateLimit"].startswith('"burst";r=')
+    assert headers[-1]["RateLimit"].startswith('"policy.burst";r=')
     assert {*headers[0]} == {*headers[-1]}
 
 

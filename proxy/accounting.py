@@ -63,7 +63,7 @@ async def _complete_tokens(context: Context, record: RequestRecord) -> None:
 
 async def _estimate(record: RequestRecord, call: Call, passed: Transcript, context: Context) -> None:
     """Set the counts that are missing."""
-    size = call.size_bytes + passed.kept_bytes
+    size = call.size_bytes + passed.response_bytes
     missing = [name for name in ("input_tokens", "output_tokens") if type(getattr(record, name)) is not int]
     counts = {"input_tokens": call.size_bytes // BYTES_PER_TOKEN, "output_tokens": 0}
     record.estimated = True

@@ -27,7 +27,7 @@ KEYS = re.compile(
 
 async def capture(context: Context, call: Call, mode: Capture) -> None:
     """Add the content of a call to the span of the model's call, and to what the admin API shows of the request."""
-    size = call.size_bytes + context.transcript.kept_bytes
+    size = call.size_bytes + context.transcript.response_bytes
     content = await context.run(size, captured_content, call, context.transcript, mode)
     context.trace.describe_call(content)
     if context.trace.history is not None:

@@ -179,7 +179,7 @@ class History:
     async def _write(
         self, call: Call, own: Sequence[Any], past: Past, response: Mapping[str, Any], context: Context
     ) -> None:
-        stored = _stored(response, own, past, size_bytes=call.size_bytes + context.transcript.kept_bytes)
+        stored = _stored(response, own, past, size_bytes=call.size_bytes + context.transcript.response_bytes)
         if call.body.get("store") is not False:
             await self._save(stored, call, context)
         if past.lock is None or response.get("status", "completed") not in CONTINUABLE:

@@ -14,6 +14,8 @@ from proxy.workers import LARGE_BYTES
 
 STEP_BYTES = 65_536
 """How much of a stream is parsed before other calls have a turn, in bytes."""
+MENDED_STEP_BYTES = 8_192
+"""The same of a stream whose frames may all have to be mended."""
 STEP_UNITS = 24
 """How many events and runs of a stream are parsed before other calls have a turn."""
 
@@ -28,6 +30,7 @@ class Stream:
         self.answer = answer
         model = context.record.model
         self._repairs = StreamRepairs(limits.repairs, context.followed, model) if limits.repairs else None
+        self._step_bytes = MENDED_STEP_BYTES if limits.repairs else STEP_BYTES
         followed = context.followed if self._repairs is None else self._repairs.followed
         self._parser = SSEParser(followed, max_units=STEP_UNITS)
         self._context = context
@@ -43,25 +46,12 @@ class Stream:
     async def __anext__(self) -> Batch:
         parser = self._parser
         while not self._is_ended or parser.has_more:
-            if parser.has_more:
-                batch = self._parse(b"")
-            else:
-                if self._received:
-                    chunk, self._received = self._received, b""
-                elif self._decoder.is_plain:
-                    chunk = await self.answer.read()
-                else:
-                    chunk = await read_chunk(self.answer, self._decoder)
-                self._is_ended = not chunk
-                if len(chunk) > STEP_BYTES:
-                    self._received, chunk = chunk[STEP_BYTES:], chunk[:STEP_BYTES]
-                before = parser.pending_bytes
-                batch = (
-                    self._parse(chunk) if before < LARGE_BYTES else await self._context.run_large(self._parse, chunk)
-                )
-                if (after := parser.pending_bytes) != before:
-                    self._context.memory.grow(after - before)
-            if parser.has_more or not batch:  # a flood of events must not keep other calls waiting
+            batch = self._parse(b"") if parser.has_more else await self._receive()
+            if self._repairs is not None:
+                batch = await self._mend(batch, self._repairs)
+            if (
+                parser.has_more or not batch or len(batch) > STEP_UNITS
+            ):  # a flood of events must not keep other calls waiting
                 await asyncio.sleep(0)
             if batch:
                 self.answer.note_event()
@@ -70,6 +60,23 @@ class Stream:
                 return batch
         raise StopAsyncIteration
 
+    async def _receive(self) -> Batch:
+        """Return the units of what comes next, a step of it at most."""
+        if self._received:
+            chunk, self._received = self._received, b""
+        elif self._decoder.is_plain:
+            chunk = await self.answer.read()
+        else:
+            chunk = await read_chunk(self.answer, self._decoder)
+        self._is_ended = not chunk
+        if len(chunk) > self._step_bytes:
+            self._received, chunk = chunk[self._step_bytes :], chunk[: self._step_bytes]
+        before = self._parser.pending_bytes
+        batch = self._parse(chunk) if before < LARGE_BYTES else await self._context.run_large(self._parse, chunk)
+        if (after := self._parser.pending_bytes) != before:
+            self._context.memory.grow(after - before)
+        return batch
+
     def _parse(self, chunk: bytes) -> Batch:
         """Return the units of a chunk, and none of it while there are more of the one before; an empty one ends the
         stream. Raises BackendError.
@@ -77,10 +84,13 @@ class Stream:
         parser = self._parser
         try:
             units = parser.more() if parser.has_more else parser.feed(chunk) if chunk else parser.close()
-            batch = self._limits.scrubber.batch(units)
+            return self._limits.scrubber.batch(units)
         except ValueError as error:
             raise invalid_answer(f"a stream that cannot be parsed: {error}") from error
-        if self._repairs is not None:
-            batch = self._repairs.mend(batch)
-            self._context.record.repairs = self._repairs.summary
-        return batch
+
+    async def _mend(self, batch: Batch, repairs: StreamRepairs) -> Batch:
+        """Return a batch as clients can read it; what is put together from many deltas is in a thread."""
+        is_large = repairs.must_compose(batch)
+        mended = await self._context.run_large(repairs.mend, batch) if is_large else repairs.mend(batch)
+        self._context.record.repairs = repairs.summary
+        return mended

@@ -5,10 +5,9 @@ transcript, pass it on.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import orjson
@@ -73,14 +72,14 @@ class Guard:
         context.note_first_event()
         if context.response_fields:
             reply = await _complete_body(reply, context)
-        response = reply.response or {}
+        response, size = reply.response or {}, len(reply.body or b"")
         await context.see_response(response)
         if not checks:
-            transcript.see_whole(terminal_of_body(response))
+            transcript.see_whole(terminal_of_body(response), size)
         else:
             received = events_of_body(response)
             events, stopped_by = await self._check(received, checks, call, context)
-            transcript.see_body(events)
+            transcript.see_body(events, size)
             if stopped_by is not None:
                 reply = await _with_response(reply, incomplete_response(response, transcript, stopped_by), context)
             elif transcript.is_changed:
@@ -250,47 +249,39 @@ async def _with_response(reply: Reply, response: Mapping[str, Any], context: Con
 
 async def _complete(batch: Batch, context: Context) -> Batch:
     """Return the last batch of a reply after what needs the whole reply has run: now it is known what is stored."""
+    transcript = context.transcript
+    if transcript.lacks_output:
+        await context.run(transcript.response_bytes, transcript.compose_output)
     await context.complete_reply()
     if not context.response_fields:
         return batch
     completed = [await _complete_event(unit, context) for unit in batch]
     if completed[-1:] != batch[-1:]:
-        context.transcript.see_body(completed[-1:])
+        transcript.see_body(completed[-1:])
     return completed
 
 
 async def _end_incomplete(reason: str, context: Context) -> Batch:
     """Return the events that end a reply where a rule stopped it."""
-    return await _complete(await _end(partial(incomplete_events, context.transcript, reason), context), context)
+    transcript = context.transcript
+    return await _complete(await context.run(transcript.response_bytes, incomplete_events, transcript, reason), context)
 
 
 async def _end_failed(failure: BackendError | Unavailable, call: Call, context: Context) -> Batch:
     """Return the events that report a failure. Raises it while nothing was sent: then it is still an HTTP status."""
-    if isinstance(failure, BackendError) and (reason := _reason_of(context.transcript)) is not None:
+    transcript = context.transcript
+    if isinstance(failure, BackendError) and (reason := _reason_of(transcript)) is not None:
         failure, context.record.upstream_code = reason, reason.code
-    if not (call.is_stream and context.transcript.is_started):
+    if not (call.is_stream and transcript.is_started):
         raise failure
     if not isinstance(failure, ShuttingDown):
         words = {} if isinstance(failure, BackendRefusal) else {"message": failure.message}
         log.warning("backend.failed", code=failure.code, **words)
     context.record.code = failure.code
-    return await _complete(await _end(partial(failure_events, context.transcript, failure), context), context)
+    return await _complete(await context.run(transcript.response_bytes, failure_events, transcript, failure), context)
 
 
 def _reason_of(transcript: Transcript) -> BackendError | None:
     """Return the error that the upstream itself sent before its stream ended, if it did."""
     error = error_in(transcript.last) if transcript.error is None else error_in(transcript.error)
     return None if error is None else refusal_of_error(error)
-
-
-async def _end(events: Callable[[], Sequence[Event]], context: Context) -> Batch:
-    """Return the events that end a reply early, encoded: they repeat all items that came before."""
-    size = context.transcript.kept_bytes
-    return await context.run(size, _encoded, events, size)
-
-
-def _encoded(events: Callable[[], Sequence[Event]], size_bytes: int) -> Batch:
-    composed = events()
-    for event in composed:
-        event.encode(size_bytes)
-    return composed

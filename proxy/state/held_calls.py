@@ -67,7 +67,7 @@ async def _hold(memory: LaneMemory, turn: HeldTurn, call: Call, context: Context
     is_kept = call.body.get("store") is not False and response.get("store") is not False and not is_warm_up(context)
     if is_kept or response.get("status", "completed") not in CONTINUABLE or not is_id(response.get("id")):
         return
-    size = call.size_bytes + transcript.kept_bytes
+    size = call.size_bytes + transcript.response_bytes
     try:
         memory.keep(await context.run(size, HeldResponse.of, response, turn.past, turn.own, turn.base, size))
     except (Unavailable, orjson.JSONEncodeError) as error:

@@ -158,13 +158,16 @@ class JobRunner:
             return
         transcript = job.context.transcript
         job.context.record.code = error.code
-        events = failure_events(transcript, error) if transcript.terminal is None else [transcript.terminal]
+        events: Batch = [transcript.terminal] if transcript.terminal is not None else ()
+        if not events:
+            events = await job.context.run(transcript.response_bytes, failure_events, transcript, error)
         await self._save(job, transcript.response)
         await job.writer.close(events)
 
     async def _save(self, job: BackgroundJob, response: Mapping[str, Any]) -> None:
         """Keep the final response. A store that fails is asked again."""
-        stored = replace(job.stored, response=response)
+        size = job.stored.size_bytes + job.context.transcript.response_bytes
+        stored = replace(job.stored, response=response, size_bytes=size)
         for pause_s in (*SAVE_PAUSES_S, None):
             try:
                 return await self._responses.save(stored, job.context)

@@ -281,7 +281,7 @@ def _frames(batch: Batch, number: int) -> list[bytes]:
                 kind = data.get("type")
                 if not (isinstance(kind, str) and kind.isprintable()):
                     continue
-                frames.append(b"event: %b\ndata: %b\n\n" % (kind.encode(), dumps(data, len(payload))))
+                frames.append(b"".join((b"event: %b\ndata: " % kind.encode(), dumps(data, len(payload)), b"\n\n")))
             except (ValueError, orjson.JSONEncodeError):  # not an object, or nested too deeply to be sent
                 continue
     return frames

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from proxy.ciphers import Cipher
 from proxy.state.sealing import Sealing
 from proxy.stores import Store
+from proxy.wire.bounds import count_text
 from proxy.workers import FairSlot
 
 FRAME_END = b"\n\n"
@@ -57,7 +58,7 @@ class JournalEntry:
     @property
     def end(self) -> int:
         """The sequence number that follows the last event."""
-        return self.first + self.frames.count(FRAME_END)
+        return self.first + count_text(self.frames, FRAME_END)
 
     def after(self, number: int) -> bytes:
         """Return the frames of the events with greater sequence numbers."""

@@ -36,8 +36,12 @@ class LostJobs:
         transcript = await self._journals.transcript(keys.journal, context.run)
         message = "The gateway's process that worked on this response ended before the response was complete."
         error = BackendError(message, code="process_lost")
-        events = [] if transcript.terminal is not None else failure_events(transcript, error)
-        ended = replace(found, response={**found.response, **transcript.response})
+        size, events = found.size_bytes + transcript.response_bytes, []
+        if transcript.terminal is None:
+            events = await context.run(size, failure_events, transcript, error)
+        elif transcript.lacks_output:
+            await context.run(size, transcript.compose_output)
+        ended = replace(found, response={**found.response, **transcript.response}, size_bytes=size)
         await self._records.note_lost(stored.id, context)
         await self._journals.append_last(
             keys.journal, events, context.run

@@ -50,7 +50,7 @@ async def convert(reply: Reply, transcript: Transcript, work: Work, *, stream: b
             work.use_memory(COMPOSED_RATIO * size)
             events = await work.run(size, _encoded_events, reply.response or {}, size)
             return replace(reply, headers=headers, body=None, batches=_batches(events, size))
-        response, size = transcript.response, transcript.kept_bytes
+        response, size = transcript.response, transcript.response_bytes
         return Reply(200, headers, body=await work.run(size, dumps, response, size), response=response)
     except orjson.JSONEncodeError as error:
         message = "The upstream's response is nested too deeply; the limit is 254 levels."

@@ -2,7 +2,8 @@
 
 Open items are closed as incomplete. A failure is then reported by the union-form `error` event and `response.failed`,
 a stop by `response.incomplete`. Sequence numbers continue from the last event sent; nothing is ever reported as
-completed. Every event composed here is recorded in the transcript.
+completed. Every event composed here is recorded in the transcript. They repeat all items that came before, so composing
+them takes as much time as work on `Transcript.response_bytes` does.
 Source: https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
@@ -14,6 +15,7 @@ import orjson
 from proxy.wire.errors import BackendRefusal, HeadgateError, envelope
 from proxy.wire.event import Batch, Event, Reply
 from proxy.wire.items import JSON
+from proxy.wire.large_json import LARGE_BYTES, dumps
 from proxy.wire.transcript import Transcript
 
 # The codes that typed clients know in a response. All others are in the `error` event only. Source: openai-python.
@@ -89,15 +91,16 @@ def _terminal(transcript: Transcript, state: JSON) -> Event:
 def _is_encodable(value: object) -> bool:
     """Whether a value received can be sent again: one that is nested too deeply cannot, and the end must be sent."""
     try:
-        orjson.dumps({"response": {"output": [value]}})
+        dumps({"response": {"output": [value]}}, LARGE_BYTES)  # in pieces: it may be large
     except orjson.JSONEncodeError:
         return False
     return True
 
 
 def _compose(transcript: Transcript, kind: str, **fields: Any) -> Event:
-    """Return an event with the next sequence number; it is recorded in the transcript."""
+    """Return an event with the next sequence number, encoded; it is recorded in the transcript."""
     event = Event(kind, data={"type": kind, "sequence_number": transcript.next_number, **fields})
+    event.encode(transcript.response_bytes)
     transcript.see([event])
     return event
 

@@ -8,37 +8,18 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from proxy.wire.event import TERMINALS, Batch, Event, MessageRun, Run, parse_leniently
-from proxy.wire.items import JSON, PART_TYPES
+from proxy.wire.items import JSON
+from proxy.wire.partial_item import PartialItem, index_of
 
 MAX_EXACT = 2**53 - 1  # the greatest integer that JavaScript clients read exactly
 LOG_BYTES = 16_777_216
 """How much of a stream is kept to close its open items with, in bytes; of longer items the beginning is kept."""
-
+FRAME_WORK = 16
+"""How many bytes of an item take as much work as one byte of its frames."""
 MAX_MARKS = 10_000
 """How many moments are noted at which frames came; later frames come with the last one."""
 
 ITEM_EVENTS = frozenset({"response.output_item.added", "response.output_item.done"})
-# The field of an item that each type of delta adds to ...
-STRING_DELTAS = {
-    "response.function_call_arguments.delta": "arguments",
-    "response.mcp_call_arguments.delta": "arguments",
-    "response.custom_tool_call_input.delta": "input",
-    "response.code_interpreter_call_code.delta": "code",
-}
-# ... or the field that holds the part it adds to, and the part's type.
-PART_DELTAS = {
-    "response.output_text.delta": ("content", "output_text"),
-    "response.refusal.delta": ("content", "refusal"),
-    "response.reasoning_text.delta": ("content", "reasoning_text"),
-    "response.reasoning_summary_text.delta": ("summary", "summary_text"),
-}
-# A part comes empty before its deltas and whole after them.
-WHOLE_PARTS = {
-    "response.content_part.added": "content",
-    "response.content_part.done": "content",
-    "response.reasoning_summary_part.added": "summary",
-    "response.reasoning_summary_part.done": "summary",
-}
 
 
 class Transcript:
@@ -63,7 +44,8 @@ class Transcript:
         self._clock: Callable[[], float] | None = None
         self._marks: list[tuple[float, int]] = []
         self._numbered: Event | Run | None = None  # the last unit with a sequence number
-        self._item_bytes = 0
+        self._item_bytes = self._body_bytes = 0
+        self._output: list[Any] | None = None  # what was composed in place of an empty output
 
     def keep_frames(self, limit_bytes: int, clock: Callable[[], float] | None = None) -> None:
         """Keep every frame for `frames`, as long as they fit. Call it before the first batch.
@@ -75,6 +57,7 @@ class Transcript:
 
     def see(self, batch: Batch) -> None:
         """Record a batch that is about to be passed on."""
+        self._output = None
         for unit in batch:
             if isinstance(unit, Event):
                 self._follow(unit)
@@ -118,20 +101,34 @@ class Transcript:
         """When frames came: seconds since the first ones, and how many bytes `frames` had then."""
         return [(at - self._marks[0][0], size) for at, size in self._marks]
 
-    def see_body(self, events: Batch) -> None:
-        """Record events that stand for a response that came as one body. They take no memory beside it."""
+    def see_body(self, events: Batch, size_bytes: int = 0) -> None:
+        """Record events that stand for a response that came as one body. They take no memory beside it.
+
+        `size_bytes` is about how long the body is, if that is not known yet.
+        """
+        self._body_bytes = max(self._body_bytes, size_bytes)
         for event in [unit for unit in events if isinstance(unit, Event)]:
             self._follow(event)
         self.is_started = True
 
-    def see_whole(self, terminal: Event) -> None:
-        """Record the last event of a response that came as one body, in place of all of them."""
-        self.terminal, self.is_started = terminal, True
+    def see_whole(self, terminal: Event, size_bytes: int) -> None:
+        """Record the last event of a response that came as one body of this size, in place of all of them."""
+        self.terminal, self.is_started, self._body_bytes = terminal, True, size_bytes
 
     @property
     def kept_bytes(self) -> int:
         """How many bytes of a stream are kept."""
         return self._item_bytes + self._log_bytes
+
+    @property
+    def response_bytes(self) -> int:
+        """About how long the response is, however it came: work on it takes time by that.
+
+        The frames of open items are parsed for it, and can be short.
+        """
+        last = 0 if self.terminal is None else self.terminal.received_bytes
+        log_bytes = self._log_bytes * FRAME_WORK if self._open else self._log_bytes
+        return self._item_bytes + log_bytes + max(last, self._body_bytes)
 
     def size_of(self, batch: Batch) -> int:
         """Return how many bytes of a batch `see` would keep, at most."""
@@ -160,16 +157,27 @@ class Transcript:
         return _in_order(self._items)
 
     @property
+    def lacks_output(self) -> bool:
+        """Whether the last event has no items although some came, finished or not: some servers send it so."""
+        if self.terminal is None or not (self._items or self._open):
+            return False
+        return not self.terminal.response.get("output")
+
+    @property
     def response(self) -> Mapping[str, Any]:
-        """The final response object. Some servers send its `output` empty although items came, finished or not."""
+        """The final response object, with the items that came before it if it lacks them; empty before the end."""
         final = self.terminal.response if self.terminal is not None else {}
-        if final.get("output") or self.terminal is None or not (self._items or self._open):
-            return final
-        is_whole = final.get("status") == "completed" and not self._is_log_full
-        unfinished = self.cut_open_items("completed" if is_whole else "incomplete")
-        items: dict[tuple[int, str | None], Any] = dict(self._items)
-        items.update({(index, None): item for index, item in unfinished})
-        return {**final, "output": _in_order(items)}
+        return {**final, "output": self.compose_output()} if self.lacks_output else final
+
+    def compose_output(self) -> list[Any]:
+        """Return the items that came, the open ones as if they ended here: all their deltas are parsed, once."""
+        if self._output is None:
+            is_whole = self.terminal is not None and self.terminal.response.get("status") == "completed"
+            unfinished = self.cut_open_items("completed" if is_whole and not self._is_log_full else "incomplete")
+            items: dict[tuple[int, str | None], Any] = dict(self._items)
+            items.update({(index, None): item for index, item in unfinished})
+            self._output = _in_order(items)
+        return self._output
 
     @property
     def usage(self) -> Mapping[str, Any]:
@@ -185,7 +193,7 @@ class Transcript:
 
     def cut_open_items(self, status: str = "incomplete") -> list[tuple[int, JSON]]:
         """Return all open items with what was sent of them, as if they ended here; each with its output_index."""
-        partial = {index: _PartialItem(self._open[index][1]) for index in sorted(self._open)}
+        partial = {index: PartialItem(self._open[index][1]) for index in sorted(self._open)}
         start = min((position for position, _ in self._open.values()), default=0)
         for position, unit in enumerate(self._log[start:], start):
             for data in _data_of(unit):
@@ -224,55 +232,9 @@ class Transcript:
             self._log_bytes = size_bytes
 
 
-class _PartialItem:
-    """An item put together from its events, the first of which is `output_item.added`."""
-
-    def __init__(self, added: Event) -> None:
-        item = added.data.get("item")
-        self._item: JSON = dict(item) if isinstance(item, dict) else {}
-        self._parts: dict[tuple[str, int], JSON] = {}
-        self._part_deltas: dict[tuple[str, int, str], list[str]] = {}  # by field and index of the part, and its field
-        self._deltas: dict[str, list[str]] = {}  # by field of the item
-
-    def add(self, data: Mapping[str, Any]) -> None:
-        kind, delta = str(data.get("type")), data.get("delta")
-        if kind in WHOLE_PARTS and isinstance(data.get("part"), dict):
-            place = WHOLE_PARTS[kind], index_of(data, f"{WHOLE_PARTS[kind]}_index")
-            self._parts[place] = dict(data["part"])
-            self._part_deltas = {key: texts for key, texts in self._part_deltas.items() if key[:2] != place}
-        elif kind in PART_DELTAS and isinstance(delta, str):
-            field, part_type = PART_DELTAS[kind]
-            known = PART_TYPES[part_type]
-            place = field, index_of(data, known.index_field)
-            self._parts.setdefault(place, {"type": part_type, **known.defaults})
-            self._part_deltas.setdefault((*place, known.text_field), []).append(delta)
-        elif kind in STRING_DELTAS and isinstance(delta, str):
-            self._deltas.setdefault(STRING_DELTAS[kind], []).append(delta)
-
-    def ended(self, status: str) -> JSON:
-        for (field, index, text_field), texts in self._part_deltas.items():
-            _append_texts(self._parts[field, index], text_field, texts)
-        for field, texts in self._deltas.items():
-            _append_texts(self._item, field, texts)
-        fields = sorted({field for field, _ in self._parts})
-        parts = {field: [self._parts[place] for place in sorted(self._parts) if place[0] == field] for field in fields}
-        return self._item | parts | {"status": status}
-
-
 def _in_order(items: Mapping[tuple[int, str | None], Any]) -> list[Any]:
     """Return items in the order of their output_index."""
     return [items[place] for place in sorted(items, key=lambda place: place[0])]
-
-
-def _append_texts(holder: JSON, field: str, texts: list[str]) -> None:
-    """Add deltas to a text, all at once: adding them one by one would copy the text each time."""
-    holder[field] = "".join([str(holder.get(field) or ""), *texts])
-
-
-def index_of(data: Mapping[str, Any], field: str = "output_index") -> int:
-    """Return an index that an event carries; 0 when it carries none."""
-    index = data.get(field)
-    return index if isinstance(index, int) else 0
 
 
 def _data_of(unit: Event | Run) -> Iterator[Mapping[str, Any]]:

@@ -171,6 +171,35 @@ async def test_small_requests_are_answered_beside_a_large_answer(
     assert "loads" not in work.in_threads  # an answer that is refused was not parsed
 
 
+@pytest.mark.parametrize("answers_stream", [False, True])
+async def test_small_requests_are_answered_beside_a_large_answer_that_is_kept(
+    start_gateway, upstream: FakeUpstream, logged, *, answers_stream: bool
+):
+    """Its tokens are estimated, and it is written and read; a stream may have it in its last event only."""
+    response = b'{"id":"resp_1","object":"response","status":"completed","output":[%b]}' % (
+        MESSAGE % (b"a" * 12_000_000)
+    )
+    last = b'event: response.completed\ndata: {"type":"response.completed","response":%b}\n\n' % response
+
+    async def answer(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        kind = "text/event-stream" if answers_stream else "application/json"
+        sent = aiohttp.web.StreamResponse(headers={"Content-Type": kind})
+        await sent.prepare(request)
+        for piece in pieces_of([last if answers_stream else response]):
+            await sent.write(piece)
+        return sent
+
+    upstream.answer = answer
+    backend = {"name": "fake", "use": "upstream", "base_url": f"{upstream.address}/v1", "keeps_state": False}
+    gateway = await start_gateway(tables_for(upstream, backend=[backend]))
+    async with small_requests(gateway, threads=False):
+        created = await ask(gateway, post(b'{"model":"m"}'))
+        read = await ask(gateway, b"GET /v1/responses/resp_1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+    assert [answer.status for answer in (created, read)] == [200] * 2
+    assert min(len(created.body), len(read.body)) > 12_000_000
+
+
 async def test_small_requests_are_answered_beside_large_items_of_a_conversation(
     start_gateway, upstream: FakeUpstream, logged
 ):

@@ -69,6 +69,37 @@ async def test_small_requests_are_answered_beside_the_end_of_a_large_stream(gate
     assert b"response.failed" in answer.body
 
 
+@pytest.mark.parametrize("stream", [b"false", b"true"])
+async def test_small_requests_are_answered_beside_the_end_of_many_odd_frames(gateway, upstream, logged, stream: bytes):
+    """They are short, and none is JSON: what they add to their item is looked for when the stream breaks off."""
+    opening = b'data: {"type":"response.output_item.added","output_index":0,"item":{"type":"message","id":"m"}}\n\n'
+    upstream.answer = sending(FIRST, opening, b"data: {%b\n\n" % (b" " * 50) * 4_000)
+    async with small_requests(gateway, threads=False):
+        answer = await ask(gateway, post(b'{"model":"m","stream":%b}' % stream))
+
+    assert answer.status == (200 if stream == b"true" else 502)
+    assert stream == b"false" or b"response.failed" in answer.body
+
+
+@pytest.mark.parametrize("repairs", [(), ("output",)])
+async def test_small_requests_are_answered_beside_an_end_without_the_items(start_gateway, upstream, logged, repairs):
+    """The deltas of an open item are put together in place of the empty output of the last event."""
+    count = 5_000
+    opening = b'data: {"type":"response.output_item.added","output_index":0,"item":{"type":"message","id":"m"}}\n\n'
+    delta = b'data: {"type":"response.output_text.delta","output_index":0,"content_index":0,"delta":"ab"}\n\n'
+    last = b'{"id":"resp_1","object":"response","status":"completed","output":[]}'
+    upstream.answer = sending(
+        FIRST, opening, delta * count, b'data: {"type":"response.completed","response":%b}\n\n' % last
+    )
+    backend = {"name": "fake", "use": "upstream", "base_url": f"{upstream.address}/v1", "repairs": repairs}
+    gateway = await start_gateway(tables_for(upstream, backend=[backend]))
+    async with small_requests(gateway, threads=False):
+        answer = await ask(gateway, post(b'{"model":"m"}'))
+
+    output = orjson.loads(answer.body)["output"]
+    assert [item["content"][0]["text"] for item in output] == ["ab" * count]
+
+
 async def test_small_requests_are_answered_beside_large_messages_of_a_websocket(
     start_gateway, upstream: FakeUpstream, logged
 ):

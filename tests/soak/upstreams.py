@@ -18,7 +18,7 @@ from tests.soak.polite_upstream import JSON_HEAD, STREAM_HEAD, read_request, ser
 FRAMES_AT_ONCE = 200
 FRAME_BYTES = 60_000_000
 BLANK_BYTES = 9_000_000
-OPEN_ITEMS, DELTAS, TINY_FRAMES = 3_000, 500, 1_000_000
+OPEN_ITEMS, DELTAS, TINY_FRAMES, OUTPUT_DELTAS = 3_000, 500, 1_000_000, 50_000
 STALL_S = 30
 MEDIUM_BYTES, FILES = 12_000_000, 100_000
 KEPT = "kept-"
@@ -173,6 +173,19 @@ async def tiny_frames(writer: asyncio.StreamWriter, _head: bytes) -> None:
     await _stream(writer, pieces())
 
 
+async def no_output(writer: asyncio.StreamWriter, _head: bytes) -> None:
+    """Send many deltas of an open item, of which the last event has nothing."""
+    response = {"id": new_id("resp"), "object": "response", "status": "completed", "output": []}
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield opening()
+        for _ in range(OUTPUT_DELTAS // FRAMES_AT_ONCE):
+            yield delta("x") * FRAMES_AT_ONCE
+        yield frame("response.completed", response=response)
+
+    await _stream(writer, pieces())
+
+
 async def no_terminal(writer: asyncio.StreamWriter, _head: bytes) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield opening() + delta("x") * 100
@@ -237,7 +250,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     behaviour.__name__: behaviour
     for behaviour in (
         endless_item, open_items, blank_lines, continues, crlf_frame, big_json, long_json, medium_json, file_list, endless_headers, stall_head,
-        stall_middle, tiny_frames, no_terminal, invalid_json, reset_middle, key_echo, flaky, hello,
+        stall_middle, tiny_frames, no_terminal, invalid_json, no_output, reset_middle, key_echo, flaky, hello,
     )
 }  # fmt: skip
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from proxy.wire.event import FOLLOWED, Event, MessageRun, Run, events_of_body, frame_of
 from proxy.wire.items import JSON
+from proxy.wire.partial_item import index_of
 from proxy.wire.sse import SSEParser
-from proxy.wire.transcript import LOG_BYTES, Transcript, index_of
+from proxy.wire.transcript import LOG_BYTES, Transcript
 from tests import examples
 from tests.wire.streams import (
     CANONICAL,

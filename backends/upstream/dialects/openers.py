@@ -7,7 +7,7 @@ from typing import Any
 from proxy.wire.compose import new_id
 from proxy.wire.event import Event
 from proxy.wire.items import JSON, PART_TYPES
-from proxy.wire.transcript import PART_DELTAS, index_of
+from proxy.wire.partial_item import PART_DELTAS, index_of
 
 ADDED, ITEM_DONE = "response.output_item.added", "response.output_item.done"
 PARTS_ADDED = {

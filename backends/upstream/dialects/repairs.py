@@ -22,7 +22,9 @@ from backends.upstream.dialects.openers import ADDED, ITEM_DONE, OPENED, Openers
 from backends.upstream.dialects.responses import DONE, OPENING, ResponseRepairs
 from proxy.context import Context
 from proxy.wire.event import TERMINALS, Batch, Event, Run, frames_of, parse_leniently, payload_of
-from proxy.wire.transcript import Transcript, index_of
+from proxy.wire.partial_item import index_of
+from proxy.wire.transcript import Transcript
+from proxy.workers import LARGE_BYTES
 
 Repair = Literal["sequence_number", "lifecycle", "openers", "item_ids", "output", "terminal"]
 REPAIRS: tuple[Repair, ...] = ("sequence_number", "lifecycle", "openers", "item_ids", "output", "terminal")
@@ -53,6 +55,11 @@ class StreamRepairs:
         self._open: set[int] = set()  # the items that are not finished, by output_index; empty without "output"
         self._kept: list[Event | Run] = []  # what was received since the first of them was added
         self._room = KEPT_BYTES
+
+    def must_compose(self, batch: Batch) -> bool:
+        """Whether `mend` puts items together from many deltas, because a batch may end the response."""
+        is_large = bool(self._open) and KEPT_BYTES - self._room >= LARGE_BYTES
+        return is_large and any(unit.type in TERMINALS or unit.type == DONE for unit in batch)
 
     @property
     def summary(self) -> str | None:

@@ -93,6 +93,31 @@ async def test_a_stream_is_resumed(client: AsyncOpenAI):
     assert await events(client, final.id) == [*received, *rest]
 
 
+async def test_a_stream_is_resumed_until_the_window_has_passed(
+    state_table: dict[str, Any], start_gateway: StartGateway, http: aiohttp.ClientSession
+):
+    """A second here, after the end; then it is refused as OpenAI does, and the response is still there."""
+    state = state_table | {"resume_window_s": 1}
+    address = await start_gateway({
+        "state": state, "backend": [BACKEND], "route": [{"model": MODEL, "backend": "demo"}],
+    })  # fmt: skip
+    async with connect_sdk(address, "unused") as client:
+        queued = await client.responses.create(model=MODEL, input="Hi", background=True)
+        streamed = await events(client, queued.id)
+        refusal = None
+        async with asyncio.timeout(TIMEOUT_S):
+            while refusal is None:
+                try:
+                    await events(client, queued.id)
+                except BadRequestError as error:
+                    refusal = error
+        kept = await client.responses.retrieve(queued.id)
+
+    assert [event.sequence_number for event in streamed] == list(range(len(streamed)))
+    assert refusal.message.endswith("This response can no longer be streamed because it is more than 1 second old.")
+    assert kept.status == "completed"
+
+
 async def test_a_response_is_cancelled(client: AsyncOpenAI):
     """Once or twice; its stream ends, and a synchronous one cannot be."""
     running = await client.responses.create(model="slow", input="Hi", background=True)

@@ -182,8 +182,8 @@ class Background:
         except StoreError as error:
             raise _unavailable() from error
         if not is_kept:
-            minutes = f"{self._journals.window_s / 60:g} minutes"
-            raise RequestError(f"This response can no longer be streamed because it is more than {minutes} old.")
+            age = self._journals.window_in_words
+            raise RequestError(f"This response can no longer be streamed because it is more than {age} old.")
         check = partial(self._may_continue, stored.id, keys, context)
         return self._journals.follow(keys.journal, -1 if after is None else after, check, context.memory, context.run)
 

@@ -52,6 +52,7 @@ UNFINISHED_TTL_S = 86_400.0
 """How long a journal is kept after an entry that is not the last, in seconds."""
 HOLDERS = frozenset({"response", "item"})
 """The fields of an event that can have tools."""
+MINUTE_S = 60.0
 OPENING = b": events follow\n\n"
 """A comment, which begins an answer while there is no event yet."""
 
@@ -172,6 +173,11 @@ class Journals:
         self._entries = JournalEntries(store, sealing)
         self.window_s = window_s
         self._changes: dict[JournalKey, asyncio.Event] = {}  # of journals written here: set by the next write
+
+    @property
+    def window_in_words(self) -> str:
+        number, unit = (self.window_s, "second") if self.window_s < MINUTE_S else (self.window_s / MINUTE_S, "minute")
+        return f"{number:g} {unit}{'' if number == 1 else 's'}"
 
     def open(self, key: JournalKey, run: RunSized = run_here, *, call_bytes: int = 0) -> JournalWriter:
         """Return the writer of a journal. Call `forget` when it is closed.

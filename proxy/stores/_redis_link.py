@@ -3,7 +3,8 @@
 The client of redis-py takes some 300 us of CPU for one command, whatever it does: it takes a connection out of its
 pool, looks for late answers, and reads through a stream. Owners are written with every answer, and cached ones are read
 with every call, so this connection does nothing but write and read. What is sent in one turn of the event loop leaves
-together, and one timer serves all that wait. It is opened by redis-py, with its TLS, names and passwords.
+together: each write wakes the server, which costs both sides more than the command. One timer serves all that wait. The
+connection is opened by redis-py, with its TLS, names and passwords.
 
 If changes are watched, it speaks RESP3 with tracking: Redis names each key that was read on it and that another
 connection has changed since, in the order in which things happened, so that no late answer can follow the news of its
@@ -49,6 +50,7 @@ class RedisLink(asyncio.Protocol):
         self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Asked] = deque()
+        self._unsent: list[bytes] = []
         self._received = b""
         self._pieces: list[bytes] = []
         self._missing_bytes = 0
@@ -70,10 +72,18 @@ class RedisLink(asyncio.Protocol):
         ends_at = loop.time() + self._timeout_s
         answers: Answers = loop.create_future()
         self._waiting.append((number, [], answers, ends_at))
-        self._transport.write(commands)
+        if not self._unsent:
+            loop.call_soon(self._send)  # after what else can run now, and asks too
+        self._unsent.append(commands)
         if self._timer is None:
             self._timer = loop.call_at(ends_at, self._check_time)
         return answers
+
+    def _send(self) -> None:
+        """Write the commands of this turn. uvloop and asyncio write at once, and do not gather by themselves."""
+        unsent, self._unsent = self._unsent, []
+        if not self._transport.is_closing():
+            self._transport.writelines(unsent)
 
     async def track(self) -> None:
         """Ask the server to say what others change. Raises like the future of `ask`."""

@@ -21,11 +21,12 @@ class Wire(asyncio.Transport):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sent = b""
+        self.sent: list[bytes] = []
         self.is_closed = False
 
     def write(self, data: Any) -> None:
-        self.sent += data
+        assert not self.is_closed
+        self.sent.append(data)
 
     def abort(self) -> None:
         self.is_closed = True
@@ -69,6 +70,31 @@ def ask(link: RedisLink, *names: bytes) -> asyncio.Future[list[Any]]:
 def test_a_command_is_sent_with_the_length_of_each_part(encoded: bytes, parts: list[bytes]):
     """So that any bytes pass."""
     assert encoded == b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
+
+
+async def test_commands_of_one_turn_of_the_loop_are_one_write(wire: Wire, link: RedisLink):
+    """Those of calls that could run before it too; the next turn's are the next write."""
+    ask(link, b"a")
+    asyncio.get_running_loop().call_soon(ask, link, b"c")  # after the write
+    ask(link, b"b")
+    written = []
+    for _ in range(3):
+        written.append(len(wire.sent))
+        await asyncio.sleep(0)
+
+    assert wire.sent == [encode_command(b"a") + encode_command(b"b"), encode_command(b"c")]
+    assert written == [0, 1, 2]
+
+
+async def test_nothing_is_written_to_a_link_that_was_closed_in_the_same_turn(wire: Wire, link: RedisLink):
+    """Its sender gets the error, and the event loop none."""
+    asked = ask(link, b"a")
+    link.close()
+    await asyncio.sleep(0)
+
+    with pytest.raises(ConnectionError):
+        await asked
+    assert wire.sent == []
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])

@@ -21,7 +21,7 @@ FIELD = "include"
 
 
 class Include(Policy):
-    operations: ClassVar[frozenset[Operation]] = MODEL_OPERATIONS | {"items", "access"}
+    operations: ClassVar[frozenset[Operation]] = MODEL_OPERATIONS | {"items", "access", "conversation"}
 
     allow: tuple[str, ...] = ("*",)
     """Values that a call may request; `*` and `?` are wildcards."""

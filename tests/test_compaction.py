@@ -68,6 +68,23 @@ def items_of(response: CompactedResponse) -> list[dict[str, Any]]:
     return [item.model_dump(exclude_unset=True, warnings=False) for item in response.output]
 
 
+async def test_what_had_no_effect_on_a_compaction_is_named(gateway: str):
+    """Parameters of the query, and of the compact request everything but what is compacted, in which model."""
+    asked: dict[str, Any] = {"model": MODEL, "input": [*TALK, TRIGGER]}
+    async with client_of(gateway) as client:
+        whole = await client.responses.with_raw_response.compact(
+            model=MODEL, input=TALK, instructions="Be short.", prompt_cache_key="k", extra_query={"beta": "true"}
+        )
+        plain = await client.responses.with_raw_response.compact(model=MODEL, input=TALK)
+        triggered = await client.responses.with_raw_response.create(
+            **asked, instructions="Be short.", extra_query={"include[]": "x"}
+        )
+
+    assert [raw.headers.get("x-headgate-ignored") for raw in (whole, plain, triggered)] == [
+        "instructions, prompt_cache_key, query.beta", None, "query.include",
+    ]  # fmt: skip
+
+
 async def test_a_compacted_conversation_has_its_user_messages_and_one_sealed_item(gateway: str):
     """It is complete for the strictest reader, and has nothing of the rest in clear."""
     async with client_of(gateway) as client:

@@ -25,11 +25,15 @@ from proxy.wire.call import Call
 from proxy.wire.compose import Composer, new_id, response_object, usage
 from proxy.wire.errors import RequestError
 from proxy.wire.event import Reply, response_reply
+from proxy.wire.ignored import ignored_header
 from proxy.wire.items import JSON
+from proxy.wire.query import query_pairs
 
 PURPOSE = "compaction"
 ITEM, TRIGGER = "compaction", "compaction_trigger"
 INTRODUCTION = "Summary of the conversation so far:\n"
+COMPACTED = frozenset({"model", "input", "previous_response_id", "store"})
+"""The fields of POST /v1/responses/compact that decide what is in the item, and the one that the history sets."""
 MAX_CHARS, USUAL_CHARS = 131_072, 16_384
 """The longest summary, and the longest for a model whose context length is unknown, in characters."""
 
@@ -91,18 +95,25 @@ class Compaction:
             users = [_user_message(item) for item in items if is_user(item)]
             rest = [item for item in items if not is_user(item)]
             sealed = await self._seal(rest, call.size_bytes, max_chars, context)
-            yield response_reply(_compacted([*users, sealed]), {})
+            yield response_reply(_compacted([*users, sealed]), _ignored(call))
         else:
             composer = Composer(response_object(call.body, response_id=new_id("resp"), created_at=int(time.time())))
             composer.item(await self._seal(items[:-1], call.size_bytes, max_chars, context))
             composer.finish(usage(input_tokens=0, output_tokens=0))  # no model was called
-            yield response_reply(composer.response, {})
+            yield response_reply(composer.response, _ignored(call))
 
     async def _seal(self, items: Sequence[Any], size_bytes: int, max_chars: int, context: Context) -> JSON:
         """Return a compaction item with what these items say."""
         content = await context.run(size_bytes, _content, items, max_chars)
         sealed = await self._sealing.seal(content, purpose=PURPOSE, team=context.caller.team)
         return {"id": new_id("cmp"), "type": ITEM, "encrypted_content": sealed}
+
+
+def _ignored(call: Call) -> dict[str, str]:
+    """Return the header that names what had no effect: parameters of the query, and fields of a compact request."""
+    names = [name for name, given in call.body.items() if given is not None and name not in COMPACTED]
+    in_query = [f"query.{name}" for name, _ in query_pairs(call.query) if name]
+    return ignored_header([*(names if call.operation == "compact" else ()), *in_query])
 
 
 def _is_triggered(call: Call) -> bool:

@@ -23,7 +23,7 @@ from proxy.rules import Rules
 from proxy.state.relayed_answers import RelayedAnswers, count_listed, last_id, next_page
 from proxy.state.relayed_forms import FormField
 from proxy.state.relayed_ids import RelayedIds
-from proxy.wire.bounds import count_values, parsed_bytes
+from proxy.wire.bounds import parsed_size
 from proxy.wire.call import MAX_MODEL_CHARS, Call
 from proxy.wire.errors import BackendError, RequestError
 from proxy.wire.event import frames_of, payload_of
@@ -230,8 +230,8 @@ async def _read(chunks: AsyncIterator[bytes], context: Context) -> bytes:
 
 async def _parse(body: bytes, context: Context, max_values: int) -> dict[str, Any] | list[Any] | None:
     """Return the JSON object or array in an answer of at most so many values; None for anything else."""
-    values = await context.run(len(body), count_values, body, max_values)
+    values, parsed_bytes = await context.run(len(body), parsed_size, body, max_values)
     if values > max_values:
         return None
-    context.use_memory(parsed_bytes(len(body), values))
+    context.use_memory(parsed_bytes)
     return await context.run(len(body), parse_json, body)

@@ -15,7 +15,7 @@ from backends.upstream.errors import invalid_answer, too_large
 from backends.upstream.refusals import MAX_REFUSAL_BYTES, check_status, refusal_in_success, refusal_of_body
 from backends.upstream.stream import Stream
 from proxy.context import Context
-from proxy.wire.bounds import count_char_bytes, count_values, parsed_bytes
+from proxy.wire.bounds import parsed_size
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply, parse_leniently, parse_payload, response_reply
 
@@ -57,11 +57,11 @@ async def reply_of(answer: UpstreamAnswer, context: Context, limits: AnswerLimit
     if len(start) < min(SHORT_BYTES, limits.max_bytes) and answer.is_complete and decoder.is_plain:  # almost always
         context.memory.grow(len(start))
         body = limits.scrubber.data(start)
-        _count(count_values(body, MAX_VALUES), 1, body, context)
+        _count(*parsed_size(body, MAX_VALUES), context)
         parsing = None
     else:
         body = await read_body(answer, limits, context, decoder, start)
-        _count(*await context.run(len(body), _measure, body), body, context)
+        _count(*await context.run(len(body), parsed_size, body, MAX_VALUES), context)
         parsing = context.run(len(body), _parse_response, body)
     try:
         response = _parse_response(body) if parsing is None else await parsing
@@ -76,16 +76,11 @@ async def reply_of(answer: UpstreamAnswer, context: Context, limits: AnswerLimit
     return response_reply(response, headers, body) if refused is None else refused
 
 
-def _measure(body: bytes) -> tuple[int, int]:
-    """Return how many values a body has, and how many bytes a character of it may take."""
-    return count_values(body, MAX_VALUES), count_char_bytes(body)
-
-
-def _count(values: int, char_bytes: int, body: bytes, context: Context) -> None:
+def _count(values: int, parsed_bytes: int, context: Context) -> None:
     """Count the memory of a body with so many values. Raises BackendError for too many, Unavailable."""
     if values > MAX_VALUES:
         raise invalid_answer(f"a response of more than {MAX_VALUES} values")
-    context.memory.grow(parsed_bytes(len(body), values, char_bytes))
+    context.memory.grow(parsed_bytes)
 
 
 async def _read_more(start: bytes, answer: UpstreamAnswer, decoder: Decoder) -> bytes:

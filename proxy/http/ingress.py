@@ -16,12 +16,12 @@ from proxy.http.exchange import Exchange
 from proxy.http.recent_calls import RecentCalls
 from proxy.http.send import Heartbeats, send
 from proxy.identity.directory import Directory
-from proxy.wire.bounds import count_char_bytes, count_values, parsed_bytes
+from proxy.wire.bounds import parsed_size
 from proxy.wire.call import Call, Operation, parse_call
 from proxy.wire.errors import RequestError
 from proxy.wire.event import Reply
 from proxy.wire.headers import DEFAULT_HEADERS, HeaderNames, forwarded_headers
-from proxy.workers import FREE_BYTES, LARGE_BYTES, MANY_VALUES, BodyMemory, MemoryLease, Workers
+from proxy.workers import LARGE_BYTES, MANY_VALUES, BodyMemory, MemoryLease, Workers
 
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ class Ingress:
         team, recent = exchange.record.team or "", self.recent
         may_be_recent = operation == "create" and not exchange.query
         if may_be_recent and (found := recent.find(team, raw)) is not None:
-            memory.grow(parsed_bytes(len(raw), found.values))
+            memory.grow(found.parsed_bytes)
             exchange.values = found.values
             return found.call if found.call.headers == headers else found.call.with_headers(headers)
         parse = partial(
@@ -104,10 +104,10 @@ class Ingress:
         """
         limit, size = self.max_values, len(raw)
         is_short = size < LARGE_BYTES
-        values = count_values(raw, limit) if is_short else await self.workers.run(size, count_values, raw, limit)
+        counting = None if is_short else self.workers.run(size, parsed_size, raw, limit)
+        values, parsed_bytes = parsed_size(raw, limit) if counting is None else await counting
         if values <= limit:
-            width = 1 if size <= FREE_BYTES else await self.workers.run(size, count_char_bytes, raw)
-            memory.grow(parsed_bytes(size, values, width))
+            memory.grow(parsed_bytes)
         exchange.values = values
         if is_short and values < MANY_VALUES:
             return parse(raw, max_values=limit)

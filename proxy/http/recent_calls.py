@@ -7,7 +7,7 @@ parsed body and what follows from it alone (`Call.fact`); no decision about a ca
 from collections import OrderedDict
 from typing import NamedTuple
 
-from proxy.wire.bounds import parsed_bytes
+from proxy.wire.bounds import parsed_size
 from proxy.wire.call import Call
 from proxy.workers import MANY_VALUES
 
@@ -22,11 +22,11 @@ OVERHEAD_BYTES = 1024
 
 
 class RecentCall(NamedTuple):
-    """A call, how many JSON values its body has, and about how many bytes of memory it takes."""
+    """A call, how many JSON values its body has, and about how many bytes of memory it takes beside its body."""
 
     call: Call
     values: int
-    size_bytes: int
+    parsed_bytes: int
 
 
 class RecentCalls:
@@ -61,10 +61,16 @@ class RecentCalls:
             if len(once) > MAX_ONCE:
                 del once[next(iter(once))]
             return
-        size = OVERHEAD_BYTES + len(body) + parsed_bytes(len(body), values)
+        recent = RecentCall(call, values, parsed_size(body, values)[1])
+        size = _size_bytes(body, recent)
         if key in self._calls or size > self._max_bytes:
             return
-        self._calls[key] = RecentCall(call, values, size)
+        self._calls[key] = recent
         self.size_bytes += size
         while self.size_bytes > self._max_bytes:
-            self.size_bytes -= self._calls.popitem(last=False)[1].size_bytes
+            (_, oldest), dropped = self._calls.popitem(last=False)
+            self.size_bytes -= _size_bytes(oldest, dropped)
+
+
+def _size_bytes(body: bytes, recent: RecentCall) -> int:
+    return OVERHEAD_BYTES + len(body) + recent.parsed_bytes

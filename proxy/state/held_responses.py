@@ -13,7 +13,7 @@ from typing import Any
 from proxy.context import Context, Slot
 from proxy.state.items import StoredItem, with_ids
 from proxy.state.references import Reference
-from proxy.wire.bounds import count_values, parsed_bytes
+from proxy.wire.bounds import parsed_size
 from proxy.wire.errors import Unavailable
 from proxy.wire.items import JSON
 from proxy.wire.large_json import dumps, loads_own
@@ -60,8 +60,8 @@ class HeldResponse:
     async def read(self, context: Context) -> list[StoredItem]:
         """Return its items. Raises Unavailable if there is no memory for them."""
         size = len(self.items)
-        values = await context.run(size, count_values, self.items, MAX_VALUES)
-        context.use_memory(parsed_bytes(size, values))
+        _, parsed_bytes = await context.run(size, parsed_size, self.items, MAX_VALUES)
+        context.use_memory(parsed_bytes)
         return await context.run(size, _decode, self.items)
 
 

@@ -13,7 +13,7 @@ from proxy.ciphers import Cipher
 from proxy.context import Context
 from proxy.state.sealing import Sealing
 from proxy.stores import Store, StoreError
-from proxy.wire.bounds import count_char_bytes, count_values, parsed_bytes
+from proxy.wire.bounds import parsed_size
 from proxy.wire.errors import Unavailable
 from proxy.wire.large_json import dumps, loads_own
 from proxy.workers import MANY_VALUES
@@ -65,8 +65,8 @@ class TeamRecords:
         encoded = encoded if cipher is None else await context.run(size, cipher.open, encoded)
         if encoded is None:
             return None
-        values = await context.run(size, count_values, encoded, MAX_VALUES)
-        context.use_memory(parsed_bytes(size, values, await context.run(size, count_char_bytes, encoded)))
+        values, parsed_bytes = await context.run(size, parsed_size, encoded, MAX_VALUES)
+        context.use_memory(parsed_bytes)
         run = context.run_large if values >= MANY_VALUES else partial(context.run, size)
         value = await run(_decode, encoded, key)
         return None if value is None else TeamRecord(value, size)

@@ -8,6 +8,8 @@ _UP_TO_THREE_BYTES, _UP_TO_LATIN = bytes(range(0xF0)), bytes(range(0xC4))
 _SURROGATES = tuple(
     b"\\u" + first + second for first in (b"d", b"D") for second in (b"8", b"9", b"a", b"A", b"b", b"B")
 )
+NARROW_BYTES = 8192
+"""In a shorter text characters count as one byte: it takes 40 KB at most, which each call may use without counting."""
 WINDOW_BYTES = 131_072
 """How much is searched at a time, in bytes: other threads may run in between, and counting ends at the limit."""
 
@@ -68,12 +70,14 @@ def replace_text(raw: bytes, text: bytes, other: bytes) -> bytes:
     return b"".join((*parts, view[start:]))
 
 
-def parsed_bytes(size: int, values: int, char_bytes: int = 1) -> int:
-    """Return about how much memory a text of this many bytes and values takes when it is parsed and encoded again.
+def parsed_size(raw: bytes, limit: int) -> tuple[int, int]:
+    """Return how many values a text has, as `count_values` does, and about how many bytes it takes beside itself.
 
-    `char_bytes` is what `count_char_bytes` returns for it.
+    That is what it is parsed to, and its encoding if it is changed. All that is parsed and kept is counted by this.
     """
-    return (1 + char_bytes) * size + VALUE_BYTES * values
+    size, values = len(raw), count_values(raw, limit)
+    char_bytes = 1 if size <= NARROW_BYTES or values > limit else count_char_bytes(raw)
+    return values, (1 + char_bytes) * size + VALUE_BYTES * values
 
 
 def count_char_bytes(raw: bytes) -> int:

@@ -73,6 +73,25 @@ async def test_wide_characters_count_towards_the_memory_budget(
     assert len(upstream.requests) == 1
 
 
+@pytest.mark.parametrize(("end", "status"), [(b"", 200), ("\U0001f600".encode(), 503)])
+async def test_wide_characters_of_a_relayed_answer_count(
+    start_gateway, upstream: FakeUpstream, end: bytes, status: int
+):
+    """What is read of an answer takes as much memory as what is read of a request."""
+    body = b'{"id":"file-1","object":"file","purpose":"%b"}' % (b"a" * 200_000 + end)
+
+    async def answer(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        return aiohttp.web.Response(body=body, content_type="application/json")
+
+    upstream.answer = answer
+    relay = [{"path": "/v1/files/*", "backend": "fake"}]
+    gateway = await start_gateway(tables_for(upstream, server={"memory_bytes": BUDGET}, relay=relay, cache=None))
+    answered = await ask(gateway, b"GET /v1/files/file-1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+    assert answered.status == status
+    assert status == 200 or answered.error["code"] == "memory_exhausted"
+
+
 async def test_decompressed_bytes_count_towards_the_memory_budget(low_memory_gateway: str, upstream: FakeUpstream):
     """The compressed size would be far smaller."""
     body = b'{"model":"m","input":"%b"}' % (b"a" * 900_000)

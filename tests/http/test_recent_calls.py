@@ -1,6 +1,7 @@
 """Bodies that are received again: parsed once, decided on each time."""
 
 import hashlib
+import sys
 
 import orjson
 import pytest
@@ -42,6 +43,17 @@ def test_a_body_is_remembered_from_its_second_time_on():
 
     assert recent.find("t", BODY).call is call
     assert recent.size_bytes > len(BODY)
+
+
+def test_wide_characters_take_the_room_that_they_need():
+    """One of them makes each character of its string take four bytes in memory."""
+    narrow, wide = RecentCalls(), RecentCalls()
+    text = "x" * 40_000
+    note(narrow, body_of(text))
+    call = note(wide, body_of(text + "\U0001f600"))
+
+    assert wide.size_bytes > sys.getsizeof(call.body["input"]) + len(body_of(text))
+    assert wide.size_bytes - narrow.size_bytes > 3 * len(text)
 
 
 def test_another_team_has_calls_of_its_own():

@@ -37,6 +37,18 @@ async def test_all_items_of_a_response_are_kept_with_their_ids():
     assert items[2].id == "msg_2"
 
 
+async def test_what_is_read_is_counted_with_its_wide_characters():
+    """One of them makes each character of its string take four bytes in memory."""
+    needed = []
+    for end in ("", "\U0001f600"):
+        context = make_context()
+        held = HeldResponse.of({"id": "resp_1"}, (), [{"role": "user", "content": "x" * 100_000 + end}], None)
+        await held.read(context)
+        needed.append(context.memory.needed_bytes)
+
+    assert needed[1] - needed[0] > 300_000
+
+
 def test_each_lane_keeps_its_last_response():
     held = HeldResponses(BodyMemory(1_000_000))
     held.keep(None, response("resp_1"))

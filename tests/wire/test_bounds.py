@@ -1,8 +1,10 @@
 """How many values a JSON text has, before it is parsed."""
 
 import json
+import sys
 from typing import Any, Self
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ from proxy.wire.bounds import (
     count_values,
     find_text,
     has_more_values,
-    parsed_bytes,
+    parsed_size,
     replace_text,
 )
 from proxy.wire.call import parse_call
@@ -226,6 +228,18 @@ def test_a_text_is_no_wider_than_its_widest_character(text: str, width: int):
 
 def test_memory_is_estimated_by_values_and_by_bytes():
     """A small text of many values takes more memory than a long string."""
-    assert parsed_bytes(3_000_000, 1_000_000) > parsed_bytes(60_000_000, 10)
-    assert parsed_bytes(0, 1) == VALUE_BYTES
-    assert parsed_bytes(1000, 0, 4) == 5000
+    many, long = b"[" + b"0," * 100_000 + b"0]", b'"%b"' % (b"x" * 2_000_000)
+
+    assert parsed_size(many, 1_000_000)[1] > parsed_size(long, 10)[1]
+    assert parsed_size(b"", 10) == (1, VALUE_BYTES)
+
+
+@pytest.mark.parametrize(("character", "width"), [("a", 1), ("\u0100", 2), ("\U0001f600", 4)])
+def test_a_parsed_text_takes_no_more_than_is_counted(character: str, width: int):
+    """One character decides how many bytes each one of its string takes."""
+    raw = orjson.dumps({"input": "x" * 100_000 + character})
+    values, size = parsed_size(raw, 10)
+    (text,) = orjson.loads(raw).values()
+
+    assert sys.getsizeof(text) + len(raw) <= size
+    assert size == (1 + width) * len(raw) + VALUE_BYTES * values

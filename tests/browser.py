@@ -7,10 +7,11 @@ import asyncio
 import base64
 import re
 import shutil
-from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
+from threading import Thread
 from typing import Any
 
 import orjson
@@ -151,39 +152,44 @@ class BrowserPage:
             await self._loads.get()
 
 
-@asynccontextmanager
-async def browsing(profile: Path) -> AsyncIterator[BrowserPage]:
-    """Start a browser with an empty profile in a folder, and give its page."""
+@contextmanager
+def running_chromium(profile: Path) -> Iterator[str]:
+    """Start a browser with an empty profile in a folder, and give the address at which it is driven."""
     assert CHROMIUM is not None
-    process = await asyncio.create_subprocess_exec(
-        CHROMIUM, f"--user-data-dir={profile}", *OPTIONS, stdout=DEVNULL, stderr=PIPE
-    )
-    try:
-        port = await _port_of(process)
-        async with connect(f"ws://127.0.0.1:{port[0]}{port[1]}", max_size=2**26) as browser:
-            control = BrowserPage(browser)
-            reading = asyncio.create_task(control.listen())
-            target = (await control.command("Target.createTarget", url="about:blank"))["targetId"]
-            async with connect(f"ws://127.0.0.1:{port[0]}/devtools/page/{target}", max_size=2**26) as connection:
-                page = BrowserPage(connection)
-                listening = asyncio.create_task(page.listen())
-                for domain in ("Page", "Runtime", "Log"):
-                    await page.command(f"{domain}.enable")
-                yield page
-                listening.cancel()
-            reading.cancel()
-    finally:
-        if process.returncode is None:
+    command = [CHROMIUM, f"--user-data-dir={profile}", *OPTIONS]
+    with Popen(command, stdout=DEVNULL, stderr=PIPE) as process:
+        try:
+            assert process.stderr is not None
+            address = _address_in(process.stderr)
+            Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would stop the browser
+            yield address
+        finally:
             process.kill()
-        await process.wait()
 
 
-async def _port_of(process: asyncio.subprocess.Process) -> tuple[str, str]:
-    """Return the port at which a browser listens, and the path of its connection."""
-    assert process.stderr is not None
-    async with asyncio.timeout(LIMIT_S):
-        async for line in process.stderr:
-            found = re.search(rb"ws://127\.0\.0\.1:(\d+)(\S+)", line)
-            if found is not None:
-                return found[1].decode(), found[2].decode()
+@asynccontextmanager
+async def open_page(browser: str) -> AsyncIterator[BrowserPage]:
+    """Open a page in the browser at an address, with cookies and storage of its own."""
+    async with connect(browser, max_size=2**26) as connection:
+        control = BrowserPage(connection)
+        reading = asyncio.create_task(control.listen())
+        context = (await control.command("Target.createBrowserContext"))["browserContextId"]
+        target = (await control.command("Target.createTarget", url="about:blank", browserContextId=context))["targetId"]
+        async with connect(f"{browser.partition('/browser/')[0]}/page/{target}", max_size=2**26) as opened:
+            page = BrowserPage(opened)
+            listening = asyncio.create_task(page.listen())
+            for domain in ("Page", "Runtime", "Log"):
+                await page.command(f"{domain}.enable")
+            yield page
+            listening.cancel()
+        await control.command("Target.disposeBrowserContext", browserContextId=context)
+        reading.cancel()
+
+
+def _address_in(lines: Iterable[bytes]) -> str:
+    """Return the address at which a browser listens, which is in what it prints."""
+    for line in lines:
+        found = re.search(rb"ws://127\.0\.0\.1:\d+/devtools/browser/\S+", line)
+        if found is not None:
+            return found[0].decode()
     raise AssertionError("the browser has ended")

@@ -84,6 +84,15 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of one browser for the session; `open_page` gives each test cookies and storage of its own."""
+    from tests.browser import running_chromium
+
+    with running_chromium(tmp_path_factory.mktemp("profile")) as address:
+        yield address
+
+
 @pytest.fixture(params=["memory", "sqlite", "redis"])
 def state_table(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     """The table `[state]` of each store."""

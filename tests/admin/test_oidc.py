@@ -13,7 +13,7 @@ from yarl import URL
 
 from proxy.config.build import build
 from proxy.config.validation import ConfigError
-from tests.browser import CHROMIUM, browsing
+from tests.browser import CHROMIUM, open_page
 from tests.oidc import Provider
 from tests.operators import Console, console_tables, start_console
 
@@ -208,9 +208,9 @@ def test_the_issuer_must_exist(upstream, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
-async def test_a_browser_signs_in(console: Console, tmp_path):
+async def test_a_browser_signs_in(console: Console, chromium: str):
     """Its cookies for one site only survive the way over another one."""
-    async with browsing(tmp_path / "profile") as page:
+    async with open_page(chromium) as page:
         await page.open(f"{console.admin.replace('127.0.0.1', 'localhost')}/admin/keys")
         await page.evaluate("document.querySelector('a.button').click()")
         await page.until("document.querySelector('nav') !== null && document.title.startsWith('Keys')")

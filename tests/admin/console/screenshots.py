@@ -16,7 +16,7 @@ from aiohttp import web
 
 from proxy.app import running
 from proxy.config.build import build
-from tests.browser import BrowserPage, browsing
+from tests.browser import BrowserPage, open_page, running_chromium
 from tests.metrics import admin_of
 from tests.operators import KEYS, Console, console_tables
 from tests.upstream import FakeUpstream, canonical
@@ -45,8 +45,9 @@ async def main() -> None:
                 async with running(build({**tables, "server": {"port": 0, "drain_s": 0}})) as gateway:
                     console = Console(gateway, admin_of(logged), http)
                     await _make_calls(console)
-                    async with browsing(Path(folder) / "profile") as page:
-                        await _take(console, page)
+                    with running_chromium(Path(folder) / "profile") as browser:
+                        async with open_page(browser) as page:
+                            await _take(console, page)
 
 
 def _answer(numbers: "itertools.count[int]"):

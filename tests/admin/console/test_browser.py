@@ -1,11 +1,12 @@
 """The console in Chromium, as a person uses it, and without any error in the browser."""
 
 import re
+from collections.abc import AsyncIterator
 
 import pytest
 
 from proxy.admin.console.pages import PAGES
-from tests.browser import CHROMIUM, BrowserPage, browsing
+from tests.browser import CHROMIUM, BrowserPage, open_page
 from tests.operators import KEYS, Console, console_tables, start_console
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
@@ -20,8 +21,8 @@ async def console(upstream, start_gateway, logged, http, tmp_path, monkeypatch) 
 
 
 @pytest.fixture
-async def page(tmp_path):
-    async with browsing(tmp_path / "profile") as opened:
+async def page(chromium: str) -> AsyncIterator[BrowserPage]:
+    async with open_page(chromium) as opened:
         yield opened
 
 

@@ -1,8 +1,6 @@
 """Two gateway processes on one store, one of which is killed while it works on background responses."""
 
 import asyncio
-import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import pytest
 from openai import AsyncOpenAI, AsyncStream
 from openai.types.responses import ResponseStreamEvent
 
+from tests.forked import ForkedProcess, start_proxy
 from tests.redis_server import RedisServer
 
 ROOT = Path(__file__).parent.parent
@@ -22,16 +21,14 @@ TIMEOUT_S = 120
 class Gateway:
     """A running `python -m proxy serve`, and a client of it."""
 
-    def __init__(self, process: Process, address: str) -> None:
+    def __init__(self, process: ForkedProcess, address: str) -> None:
         self.process = process
         self.address = address
         self.client = AsyncOpenAI(base_url=address, api_key="none", max_retries=0, timeout=TIMEOUT_S)
 
     @staticmethod
     async def start(config: Path) -> "Gateway":
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "proxy", "serve", "--config", str(config), cwd=ROOT, stdout=PIPE, stderr=DEVNULL
-        )
+        process = await start_proxy("serve", "--config", str(config))
         assert process.stdout is not None
         greeting = (await process.stdout.readline()).decode().split()
         return Gateway(process, greeting[3].removesuffix("."))

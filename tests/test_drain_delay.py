@@ -2,14 +2,13 @@
 
 import asyncio
 import signal
-import sys
 from pathlib import Path
 
 from tests.conftest import CANNED
+from tests.forked import start_proxy
 from tests.raw import ask, post
 from tests.timeouts import TIMEOUT_S
 
-ROOT = Path(__file__).parent.parent
 READY = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -17,9 +16,7 @@ async def test_calls_are_answered_during_the_delay(tmp_path: Path):
     """With 503 from /readyz, so that load balancers send no more of them; then the process ends."""
     config = tmp_path / "gateway.toml"
     config.write_text(f"[server]\nport = 0\ndrain_delay_s = 2\n{CANNED}")
-    command = [sys.executable, "-m", "proxy", "serve", "--config", str(config)]
-    pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
-    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=pipe, stderr=nothing)
+    process = await start_proxy("serve", "--config", str(config))
     assert process.stdout is not None
     address = (await process.stdout.readline()).decode().split()[3].removesuffix("/v1.")
     process.send_signal(signal.SIGTERM)
@@ -31,7 +28,7 @@ async def test_calls_are_answered_during_the_delay(tmp_path: Path):
                 seen.add((ready, (await ask(address, post())).status))
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the listener has closed
-        code = await process.wait()
+        await process.communicate()
 
-    assert code == 0
+    assert process.returncode == 0
     assert (503, 200) in seen

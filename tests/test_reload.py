@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from proxy.__main__ import main
 from proxy.app import Reloading, running
 from proxy.config.build import Config, build
 from tests.conftest import CANNED, tables_for
+from tests.forked import start_proxy
 from tests.metrics import admin_of, scrape
 from tests.raw import ask, post, until
 from tests.sockets import calling
@@ -190,9 +190,7 @@ async def test_1000_calls_through_20_reloads_lose_nothing(workers: int, tmp_path
         path.write_text(f'{server}{state}[[policy]]\nuse = "size"\nmax_items = {number + 1}\n{tape}')
 
     write(0)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "proxy", "serve", "--config", str(path), cwd=ROOT, stdout=PIPE, stderr=PIPE
-    )
+    process = await start_proxy("serve", "--config", str(path), stderr=PIPE)
     assert process.stdout is not None
     address = (await process.stdout.readline()).decode().split()[3].removesuffix("/v1.")
     calls = iter(range(1000))
@@ -227,7 +225,7 @@ async def test_1000_calls_through_20_reloads_lose_nothing(workers: int, tmp_path
         assert await asyncio.to_thread(main, ["reload", "--config", str(path)]) == 2
         process.terminate()
         _, log = await process.communicate()
-    events = [orjson.loads(line)["event"] for line in log.splitlines()]
+    events = [orjson.loads(line)["event"] for line in (log or b"").splitlines()]
 
     assert (process.returncode, len(outcomes), set(outcomes)) == (0, 1000, {(200, True)})
     assert events.count("config.reloaded") == 20 * workers

@@ -2,9 +2,7 @@
 
 import asyncio
 import signal
-import sys
 from asyncio import StreamReader, StreamWriter
-from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import Counter
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -12,8 +10,8 @@ from pathlib import Path
 import aiohttp
 
 from tests.conftest import CANNED
+from tests.forked import ForkedProcess, start_proxy
 
-ROOT = Path(__file__).parent.parent
 ASKED_EVERY_S = 0.05
 CLIENTS = 8
 LIMIT_S = 60  # only ends a test that hangs
@@ -57,18 +55,17 @@ async def _copy(source: StreamReader, target: StreamWriter) -> None:
     target.close()
 
 
-async def start(folder: Path, number: int) -> tuple[Process, str]:
+async def start(folder: Path, number: int) -> tuple[ForkedProcess, str]:
     config = folder / f"{number}.toml"
     state = f'[state]\nuse = "sqlite"\npath = "{folder}/state.db"\ntimeout_ms = 30000\n'
     pace = CANNED.replace('use = "replay"', 'use = "replay"\npace_ms = 5')
     config.write_text(f"[server]\nport = 0\ndrain_delay_s = 0.5\ndrain_s = 20\n{state}{pace}")
-    command = [sys.executable, "-m", "proxy", "serve", "--config", str(config)]
-    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=PIPE, stderr=DEVNULL)
+    process = await start_proxy("serve", "--config", str(config))
     assert process.stdout is not None
     return process, (await process.stdout.readline()).decode().split()[3].removesuffix("/v1.")
 
 
-async def end(process: Process) -> None:
+async def end(process: ForkedProcess) -> None:
     process.terminate()
     await process.communicate()
 

@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import signal
-import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,10 +15,10 @@ import orjson
 import pytest
 
 from tests.backends.local.conftest import engine_processes
+from tests.forked import ForkedProcess, start_proxy
 from tests.models import write_model
 from tests.raw import until
 
-ROOT = Path(__file__).parent.parent
 LIMIT_S = 120  # only ends a test that hangs
 
 
@@ -39,7 +38,7 @@ def write_config(folder: Path, **keys: Any) -> Path:
 class Gateway:
     """A supervisor with two workers."""
 
-    def __init__(self, process: asyncio.subprocess.Process, address: str, lines: list[dict[str, Any]]) -> None:
+    def __init__(self, process: ForkedProcess, address: str, lines: list[dict[str, Any]]) -> None:
         self.process, self.address, self.lines = process, address, lines
 
     @property
@@ -66,9 +65,7 @@ class Gateway:
 
 @asynccontextmanager
 async def serving(config: Path) -> AsyncIterator[Gateway]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "proxy", "serve", "--config", str(config), cwd=ROOT, stdout=PIPE, stderr=PIPE
-    )
+    process = await start_proxy("serve", "--config", str(config), stderr=PIPE)
     lines: list[dict[str, Any]] = []
 
     async def collect() -> None:
@@ -89,6 +86,7 @@ async def serving(config: Path) -> AsyncIterator[Gateway]:
             process.kill()
         await process.wait()
         await collecting
+        process.close()
 
 
 async def test_a_model_is_loaded_once_for_all_workers(http: aiohttp.ClientSession, tmp_path: Path):

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import aiohttp
 import orjson
 import pytest
 
+from tests.forked import ForkedProcess, start_proxy
 from tests.raw import until
 
 ROOT = Path(__file__).parent.parent
@@ -51,7 +51,7 @@ backend = "tape"
 class Gateway:
     """A supervisor with two workers, and what was printed and logged so far."""
 
-    process: asyncio.subprocess.Process
+    process: ForkedProcess
     address: str
     lines: list[dict[str, Any]]
 
@@ -81,11 +81,10 @@ Start = Callable[..., Awaitable[Gateway]]
 @pytest.fixture
 async def start_workers(tmp_path: Path) -> AsyncIterator[Start]:
     """Start supervisors: `await start_workers(more_config, pace_ms=...)`."""
-    started: list[tuple[asyncio.subprocess.Process, asyncio.Task[None]]] = []
+    started: list[tuple[ForkedProcess, asyncio.Task[None]]] = []
 
     async def start(more: str = "", pace_ms: int = 0) -> Gateway:
-        command = [sys.executable, "-m", "proxy", "serve", "--config", str(write_config(tmp_path, more, pace_ms))]
-        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=PIPE, stderr=PIPE)
+        process = await start_proxy("serve", "--config", str(write_config(tmp_path, more, pace_ms)), stderr=PIPE)
         lines: list[dict[str, Any]] = []
         started.append((process, asyncio.create_task(collect(process, lines))))
         assert process.stdout
@@ -101,9 +100,10 @@ async def start_workers(tmp_path: Path) -> AsyncIterator[Start]:
             process.kill()
         await process.wait()
         await collecting
+        process.close()
 
 
-async def collect(process: asyncio.subprocess.Process, lines: list[dict[str, Any]]) -> None:
+async def collect(process: ForkedProcess, lines: list[dict[str, Any]]) -> None:
     """Parse each line that a process and its workers log: a torn one would be an error."""
     assert process.stderr
     async for line in process.stderr:

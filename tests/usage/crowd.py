@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import signal
-import sys
 from asyncio.subprocess import PIPE
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,10 +14,10 @@ import aiohttp
 import orjson
 from aiohttp import web
 
+from tests.forked import ForkedProcess, start_proxy
 from tests.test_accounting import BEGUN
 from tests.upstream import CANONICAL, final_body
 
-ROOT = Path(__file__).parents[2]
 PARALLEL = 40
 LEFT_SHARE = 5
 """One of so many clients leaves."""
@@ -100,10 +99,7 @@ model = "*"
 backend = "up"
 attempts = 1
 """)
-    command = [sys.executable, "-m", "proxy"]
-    process = await asyncio.create_subprocess_exec(
-        *command, "serve", "--config", str(config), cwd=ROOT, stdout=PIPE, stderr=PIPE
-    )
+    process = await start_proxy("serve", "--config", str(config), stderr=PIPE)
     assert process.stdout is not None
     reading = asyncio.create_task(_read_lines(process, crowd.lines))
     address = re.findall(r"http://\S+/v1", (await process.stdout.readline()).decode())[0]
@@ -115,12 +111,11 @@ attempts = 1
     process.send_signal(signal.SIGTERM)
     await process.wait()
     await reading
+    process.close()
     await runner.cleanup()
-    asked = await asyncio.create_subprocess_exec(
-        *command, "usage", "--config", str(config), "--since", "2h", "--format", "json", cwd=ROOT, stdout=PIPE
-    )
+    asked = await start_proxy("usage", "--config", str(config), "--since", "2h", "--format", "json")
     printed, _ = await asked.communicate()
-    crowd.usage = orjson.loads(printed)["total"]
+    crowd.usage = orjson.loads(printed or b"")["total"]
     crowd.received, crowd.answered = upstream.received, upstream.answered
     return crowd
 
@@ -167,7 +162,7 @@ async def _kill_one(supervisor: int, upstream: CountingUpstream, crowd: Crowd, r
     upstream.gate.set()
 
 
-async def _read_lines(process: asyncio.subprocess.Process, lines: list[dict[str, Any]]) -> None:
+async def _read_lines(process: ForkedProcess, lines: list[dict[str, Any]]) -> None:
     assert process.stderr is not None
     async for line in process.stderr:
         lines += [orjson.loads(line)]

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import openai
 import pytest
 
 from tests.backends.local.conftest import engine_processes, until
+from tests.forked import start_proxy
 
 PATIENCE_S = 60
 DELTA = "response.output_text.delta"
@@ -140,10 +140,7 @@ async def run_gateway(tmp_path, folder, drain_s=20, **keys):
         f"""[server]\nport = 0\ndrain_s = {drain_s}\n[[backend]]\nuse = "local"\nname = "tick"\npath = "{folder}"\n{lines}
 [[route]]\nmodel = "*"\nbackend = "tick"\n"""
     )
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "proxy", "serve", "--config", config, cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    process = await start_proxy("serve", "--config", str(config), stderr=subprocess.PIPE)
     try:
         line = (await process.stdout.readline()).decode()
         yield process, line.split()[3].removesuffix("/v1.")

@@ -35,7 +35,7 @@ from proxy.pricing.prices import Prices
 from proxy.reloading import ReadConfig, Reloading, answer_steps, following, reload_by
 from proxy.routing.ejections import SharedEjections
 from proxy.routing.targets import Targets
-from proxy.state.sealing import Sealing
+from proxy.state.secret_check import start_sealing
 from proxy.stores.memory import MemoryStore
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.files import QueuedFile
@@ -54,14 +54,6 @@ Flush = Callable[[float], object]
 """Writes the lines that are queued, for at most so many seconds."""
 LAST_LINES_S = 0.5
 """How long the second signal waits for queued lines of logs, audit and record, in seconds: a disk may be stuck."""
-
-
-async def _sealing(config: Config) -> Sealing:
-    """What seals values. Without callers and a durable state a lost key has no consequence: no warning is due."""
-    sealing = Sealing(config.state_secret, config.state)
-    if not config.is_open or not isinstance(config.state, MemoryStore):
-        await sealing.start()
-    return sealing
 
 
 def _stop(stop: asyncio.Event, flushes: Sequence[Flush], files: Sequence[QueuedFile], signal_number: int) -> None:
@@ -201,9 +193,10 @@ async def _lasting(
     targets = Targets(shared, has_teams=config.has_teams, prices=prices)
     resources.push_async_callback(targets.close)
     directory = await _directory(config, resources)
+    sealing = await start_sealing(config.state_secret, state, is_open=config.is_open)
     memory_bytes, has_teams = config.server.memory_bytes, config.has_teams
     return Lasting(
-        audit, recorder, directory, await _sealing(config), content_store(state), targets, workers,
+        audit, recorder, directory, sealing, content_store(state), targets, workers,
         BodyMemory(memory_bytes, has_teams=has_teams), BodyMemory(memory_bytes // 4, has_teams=has_teams),
         finished=finished, usage=await resources.enter_async_context(counting(config.usage, state, spool)),
     )  # fmt: skip

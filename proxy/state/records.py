@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from proxy.ciphers import Cipher
+import structlog
+
+from proxy.ciphers import VERSION, Cipher
 from proxy.context import Context
 from proxy.state.sealing import Sealing
 from proxy.stores import Store, StoreError
@@ -17,6 +19,8 @@ from proxy.wire.bounds import parsed_size
 from proxy.wire.errors import Unavailable
 from proxy.wire.large_json import dumps, loads_own
 from proxy.workers import MANY_VALUES
+
+log = structlog.get_logger()
 
 MAX_VALUES = 10_000_000
 """How far the values of a record are counted for its memory; what callers send has fewer."""
@@ -38,6 +42,7 @@ class TeamRecords:
         self.store = store
         self._ttl_s = ttl_s
         self._sealing = sealing
+        self._unreadable: set[str] = set()
 
     async def put(
         self, kind: str, name: str, value: Mapping[str, Any], context: Context, *, size_bytes: int = 0
@@ -61,15 +66,22 @@ class TeamRecords:
             raise Unavailable(message, code="state_unavailable") from error
         if encoded is None:
             return None
-        size, cipher = len(encoded), await self._cipher(kind, context)
+        size, cipher, is_sealed = len(encoded), await self._cipher(kind, context), encoded.startswith(VERSION)
         encoded = encoded if cipher is None else await context.run(size, cipher.open, encoded)
-        if encoded is None:
+        if encoded is None or (cipher is None and is_sealed):
+            self._note_unreadable(kind)
             return None
         values, parsed_bytes = await context.run(size, parsed_size, encoded, MAX_VALUES)
         context.use_memory(parsed_bytes)
         run = context.run_large if values >= MANY_VALUES else partial(context.run, size)
         value = await run(_decode, encoded, key)
         return None if value is None else TeamRecord(value, size)
+
+    def _note_unreadable(self, kind: str) -> None:
+        """Log once for each kind that records are there which the secret of now does not open."""
+        if kind not in self._unreadable:
+            self._unreadable.add(kind)
+            log.error("state.unreadable", kind=kind)
 
     async def _cipher(self, kind: str, context: Context) -> Cipher | None:
         return None if self._sealing is None else await self._sealing.cipher(f"state {kind}", context.caller.team)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import pytest_asyncio
 
+from tests.bench import load
 from tests.bench.__main__ import UPSTREAM
 from tests.bench.load import LoadRun, UnexpectedAnswer
 from tests.bench.processes import start_server
@@ -19,6 +20,12 @@ BODIES = [workload for workload in WORKLOADS if not workload.events]
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture(autouse=True)
+def brief_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured here does not matter, so that servers need not be warm."""
+    monkeypatch.setattr(load, "WARM_UP_S", 0.02)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -17,6 +17,8 @@ from typing import Any
 import orjson
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.timeouts import pause
+
 CHROMIUM = shutil.which("chromium")
 LIMIT_S = 60.0  # only ends a test that hangs
 OPTIONS = (
@@ -130,6 +132,7 @@ class BrowserPage:
                 with suppress(LeftPageError):
                     if await self.evaluate(script):
                         return
+                await pause()
 
     async def resize(self, width: int, height: int, *, is_dark: bool = False) -> None:
         """Show the page in another size, and in light or dark."""

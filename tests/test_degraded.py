@@ -15,6 +15,7 @@ from tests.oidc import Provider
 from tests.raw import ask, no_tasks_left, post  # noqa: F401
 from tests.redis_server import RedisServer
 from tests.sockets import calling
+from tests.timeouts import pause
 from tests.upstream import FakeUpstream
 
 CHAIN = {"use": "max_tool_calls", "max": 8, "scope": "chain"}
@@ -111,12 +112,12 @@ async def test_keys_and_issuers_are_reported(
         words, measured = [await ready(gateway)], [await scrape(http, admin_of(logged))]
         redis_server.stop()
         while (report := await ready(gateway))[1]["keys"] == "up":
-            pass
+            await pause()
         words.append(report)
         await provider.stop()
         async with asyncio.timeout(10):
             while (report := await ready(gateway))[1]["issuers"] != {"corp": "down"}:
-                pass
+                await pause()
         words.append(report)
         refused = await ask(gateway, post(api_key=provider.token()))
         measured.append(await scrape(http, admin_of(logged)))

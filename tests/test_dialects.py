@@ -15,6 +15,7 @@ from tests.dialects import OLDEST_FIELDS, OLDEST_KEYS, Dialect, invalid_by_fasta
 from tests.raw import events
 from tests.sdk import connect_sdk
 from tests.sockets import calling
+from tests.timeouts import pause
 from tests.upstream import FakeUpstream
 
 JSON = dict[str, Any]
@@ -313,7 +314,7 @@ async def test_a2_background_and_a5_instructions_of_a_server_that_has_neither(re
     status, queued, _ = await reached.by_json(background=True, instructions="Be brief.")
     async with connect_sdk(reached.address, "x") as client:
         while (done := await client.responses.retrieve(queued["id"])).status in ("queued", "in_progress"):
-            pass
+            await pause()
     assert (await reached.by_json(previous_response_id=queued["id"], input=OUTPUT))[0] == 200
     first, second = reached.dialect.received
 

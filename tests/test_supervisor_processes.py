@@ -21,6 +21,7 @@ from proxy.config.validation import ConfigError
 from proxy.http.listening import open_listeners
 from proxy.supervisor import Supervisor
 from tests.raw import until
+from tests.timeouts import pause
 from tests.worker_gateways import LIMIT_S, REQUEST, ROOT, Start, write_config
 
 
@@ -217,9 +218,9 @@ async def test_the_admin_api_answers_for_all_workers(start_workers: Start, http:
     await gateway.until_logged("worker.ended")
     async with asyncio.timeout(LIMIT_S):
         while [target["processes"] for target in (await ask("GET", "targets"))["targets"]] != [2]:
-            pass
+            await pause()
         while not (await ask("GET", "targets"))["targets"][0]["drained"]:
-            pass
+            await pause()
     async with http.get(f"{gateway.admin}/admin/requests") as answer:
         assert (answer.status, answer.content_type) == (200, "text/html")
     files = [each["is_intact"] for each in (await ask("GET", "audit/verification"))["files"]]
@@ -254,7 +255,7 @@ async def test_keys_are_known_to_every_worker(
     async def settle(secret: str, status: int) -> None:
         async with asyncio.timeout(LIMIT_S):
             while await statuses(secret) != {status}:
-                pass
+                await pause()
 
     secret = await command("create", "--team", "search", "--name", "ada")
     await settle(secret, 200)

@@ -1,5 +1,6 @@
-"""A generous timeout for tests that could hang. Speed is measured by the benchmarks."""
+"""A generous timeout for tests that could hang, and a pause for those that ask again. Benchmarks measure speed."""
 
+import asyncio
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,3 +22,8 @@ def fail_if_stuck() -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+async def pause() -> None:
+    """Wait a moment before a gateway is asked again: questions without a pause take the CPU that it needs to change."""
+    await asyncio.sleep(0.02)

@@ -15,6 +15,7 @@ from proxy.config.validation import ConfigError
 from tests.conftest import CANNED
 from tests.operators import CALLERS, KEYS, Console, console_tables, start_console
 from tests.redis_server import free_port
+from tests.timeouts import pause
 from tests.upstream import FakeUpstream
 
 POLICIES = [{"use": "metadata_limits"}, {"use": "safety_identifier"}]
@@ -105,7 +106,7 @@ async def test_a_key_lives_by_the_gateway(commands: Commands):
     secret = made.out.strip()
     key_id = made.err.splitlines()[-1].partition(" ")[0]
     while (await commands.console.call_with(secret))[0] != 200:
-        pass
+        await pause()
     rotated = await commands.run("key", "rotate", key_id, "--overlap", "1h")
     revoked = await commands.run("key", "revoke", key_id)
     listed = orjson.loads((await commands.run("key", "list", "--format", "json")).out)
@@ -128,9 +129,9 @@ async def test_the_same_is_printed_with_and_without_a_gateway(commands: Commands
     await console.call("cleo", metadata={"k" * 65: "v"})
     await commands.run("block", "--", "person")
     while (await console.ask("GET", "/spend"))[1]["total"]["calls"] < 4:
-        pass
+        await pause()
     while not (await console.ask("GET", "/audit?decision=refused"))[1]["entries"]:  # a thread writes them
-        pass
+        await pause()
     for arguments in READ:
         asked, direct = await commands.run(*arguments), await commands.run(*arguments, "--direct")
 

@@ -26,7 +26,7 @@ from proxy.telemetry.logs import LogTally, configure_logs
 from tests.conftest import StartGateway, tables_for
 from tests.deploy.trace_picture import PICTURE, trace_call
 from tests.prometheus_server import PROGRAM, PrometheusServer
-from tests.timeouts import TIMEOUT_S
+from tests.timeouts import TIMEOUT_S, pause
 from tests.upstream import CANONICAL, FakeUpstream, canonical
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "telemetry"
@@ -248,7 +248,7 @@ async def test_every_query_returns_data_of_a_real_run(
                 logged = [orjson.loads(line) for line in written.getvalue().splitlines()]
                 spent = {name: sum(line.get(name, 0) for line in logged) for name in ("cost_usd", "saved_usd")}
                 while await server.values("sum(headgate_cost_total)") != [pytest.approx(spent["cost_usd"])]:
-                    pass
+                    await pause()
                 assert await server.values("sum(headgate_cache_saved_cost_total)") == [
                     pytest.approx(spent["saved_usd"])
                 ]

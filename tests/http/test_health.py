@@ -14,6 +14,7 @@ from proxy.routing import targets as targets_module
 from tests.conftest import tables_for
 from tests.raw import RawUpstream, ask, no_tasks_left, playing, post, until  # noqa: F401
 from tests.redis_server import RedisServer
+from tests.timeouts import pause
 from tests.upstream import FakeUpstream
 
 
@@ -170,7 +171,7 @@ async def test_files_that_lose_lines_are_reported_as_degraded(
     )
     async with asyncio.timeout(10):
         while (report := await get(gateway, "/readyz"))[1]["status"] == "ready":
-            pass
+            await pause()
     assert report == (
         200,
         {"status": "degraded", "backends": {"fake": "up"}, "state": "up", "audit": "up", "record": "degraded"},

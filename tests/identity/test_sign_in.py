@@ -22,6 +22,7 @@ from tests.conftest import tables_for
 from tests.oidc import Provider, public_jwk, segment
 from tests.raw import ask, no_tasks_left, post, until  # noqa: F401
 from tests.sockets import calling
+from tests.timeouts import pause
 from tests.upstream import FakeUpstream
 
 
@@ -262,7 +263,7 @@ async def test_a_gateway_starts_without_its_issuer_and_goes_on_when_it_is_there(
         await provider.start()
     async with asyncio.timeout(20):
         while (status := (await ask(gateway, post(api_key=provider.token()))).status) == 503:
-            pass
+            await pause()
 
     assert (away.status, away.error["code"], known.status, status) == (503, "issuer_unavailable", 200, 200)
     assert 1 <= int(away.headers["retry-after"]) <= 5

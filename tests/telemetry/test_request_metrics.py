@@ -16,7 +16,7 @@ from proxy.telemetry.request_metrics import MAX_PLANS, RequestMetrics
 from tests.conftest import tables_for
 from tests.metrics import admin_of, changes, scrape
 from tests.sockets import calling
-from tests.timeouts import TIMEOUT_S
+from tests.timeouts import TIMEOUT_S, pause
 from tests.upstream import CANONICAL, FakeUpstream, canonical, final_body, hang, streaming
 
 SHOWN = {
@@ -97,7 +97,7 @@ class Scene:
         active = ("http_server_active_requests", frozenset({("http_request_method", "POST"), ("url_scheme", "http")}))
         async with asyncio.timeout(TIMEOUT_S):
             while (await scrape(self.http, self.admin)).get(active) != 2:
-                pass
+                await pause()
         are_there.set()
         await sending
 

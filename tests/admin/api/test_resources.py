@@ -17,6 +17,7 @@ from proxy.admin.samples import Totals, percentile
 from tests.conftest import CANNED
 from tests.metrics import admin_of
 from tests.operators import CALLERS, KEYS, Console, console_tables, events_of, start_console
+from tests.timeouts import pause
 from tests.upstream import canonical
 
 NOW_PARTS = ("calls_per_min", "input_tokens_per_min", "cost_usd_per_min", "latency_p50_ms")
@@ -30,7 +31,7 @@ async def console(upstream, start_gateway, logged, http, tmp_path, monkeypatch) 
 async def until_true(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait for what the gateway takes over from its store or its counters in a moment."""
     while not await condition():
-        pass
+        await pause()
 
 
 async def found_by(console: Console, query: str, who: str = "owner") -> list[str]:

@@ -12,6 +12,7 @@ from proxy.admin.console.pages import PAGES
 from proxy.admin.roles import Operator
 from tests.admin.api.test_dispatch import BODIES
 from tests.operators import KEYS, Console, console_tables, start_console
+from tests.timeouts import pause
 from tests.upstream import canonical
 
 MARKS = ("cleo", "billing", "zoe", "their-model", "their-project", "their-user", "77")
@@ -48,7 +49,7 @@ async def their_ids(console: Console) -> dict[str, str]:
     _, made = await console.call("cleo", **THEIRS)
     _, key = await console.ask("POST", "/keys", {"name": "zoe", "team": "billing"})
     while (await console.ask("GET", "/spend"))[1]["total"]["calls"] < 3:
-        pass
+        await pause()
     return {"/requests/{id}": made, "/keys/{id}": key["key"]["id"], "/targets/{name}": "fake"}
 
 

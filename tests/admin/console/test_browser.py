@@ -8,6 +8,7 @@ import pytest
 from proxy.admin.console.pages import PAGES
 from tests.browser import CHROMIUM, BrowserPage, open_page
 from tests.operators import KEYS, Console, console_tables, start_console
+from tests.timeouts import pause
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
 
@@ -39,14 +40,14 @@ async def test_a_key_is_created_and_used(console: Console, page: BrowserPage):
     await page.click("main form.grid button")
     secret = await page.text("#secret")
     while (status := (await console.call_with(secret))[0]) == 401:  # the gateway reads it in a moment
-        pass
+        await pause()
     await page.open(f"{console.admin}/admin/keys")
     listed = await page.text("table")
     await page.evaluate("document.querySelectorAll('.actions details')[1].open = true")
     await page.click(".actions .danger")
     notice = await page.text("[role=status]")
     while (await console.call_with(secret))[0] == 200:
-        pass
+        await pause()
 
     assert (status, secret.startswith("hg_"), "eve" in listed, secret in listed) == (200, True, True, False)
     assert "revoked" in notice
@@ -100,7 +101,7 @@ async def test_every_page_works_in_every_window(console: Console, page: BrowserP
     await console.call("cleo", metadata={"k" * 65: "v"})
     await console.ask("POST", "/keys", {"name": "eve", "team": "search"})
     while not (await console.ask("GET", "/spend"))[1]["lines"]:
-        pass
+        await pause()
     await sign_in(page, console)
     for width, is_dark in ((400, True), (1280, False)):
         await page.resize(width, 900, is_dark=is_dark)
@@ -152,7 +153,7 @@ async def test_spend_is_seen(console: Console, page: BrowserPage):
     """Who has used what, what it cost, the same as CSV, and what is left of the budget."""
     await console.call("ada", model="gpt-5.6", metadata={"project": "moon"})
     while not (await console.ask("GET", "/spend"))[1]["lines"]:
-        pass
+        await pause()
     await sign_in(page, console, goal="/admin/spend?by=team,project")
     text = await page.text("main")
     csv = await page.evaluate("fetch(document.querySelector('a[download]').href).then((answer) => answer.text())")

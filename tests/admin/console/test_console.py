@@ -17,6 +17,7 @@ from proxy.admin.console.forms import FORMS
 from proxy.admin.console.pages import PAGES
 from tests.conftest import tables_for
 from tests.operators import KEYS, OPERATORS, Console, console_tables, start_console
+from tests.timeouts import pause
 
 WORDS = ["alert(1)", "<script>{}</script>", "<img src=x onerror={}>", '"><svg onload={}>', "' onmouseover='{}",
          '" autofocus onfocus="{}', "javascript:{}", "</title><script>{}</script>", "</textarea><script>{}</script>",
@@ -236,7 +237,7 @@ async def test_hostile_texts_appear_only_escaped(console: Console, browser):
         found = [f"/admin/requests/{made}", f"/admin/requests?model={quote(text)}", f"/admin/audit?request_id={made}"]
         found += [f"/admin/models?model={quote(text)}&caller={quote(text)}", f"/admin/none{quote(text)}"]
         while not (await console.ask("GET", f"/audit?request_id={made}"))[1]["entries"]:  # a thread writes them
-            pass
+            await pause()
         pages = [(await load(browser, console, path))[1] for path in found]
         pages.append(
             (await send(browser, console, "/admin/try", body=orjson.dumps({"model": text}).decode(), caller=text))[1]
@@ -321,7 +322,7 @@ async def test_labels_and_codes_appear_only_escaped(console: Console, browser, u
     for text in HOSTILE:
         await console.call("cleo", input=f"again {text}")
     while (await console.ask("GET", "/spend"))[1]["total"]["calls"] < 2 * len(HOSTILE):
-        pass
+        await pause()
     pages = {
         path: (await load(browser, console, path))[1]
         for path in ("/admin/spend?by=project", "/admin/requests", "/admin/targets", "/admin/policies", "/admin/")

@@ -32,7 +32,7 @@ class SharedEjections:
 
     def publish(self, target: Target, seconds: float) -> None:
         """Let other processes know that a target is ejected for some seconds."""
-        until = f"{time.time() + seconds:.3f}".encode()
+        until = f"{time.time() + seconds:.3f} {seconds:.3f}".encode()
         self._start(self._write(_key(target), until, seconds))
 
     def poll(self, targets: Iterable[Target], now: float) -> None:
@@ -67,11 +67,12 @@ class SharedEjections:
 
 
 def _seconds_left(value: bytes | None) -> float:
-    """Return for how long an ejection still holds; 0 for what is none."""
+    """Return for how long an ejection still holds, not longer than at its beginning; 0 for what is none."""
     try:
-        return 0.0 if value is None else float(value) - time.time()
+        until, most = map(float, (value or b"0 0").split())
     except ValueError:
         return 0.0
+    return min(until - time.time(), most)  # the clock may have been set back
 
 
 def _key(target: Target) -> str:

@@ -1,6 +1,7 @@
 """Ejections that processes share."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ async def test_the_store_is_asked_now_and_then_only():
     assert all(key.startswith("headgate:ejected:") and key[17:] != "a" for key in asked)
 
 
-@pytest.mark.parametrize("value", [b"", b"soon", b"\xff", b"nan", b"0", b"1"])
+@pytest.mark.parametrize("value", [b"", b"soon", b"\xff", b"nan", b"0", b"1", b"1 2", b"nan nan"])
 async def test_what_is_no_ejection_has_no_effect(value: bytes):
     """Nor has one that is over."""
     store = MemoryStore()
@@ -71,6 +72,22 @@ async def test_what_is_no_ejection_has_no_effect(value: bytes):
     await until(lambda: not shared._tasks)
 
     assert target.breaker.allows(asyncio.get_running_loop().time())
+
+
+async def test_an_ejection_is_not_prolonged_by_a_clock_that_is_set_back(monkeypatch: pytest.MonkeyPatch):
+    """It lasts as long as it did at its beginning."""
+    store = MemoryStore()
+    _, shared, target = targets_of(store)
+    shared.publish(target, 10.0)
+    await until(lambda: not shared._tasks)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 3600)
+    shared.poll([target], POLL_S)
+    await until(lambda: not shared._tasks)
+    now = asyncio.get_running_loop().time()
+
+    assert not target.breaker.allows(now)
+    assert target.breaker.open_until <= now + 10
 
 
 async def test_a_store_that_fails_changes_nothing_else(logged):

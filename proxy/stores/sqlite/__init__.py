@@ -3,7 +3,8 @@
 Keeps: until an entry expires, also across restarts. What was acknowledged survives the end of any process, kill -9
     included. A power cut or a crash of the operating system may lose the last moments before it, but leaves the file
     consistent. The file must be on a local disk, because WAL mode needs memory that its processes share. Time is the
-    machine's clock: setting that back prolongs what is kept. Free room is used again; the file does not shrink.
+    machine's clock when the file was first opened after a start of the machine, and what has passed since: setting the
+    clock changes nothing. Free room is used again; the file does not shrink.
 Fails: with StoreError when a command takes longer than `timeout_ms`, `max_waiting` commands wait, the disk is full or
     the file is damaged. A command that is cancelled or timed out while it waits is not carried out; one that is already
     running is carried out as a whole. `start` fails with ValueError for a path that cannot be written, a file that is
@@ -12,7 +13,6 @@ Source: https://sqlite.org/wal.html, https://sqlite.org/lang_transaction.html
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from pydantic import AfterValidator, PositiveInt, PrivateAttr
 from proxy.config.paths import check_writable
 from proxy.stores import PROBE_KEY, PROBE_TTL_S, Grant, Holder, HoldRequest, Store, StoreError
 from proxy.stores.sqlite.commit_thread import CommitThread, StoreCommand
-from proxy.stores.sqlite.database import copy_database, open_database
+from proxy.stores.sqlite.database import copy_database, open_with_clock
 from proxy.stores.sqlite.transaction import Pieces, Transaction
 
 PIECE_BYTES = 1_048_576
@@ -54,8 +54,8 @@ class SqliteStore(Store):
     _in_pieces: asyncio.Lock = PrivateAttr(default_factory=asyncio.Lock)  # one at a time: no batch has many pieces
 
     @cached_property
-    def _clock(self) -> Callable[[], float]:
-        return time.time
+    def _clock(self) -> Callable[[], float] | None:
+        return None  # that of the file
 
     def check(self) -> None:
         check_writable(self.path)
@@ -67,8 +67,8 @@ class SqliteStore(Store):
             raise ValueError(f"{self.path} is no SQLite database")
 
     async def start(self) -> None:
-        database = await asyncio.to_thread(open_database, self.path.absolute(), self.timeout_ms / 1000)
-        self._thread = CommitThread(database, self._clock, self.max_waiting)
+        database, clock = await asyncio.to_thread(open_with_clock, self.path.absolute(), self.timeout_ms / 1000)
+        self._thread = CommitThread(database, self._clock or clock, self.max_waiting)
 
     def back_up(self, target: Path) -> None:
         """Copy the file as it is at one moment. Raises ValueError if that is impossible or `target` exists."""

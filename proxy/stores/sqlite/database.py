@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -21,6 +22,10 @@ SCHEMA = (
     """CREATE TABLE entry (journal INTEGER NOT NULL, position INTEGER NOT NULL, data BLOB NOT NULL,
         PRIMARY KEY (journal, position)) WITHOUT ROWID""",
 )
+CLOCK = "CREATE TABLE IF NOT EXISTS clock (boot TEXT NOT NULL, started_at REAL NOT NULL)"
+"""When the machine was started, in seconds since 1970, as it seemed to the first process that opened the file since."""
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+"""Names the time between two starts of the machine, on Linux."""
 RETRY_S = 0.01
 WAL_MAX_BYTES = 67_108_864
 
@@ -36,6 +41,7 @@ def open_database(path: Path, timeout_s: float) -> sqlite3.Connection:
         _check_schema(database)
         _set_wal_mode(database, timeout_s)
         _create_schema(database)
+        _note_start(database)
     except sqlite3.Error as error:
         database.close()
         found = "is not a SQLite database" if error.sqlite_errorname == "SQLITE_NOTADB" else f"cannot be used: {error}"
@@ -44,6 +50,25 @@ def open_database(path: Path, timeout_s: float) -> sqlite3.Connection:
         database.close()
         raise ValueError(f"{path} {error}") from error
     return database
+
+
+def open_with_clock(path: Path, timeout_s: float) -> tuple[sqlite3.Connection, Callable[[], float]]:
+    """Open or create the file, and return the time by which what it has expires. Raises as `open_database`."""
+    database = open_database(path, timeout_s)
+    return database, even_clock(database)
+
+
+def even_clock(database: sqlite3.Connection) -> Callable[[], float]:
+    """Return a clock in seconds since 1970 that goes on evenly although the machine's clock is set.
+
+    It is what that showed when the file was first opened after a start of the machine, and what has passed since: the
+    same for all processes. Where a start has no name it is the machine's clock.
+    """
+    boot = _boot()
+    if boot is None:
+        return time.time
+    (started_at,) = database.execute("SELECT started_at FROM clock WHERE boot = ?", (boot,)).fetchone()
+    return lambda: float(started_at) + _uptime_s()
 
 
 def copy_database(path: Path, target: Path) -> None:
@@ -103,6 +128,31 @@ def _create_schema(database: sqlite3.Connection) -> None:
             database.execute(statement)
         database.execute("INSERT INTO schema VALUES (?)", (SCHEMA_VERSION,))
     database.execute("COMMIT")
+
+
+def _note_start(database: sqlite3.Connection) -> None:
+    """Note when the machine was started, unless another process has done so."""
+    if (boot := _boot()) is None:
+        return
+    database.execute("BEGIN IMMEDIATE")
+    database.execute(CLOCK)
+    if database.execute("SELECT 1 FROM clock WHERE boot = ?", (boot,)).fetchone() is None:
+        database.execute("DELETE FROM clock")
+        database.execute("INSERT INTO clock VALUES (?, ?)", (boot, time.time() - _uptime_s()))
+    database.execute("COMMIT")
+
+
+def _boot() -> str | None:
+    """Return the name of the last start of the machine; None if it has none."""
+    try:
+        return BOOT.read_text().strip()
+    except OSError:
+        return None
+
+
+def _uptime_s() -> float:
+    """Return the seconds since the last start of the machine, those in which it slept included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _tables(database: sqlite3.Connection) -> set[str]:

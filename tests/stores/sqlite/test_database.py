@@ -2,7 +2,6 @@
 
 import sqlite3
 import stat
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -54,11 +53,6 @@ async def test_two_stores_of_one_file_share_it(path: Path, sqlite: SqliteStore):
 
         assert await sqlite.get("a") == b"a"
         assert (await other.take("b", 6, limit=10, window_s=60)).granted == 4
-
-
-async def test_time_is_the_clock_of_the_machine(path: Path):
-    """Time passes while no process runs, and is the same in all processes."""
-    assert SqliteStore(path=path)._clock is time.time
 
 
 def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

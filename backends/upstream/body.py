@@ -1,6 +1,6 @@
 """The body of an answer of an upstream, by whichever transport it arrives, and its limits."""
 
-from collections.abc import Awaitable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +41,9 @@ class UpstreamAnswer(Protocol):
 
     def read(self) -> Awaitable[bytes]:
         """Return what has arrived of the body since the last read; b"" at its end. Raises HeadgateError."""
+
+    def offer_chunks(self, taker: Callable[[bytes], bool]) -> None:
+        """Offer what arrives while `read` waits for it to a taker, which returns whether it has taken it."""
 
     def count_events(self) -> None:
         """Limit the time between events, which `note_event` notes, and not that between parts of the body."""

@@ -71,17 +71,23 @@ class Scrubber:
                 return self.data(data)
         return data
 
+    def is_in(self, unit: Event | Run) -> bool:
+        """Whether a unit of a stream has the secret in it."""
+        frames = unit.sse
+        is_large = len(frames) > WINDOW_BYTES
+        for secret in self._plain if isinstance(unit, Run) else self._bytes:
+            if (find_text(frames, secret) >= 0) if is_large else secret in frames:
+                return True
+        return False
+
     def batch(self, batch: Batch) -> Batch:
         """Return the units of a stream without the secret. Each is made of whole frames, so it cannot be split.
 
         Raises ValueError for an event that cannot be parsed without it.
         """
         for unit in batch:
-            frames = unit.sse
-            is_large = len(frames) > WINDOW_BYTES
-            for secret in self._plain if isinstance(unit, Run) else self._bytes:
-                if (find_text(frames, secret) >= 0) if is_large else secret in frames:
-                    return [self._unit(unit) for unit in batch]
+            if self.is_in(unit):
+                return [self._unit(each) for each in batch]
         return batch
 
     def _unit(self, unit: Event | Run) -> Event | Run:

@@ -9,6 +9,7 @@ from backends.upstream.dialects.repairs import StreamRepairs
 from backends.upstream.errors import invalid_answer
 from proxy.context import Context
 from proxy.wire.event import TERMINALS, Batch
+from proxy.wire.passage import Outlet
 from proxy.wire.sse import SSEParser
 from proxy.workers import LARGE_BYTES
 
@@ -39,6 +40,7 @@ class Stream:
         self._decoder = decoder
         self._is_ended = False
         self.is_complete = False  # whether the response's terminal event was received
+        self._outlet: Outlet
 
     def __aiter__(self) -> Self:
         return self
@@ -76,6 +78,17 @@ class Stream:
         if (after := self._parser.pending_bytes) != before:
             self._context.memory.grow(after - before)
         return batch
+
+    def pass_runs(self, outlet: Outlet) -> None:
+        """Give runs to an outlet, unless what arrives is decompressed or mended first."""
+        if self._repairs is None and self._decoder.is_plain:
+            self._outlet = outlet
+            self.answer.offer_chunks(self._pass)
+
+    def _pass(self, chunk: bytes) -> bool:
+        """Give a chunk that arrives while the next one is awaited to the outlet. Return whether it was taken."""
+        run = None if len(chunk) > self._step_bytes else self._parser.run_in(chunk)
+        return run is not None and not self._limits.scrubber.is_in(run) and self._outlet(run)
 
     def _parse(self, chunk: bytes) -> Batch:
         """Return the units of a chunk, and none of it while there are more of the one before; an empty one ends the

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from proxy.http.pacing import PacedConnection
 from proxy.http.pieces import PIECE_BYTES, pieces_of
+from proxy.wire.event import Run
 
 STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 WITHOUT_BODY = frozenset({204, 304})
@@ -71,6 +72,15 @@ class Answer(web.StreamResponse):
         """Write whole frames, which are shorter than a piece; return whether `wait_turn` has to follow."""
         data = b"%x\r\n%b\r\n" % (len(frames), frames) if self._is_chunked else frames
         return self._put_now(self._take_head() + data if self._unsent_head else data)
+
+    def write_run(self, run: Run) -> bool:
+        """Write a run that arrives while nothing is written, if that need not wait; return whether it was written."""
+        frames, transport = run.sse, self._connection.transport
+        is_ready = self._unpaced_bytes + len(frames) < PIECE_BYTES and not self._connection.writing_paused
+        if not is_ready or transport is None or transport.is_closing():
+            return False
+        self.write_now(frames)
+        return True
 
     async def wait_turn(self) -> None:
         """Wait while the client reads too slowly, and after each piece until others have written."""

@@ -10,6 +10,7 @@ from aiohttp import web
 from proxy.http.answer import Answer
 from proxy.http.pieces import PIECE_BYTES
 from proxy.wire.event import TERMINALS, Batch, Reply
+from proxy.wire.passage import pass_runs
 
 SENTINEL = b"data: [DONE]\n\n"
 COMMENT = b": keep-alive\n\n"
@@ -61,7 +62,9 @@ async def send(
         return answer
     heartbeats.add(answer)
     try:
-        await _write_stream(answer, first, batches)
+        is_ended = first is not None and await _write_batch(answer, first)
+        first = None  # its events would stay in memory for as long as the stream takes
+        await _write_rest(answer, batches, is_ended=is_ended)
     except Exception:
         if request.transport is not None:
             request.transport.abort()  # a regular end would look like a complete answer
@@ -71,8 +74,9 @@ async def send(
     return answer
 
 
-async def _write_stream(answer: Answer, first: Batch | None, batches: AsyncIterator[Batch]) -> None:
-    is_ended = first is not None and await _write_batch(answer, first)
+async def _write_rest(answer: Answer, batches: AsyncIterator[Batch], *, is_ended: bool) -> None:
+    """Write what follows the first batch, and the sentinel if no batch was the last one."""
+    pass_runs(batches, answer.write_run)
     async for batch in batches:
         if is_ended:  # nothing follows, but what was opened ends now
             continue

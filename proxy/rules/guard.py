@@ -16,6 +16,7 @@ import structlog
 from proxy.context import Context
 from proxy.rules.admit import REPLY_CHECKS, ActiveCheck
 from proxy.rules.decisions import Decisions
+from proxy.rules.recording import GuardedBatches, record, record_run
 from proxy.shutdown import ShuttingDown, shutdown_error
 from proxy.wire.call import Call
 from proxy.wire.ending import changed_response, failure_events, incomplete_events, incomplete_response
@@ -30,8 +31,6 @@ log = structlog.get_logger()
 
 LIFECYCLE = TERMINALS | {"response.created", "response.queued", "response.in_progress"}
 """The events that carry the response object with its ids."""
-MAX_KEPT_BYTES = 268_435_456
-"""How large the items of one response may be together, in bytes."""
 
 
 def require_stream(call: Call, context: Context, enforced: Sequence[str]) -> Call:
@@ -63,7 +62,8 @@ class Guard:
             return reply
         checks = [*(context.get(REPLY_CHECKS) or ())]
         if reply.batches is not None:
-            batches = self._pass_stream(call, reply.batches, checks, context)
+            passed = self._pass_stream(call, reply.batches, checks, context)
+            batches = GuardedBatches(passed, reply.batches, context)
             return Reply(reply.status, reply.headers, batches=batches, response=reply.response)
         return await self._pass_body(call, reply, checks, context)
 
@@ -96,7 +96,7 @@ class Guard:
         try:
             async for received in batches:
                 if len(received) == 1 and transcript.is_started and isinstance(run := received[0], Run):
-                    _record_run(run, context)  # most batches of a stream: deltas that only pass
+                    record_run(run, context)  # most batches of a stream: deltas that only pass
                     yield received
                     continue
                 batch, stopped_by = await self._receive(received, checks, call, context)
@@ -107,6 +107,7 @@ class Guard:
                     return
                 if transcript.terminal is not None:
                     return
+                received = batch = ()  # or they would stay in memory until the next batch comes
             failure = stream_cut()
         except (BackendError, Unavailable) as error:
             failure = error
@@ -127,7 +128,7 @@ class Guard:
                 await context.see_response(unit.response)
         checked = await self._check(received, checks, call, context) if checks else (until_terminal(received), None)
         received, stopped_by = checked
-        _record(received, context)
+        record(received, context)
         if context.transcript.terminal is not None:
             received = await _complete(received, context)
         return received, stopped_by
@@ -158,42 +159,6 @@ class Guard:
             if checked.type in TERMINALS:
                 break
         return passed, None
-
-
-def _record_run(run: Run, context: Context) -> None:
-    """Record frames that only pass, as `_record` does."""
-    transcript = context.transcript
-    size = transcript.size_of_run(run)
-    if size is None or transcript.kept_bytes + size > MAX_KEPT_BYTES:
-        _record([run], context)
-    else:
-        context.memory.grow(size)
-        transcript.see_run(run, size)
-
-
-def _record(batch: Batch, context: Context) -> None:
-    """Add a batch to the transcript, and what is kept of it to the call's memory.
-
-    Raises BackendError or Unavailable before anything is recorded, if there is no room for the batch.
-    """
-    transcript, memory = context.transcript, context.memory
-    before, size = transcript.kept_bytes, transcript.size_of(batch)
-    if size == before == 0:  # nothing of it is kept
-        transcript.see(batch)
-        return
-    if before + size > MAX_KEPT_BYTES:
-        raise BackendError("The items of the response are too large.", code="upstream_too_large", source="gateway")
-    try:
-        memory.grow(size)
-    except Unavailable:
-        if not transcript.drop_frames():
-            raise
-        memory.grow(transcript.kept_bytes - before)  # the cache keeps nothing of this reply: it never fails a call
-        before, size = transcript.kept_bytes, transcript.size_of(batch)
-        memory.grow(size)
-    transcript.see(batch)
-    if difference := transcript.kept_bytes - before - size:
-        memory.grow(difference)
 
 
 def _with_fields(response: Mapping[str, Any], context: Context) -> Mapping[str, Any] | None:

@@ -86,6 +86,13 @@ class SSEParser:
             return []
         return self._split(received[:end] if isinstance(received, bytes) else bytes(memoryview(received)[:end]))
 
+    def run_in(self, chunk: bytes) -> Run | None:
+        """Return a chunk that is one run of whole frames, as `feed` would; None for any other, which `feed` gets."""
+        is_whole = self._started and not self._tail and not self.has_more and chunk.endswith(FRAME_ENDS)
+        if not is_whole or len(chunk) > self._max_frame_bytes or self._first_candidates(chunk):
+            return None
+        return Run(chunk)
+
     def more(self) -> list[Event | Run]:
         """Return the next units of the frames that are whole, before the next `feed`."""
         batch = list(islice(self._units, self._max_units))
@@ -123,11 +130,15 @@ class SSEParser:
         """Return whole frames as followed events and runs, without sentinels."""
         if len(frames) > self._max_frame_bytes:
             self._check_length(frames)
-        matches = [m for byte, pattern in self._patterns if byte in frames and (m := pattern.search(frames))]
+        matches = self._first_candidates(frames)
         if not matches:  # most chunks are deltas
             return [Run(frames)] if frames else []
         self._units = self._units_in(frames, matches)
         return self.more()
+
+    def _first_candidates(self, frames: bytes) -> list[re.Match[bytes]]:
+        """Return for each pattern the first place where it matches."""
+        return [m for byte, pattern in self._patterns if byte in frames and (m := pattern.search(frames))]
 
     def _units_in(self, frames: bytes, matches: list[re.Match[bytes]]) -> Iterator[Event | Run]:
         run = 0

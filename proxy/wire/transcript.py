@@ -55,6 +55,11 @@ class Transcript:
         self._frame_limit = limit_bytes
         self._clock = clock
 
+    @property
+    def keeps_frames(self) -> bool:
+        """Whether every frame is kept for `frames`."""
+        return self._frame_limit is not None
+
     def see(self, batch: Batch) -> None:
         """Record a batch that is about to be passed on."""
         self._output = None

@@ -12,6 +12,7 @@ needs connections that are not reused: `idle_timeout_s` as short as its mistakes
 import asyncio
 import math
 import select
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import cast
 
@@ -19,11 +20,10 @@ from backends.upstream.errors import invalid_answer, overran, reason_of, stalled
 from backends.upstream.http1.parser import AnswerHead, InvalidHttp, ResponseParser
 from backends.upstream.http1.request import BodySource
 from backends.upstream.http1.timeouts import Timeouts
+from backends.upstream.http1.unread import UnreadBody
 from proxy.send_queue import unacknowledged_bytes
 from proxy.wire.errors import BackendError
 
-HIGH_WATER_BYTES = 65_536
-"""How much of an answer may wait for its reader before the upstream is paused."""
 PIECE_BYTES = 262_144
 """A larger body is written in pieces of this size, so that other calls are served in between."""
 
@@ -35,8 +35,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._timeouts = timeouts
         self._loop = asyncio.get_running_loop()
         self._parser = ResponseParser()
-        self._chunks: list[bytes] = []  # of the body; not read yet
-        self._buffered_bytes = 0
+        self._unread = UnreadBody()
+        self._taker: Callable[[bytes], bool] | None = None
         self._error: BackendError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -45,7 +45,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._has_event = self._counts_parts = False
         self._readable = select.poll()
         self._is_active = self._is_written = self._is_reused = False
-        self._is_reading_paused = self._is_writing_paused = False
+        self._is_writing_paused = False
         self._written_bytes = 0
         self.idle_since = 0.0
         self.was_refused_unread = False
@@ -82,20 +82,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._deadline = math.inf
         return self._parser.head
 
-    def read_nowait(self) -> bytes:
-        """Return what has arrived of the body since the last read."""
-        chunks = self._chunks
-        if not chunks:
-            return b""
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        chunks.clear()
-        self._buffered_bytes = 0
-        if self._is_reading_paused:
-            self._is_reading_paused = False
-            if not self._transport.is_closing():
-                self._transport.resume_reading()
-        return data
-
     async def read(self) -> bytes:
         """Return what has arrived of the body since the last read, once there is something; b"" at its end.
 
@@ -103,7 +89,7 @@ class UpstreamConnection(asyncio.Protocol):
         """
         if self._counts_parts:
             self._has_event, self._event_deadline = True, None  # `note_event`: the head, or the part before
-        while not self._chunks:
+        while not self._unread.chunks:
             if self._parser.is_complete:
                 return b""
             if self._error is not None:
@@ -119,7 +105,11 @@ class UpstreamConnection(asyncio.Protocol):
             finally:
                 self._waiter = None
             self._deadline = math.inf
-        return self.read_nowait()
+        return self._unread.take(self._transport)
+
+    def offer_chunks(self, taker: Callable[[bytes], bool]) -> None:
+        """Offer what arrives while `read` waits for it to a taker. What that takes is not read; it is an event."""
+        self._taker = taker
 
     def count_events(self) -> None:
         """Count events as the caller notes them, not each part of the body that arrives: a trickle is none."""
@@ -137,9 +127,10 @@ class UpstreamConnection(asyncio.Protocol):
             and self._is_written and not self._transport.is_closing() and not self._transport.get_write_buffer_size()
         )  # fmt: skip
         self._is_active = False
+        self._taker = None
         self._deadline = self._ends = math.inf
         if is_reusable:
-            self.read_nowait()
+            self._unread.take(self._transport)
             parser.reset()
             self._is_reused = True
             self.idle_since = self._loop.time()
@@ -170,12 +161,10 @@ class UpstreamConnection(asyncio.Protocol):
             failure.__cause__ = error
             self._fail(failure)
             return
-        if chunk:
-            self._chunks.append(chunk)
-            self._buffered_bytes += len(chunk)
-            if self._buffered_bytes > HIGH_WATER_BYTES and not (parser.is_complete or self._is_reading_paused):
-                self._is_reading_paused = True
-                self._transport.pause_reading()
+        if chunk and not self._give(chunk):
+            self._unread.put(chunk, self._transport, is_last=parser.is_complete)
+        elif chunk and not parser.is_complete:
+            return
         if parser.head is not None and (waiter := self._waiter) is not None and not waiter.done():
             waiter.set_result(None)
 
@@ -197,6 +186,14 @@ class UpstreamConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._is_writing_paused = False
         self._wake()
+
+    def _give(self, chunk: bytes) -> bool:
+        """Give a part of the body to the taker, if it is waited for. Return whether it was taken."""
+        waiter, taker = self._waiter, self._taker
+        if taker is None or waiter is None or waiter.done() or not taker(chunk):
+            return False
+        self._deadline = self._event_deadline = self._loop.time() + self._timeouts.between_events_s
+        return True
 
     async def _write(self, head: bytes, body: bytes) -> None:
         """Write a request with a large body, or as much of it as the upstream takes before it answers."""

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from backends.upstream.http1.connection import UpstreamConnection
@@ -112,6 +112,10 @@ class HttpAnswer:
         Raises BackendError.
         """
         return self._connection.read()
+
+    def offer_chunks(self, taker: Callable[[bytes], bool]) -> None:
+        """Offer what arrives while `read` waits for it to a taker, which returns whether it has taken it."""
+        self._connection.offer_chunks(taker)
 
     def count_events(self) -> None:
         """Limit the time between events, which `note_event` notes, and not that between parts of the body."""

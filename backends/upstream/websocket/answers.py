@@ -42,6 +42,9 @@ class FixedAnswer:
         body, self._body = self._body, b""
         return body
 
+    def offer_chunks(self, taker: Callable[[bytes], bool]) -> None:
+        """Nothing arrives later."""
+
     def count_events(self) -> None:
         """There is nothing to wait for."""
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -37,6 +37,8 @@ class Received:
     async def read(self) -> bytes:
         await asyncio.sleep(0)  # a part that has not arrived yet
         return self._parts.popleft() if self._parts else b""
+
+    def offer_chunks(self, taker: Callable[[bytes], bool]) -> None: ...
 
     def count_events(self) -> None: ...
 

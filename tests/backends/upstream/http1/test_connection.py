@@ -6,7 +6,8 @@ from typing import Self
 
 import pytest
 
-from backends.upstream.http1.connection import HIGH_WATER_BYTES, PIECE_BYTES
+from backends.upstream.http1.connection import PIECE_BYTES
+from backends.upstream.http1.unread import HIGH_WATER_BYTES
 from proxy.wire.errors import BackendError
 from tests.backends.upstream.http1.clients import ask, client_of, in_turn, read_whole, request
 from tests.raw import RawUpstream, no_tasks_left, playing, until, whole  # noqa: F401
@@ -114,11 +115,11 @@ async def test_a_reader_that_is_slow_pauses_its_upstream(upstream: RawUpstream):
     async with client_of(upstream) as client:
         reply = await client.request(*request())
         connection = reply._connection
-        await until(lambda: connection._is_reading_paused)
-        held = connection._buffered_bytes
+        await until(lambda: connection._unread._is_paused)
+        held = connection._unread._bytes
         for _ in range(100):
             await asyncio.sleep(0)
-        assert connection._buffered_bytes == held
+        assert connection._unread._bytes == held
         body = await read_whole(reply)
         assert await ask(client) == (200, LARGE)
 

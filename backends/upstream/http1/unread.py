@@ -1,0 +1,39 @@
+"""The part of an answer's body that has arrived and was not read yet."""
+
+import asyncio
+
+HIGH_WATER_BYTES = 65_536
+"""How much of an answer may wait for its reader before the upstream is paused."""
+
+
+class UnreadBody:
+    """Keeps chunks until they are read, and pauses the connection while they are many."""
+
+    __slots__ = ("_bytes", "_is_paused", "chunks")
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+        self._bytes = 0
+        self._is_paused = False
+
+    def put(self, chunk: bytes, transport: asyncio.Transport, *, is_last: bool) -> None:
+        """Add what has arrived. Nothing follows the last one, so the connection need not be paused for it."""
+        self.chunks.append(chunk)
+        self._bytes += len(chunk)
+        if self._bytes > HIGH_WATER_BYTES and not (is_last or self._is_paused):
+            self._is_paused = True
+            transport.pause_reading()
+
+    def take(self, transport: asyncio.Transport) -> bytes:
+        """Return everything, after which more may arrive."""
+        chunks = self.chunks
+        if not chunks:
+            return b""
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self._bytes = 0
+        if self._is_paused:
+            self._is_paused = False
+            if not transport.is_closing():
+                transport.resume_reading()
+        return data

@@ -107,7 +107,7 @@ class Guard:
                     return
                 if transcript.terminal is not None:
                     return
-                received = batch = ()  # or they would stay in memory until the next batch comes
+                del received, batch  # or their events would stay in memory until the next ones come
             failure = stream_cut()
         except (BackendError, Unavailable) as error:
             failure = error

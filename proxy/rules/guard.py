@@ -18,10 +18,11 @@ from proxy.rules.admit import REPLY_CHECKS, ActiveCheck
 from proxy.rules.decisions import Decisions
 from proxy.rules.recording import GuardedBatches, record, record_run
 from proxy.shutdown import ShuttingDown, shutdown_error
+from proxy.wire.body_events import changed_response, events_of_body, terminal_of_body
 from proxy.wire.call import Call
-from proxy.wire.ending import changed_response, failure_events, incomplete_events, incomplete_response
+from proxy.wire.ending import failure_events, incomplete_events, incomplete_response
 from proxy.wire.errors import BackendError, BackendRefusal, Unavailable
-from proxy.wire.event import TERMINALS, Batch, Event, Reply, Run, Stop, events_of_body, terminal_of_body
+from proxy.wire.event import TERMINALS, Batch, Event, Reply, Run, Stop
 from proxy.wire.large_json import dumps
 from proxy.wire.stream_errors import error_in, refusal_of_error, stream_cut
 from proxy.wire.transcript import Transcript

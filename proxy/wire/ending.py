@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from proxy.wire.errors import BackendRefusal, HeadgateError, envelope
-from proxy.wire.event import Batch, Event, Reply
+from proxy.wire.event import Event, Reply
 from proxy.wire.items import JSON
 from proxy.wire.large_json import LARGE_BYTES, dumps
 from proxy.wire.transcript import Transcript
@@ -103,13 +103,3 @@ def _compose(transcript: Transcript, kind: str, **fields: Any) -> Event:
     event.encode(transcript.response_bytes)
     transcript.see([event])
     return event
-
-
-def changed_response(events: Batch, *, items_changed: bool) -> Mapping[str, Any]:
-    """Return the response of a body whose events were changed by a check."""
-    _, *items, terminal = [event for event in events if isinstance(event, Event)]
-    return (
-        {**terminal.response, "output": [item.data.get("item") for item in items]}
-        if items_changed
-        else terminal.response
-    )

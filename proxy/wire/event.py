@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from proxy.wire.bounds import parsed_size
 from proxy.wire.encoded import encode
 from proxy.wire.large_json import dumps, loads, loads_leniently
 
@@ -25,6 +26,8 @@ FOLLOWED = TERMINALS | {
 }  # fmt: skip
 
 
+MAX_VALUES = 10_000_000
+"""How far the values of an event are counted for its memory; parsers accept fewer."""
 LONG_FRAME_BYTES = 1_048_576
 """From this size on the lines of a frame are not split all at once, in bytes."""
 
@@ -39,7 +42,7 @@ class Event:
     (`data`).
     """
 
-    __slots__ = ("_data", "_payload", "_sse", "type")
+    __slots__ = ("_data", "_parsed_bytes", "_payload", "_sse", "type")
 
     def __init__(
         self, type: str, sse: bytes | None = None, data: Mapping[str, Any] | None = None,  # noqa: A002
@@ -49,6 +52,16 @@ class Event:
         self._sse = sse
         self._data = data
         self._payload = payload
+        self._parsed_bytes = 0
+
+    def count_parsed(self) -> int:
+        """Return about how many bytes of memory `data` takes; 0 for an event that was composed and is not encoded.
+
+        Only the first time takes long, for a large event.
+        """
+        if not self._parsed_bytes and (raw := self._sse or self._payload):
+            self._parsed_bytes = parsed_size(raw, MAX_VALUES)[1] - len(raw)
+        return self._parsed_bytes
 
     @property
     def data(self) -> Mapping[str, Any]:
@@ -280,20 +293,3 @@ def has_terminal(batch: Batch) -> bool:
 def terminal_type(status: object) -> str:
     """The type of the event that carries a response of this status."""
     return f"response.{status}" if f"response.{status}" in TERMINALS else "response.completed"
-
-
-def events_of_body(response: Mapping[str, Any]) -> list[Event]:
-    """A response that came as one body, as the events that reply checks read."""
-    output = response.get("output")
-    events = [Event("response.created", data={"type": "response.created", "response": response})]
-    events += [
-        Event("response.output_item.done", data={"type": "response.output_item.done", "output_index": i, "item": item})
-        for i, item in enumerate(output if isinstance(output, list) else [])
-    ]
-    return [*events, terminal_of_body(response)]
-
-
-def terminal_of_body(response: Mapping[str, Any]) -> Event:
-    """Return the last of the events of a body."""
-    kind = terminal_type(response.get("status"))
-    return Event(kind, data={"type": kind, "response": response})

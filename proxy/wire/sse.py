@@ -17,7 +17,7 @@ from itertools import groupby, islice
 import orjson
 
 from proxy.wire.bounds import has_more_values
-from proxy.wire.event import Event, Run, parse_leniently, payload_of
+from proxy.wire.event import LONG_FRAME_BYTES, Event, Run, parse_leniently, payload_of
 from proxy.wire.json_parser import TooMuchText
 
 BOM = b"\xef\xbb\xbf"
@@ -168,7 +168,12 @@ class SSEParser:
         except ValueError:
             return None
         kind = data.get("type")
-        return Event(kind, frame, data) if isinstance(kind, str) and kind in self._followed else None
+        if not (isinstance(kind, str) and kind in self._followed):
+            return None
+        event = Event(kind, frame, data)
+        if len(frame) >= LONG_FRAME_BYTES:
+            event.count_parsed()  # now: long frames are parsed in a thread
+        return event
 
 
 def _candidates(frames: bytes, matches: list[re.Match[bytes]]) -> Iterator[tuple[int, int]]:

@@ -20,6 +20,8 @@ MAX_MARKS = 10_000
 """How many moments are noted at which frames came; later frames come with the last one."""
 
 ITEM_EVENTS = frozenset({"response.output_item.added", "response.output_item.done"})
+KEPT_EVENTS = ITEM_EVENTS | TERMINALS | {"response.created"}
+"""The events of which what was parsed is kept."""
 
 
 class Transcript:
@@ -44,7 +46,7 @@ class Transcript:
         self._clock: Callable[[], float] | None = None
         self._marks: list[tuple[float, int]] = []
         self._numbered: Event | Run | None = None  # the last unit with a sequence number
-        self._item_bytes = self._body_bytes = 0
+        self._item_bytes = self._parsed_bytes = self._body_bytes = 0
         self._output: list[Any] | None = None  # what was composed in place of an empty output
 
     def keep_frames(self, limit_bytes: int, clock: Callable[[], float] | None = None) -> None:
@@ -66,8 +68,8 @@ class Transcript:
         for unit in batch:
             if isinstance(unit, Event):
                 self._follow(unit)
-                if unit.type in ITEM_EVENTS:
-                    self._item_bytes += len(unit.raw)
+                if unit.type in KEPT_EVENTS:
+                    self._count(unit)
                 if "sequence_number" in unit.data:
                     self._numbered = unit
             elif b'"sequence_number"' in unit.raw:
@@ -82,6 +84,11 @@ class Transcript:
             self.is_started, self.last = True, batch[-1]
         if self._clock is not None and len(self._marks) < MAX_MARKS:
             self._marks.append((self._clock(), self._log_bytes))
+
+    def _count(self, event: Event) -> None:
+        if event.type in ITEM_EVENTS:
+            self._item_bytes += len(event.raw)
+        self._parsed_bytes += event.count_parsed()
 
     def size_of_run(self, run: Run) -> int | None:
         """Return how many bytes of a run `see_run` would keep; None for one that only `see` can record."""
@@ -122,8 +129,8 @@ class Transcript:
 
     @property
     def kept_bytes(self) -> int:
-        """How many bytes of a stream are kept."""
-        return self._item_bytes + self._log_bytes
+        """How many bytes of memory the kept part of a stream takes."""
+        return self._parsed_bytes + self._log_bytes
 
     @property
     def response_bytes(self) -> int:
@@ -137,10 +144,14 @@ class Transcript:
 
     def size_of(self, batch: Batch) -> int:
         """Return how many bytes of a batch `see` would keep, at most."""
-        items = sum([len(unit.raw) for unit in batch if unit.type in ITEM_EVENTS])
         if self._frame_limit is not None:
-            return items + sum([len(unit.sse) for unit in batch])
-        return items + sum([len(unit.raw) for unit in batch]) if self._open or items else 0
+            kept = sum([len(unit.sse) for unit in batch])
+        elif self._open or any(unit.type in ITEM_EVENTS for unit in batch):
+            kept = sum([len(unit.raw) for unit in batch])
+        else:
+            kept = 0
+        events = [unit for unit in batch if isinstance(unit, Event) and unit.type in KEPT_EVENTS]
+        return kept + sum([event.count_parsed() for event in events])
 
     def drop_frames(self) -> bool:
         """Stop keeping frames for `frames`; return whether they were kept."""

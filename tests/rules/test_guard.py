@@ -406,7 +406,7 @@ async def test_callbacks_of_the_reply_run_when_it_is_complete(
 
 async def test_a_stream_whose_items_are_too_large_is_ended(monkeypatch: pytest.MonkeyPatch):
     """The limit protects the gateway; the client gets an end that it can read."""
-    monkeypatch.setattr(recording, "MAX_KEPT_BYTES", 400)
+    monkeypatch.setattr(recording, "MAX_KEPT_BYTES", 9_000)
     context = make_context()
     events = events_in(await sent(await guarded(NO_RULES, STREAM, stream_reply(CANONICAL, size=100), context)))
 

@@ -11,45 +11,22 @@ from contextlib import suppress
 
 import orjson
 
-from proxy.wire.compose import Composer, new_id, response_object, usage
+from proxy.wire.compose import new_id
 from tests.bench.event_loop import run_until_signal
-from tests.soak.polite_upstream import JSON_HEAD, STREAM_HEAD, read_request, serve, write_chunk, write_frames
+from tests.soak.polite_upstream import JSON_HEAD, STREAM_HEAD, read_request, serve, write_chunk
+from tests.soak.streams import delta, ending, frame, opening, write, write_stream
 
 FRAMES_AT_ONCE = 200
 FRAME_BYTES = 60_000_000
 BLANK_BYTES = 9_000_000
 OPEN_ITEMS, DELTAS, TINY_FRAMES, OUTPUT_DELTAS = 3_000, 500, 1_000_000, 50_000
+ITEM_VALUES = 90_000
 STALL_S = 30
 MEDIUM_BYTES, FILES = 12_000_000, 100_000
 KEPT = "kept-"
 """How models begin whose responses the gateway keeps itself."""
 
 Behaviour = Callable[[asyncio.StreamWriter, bytes], Awaitable[None]]
-
-
-def frame(kind: str, **fields: object) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps({"type": kind, **fields}))
-
-
-def delta(text: str, index: int = 0) -> bytes:
-    return frame("response.output_text.delta", output_index=index, content_index=0, delta=text)
-
-
-def opening() -> bytes:
-    """Return the frames of a response that begins, up to its open message."""
-    composer = _composer()
-    return write_frames([*composer.start(), *composer.open_message()])
-
-
-def ending() -> bytes:
-    """Return the frames of a whole small response."""
-    composer = _composer()
-    events = [*composer.start(), *composer.open_message(), *composer.delta("Hello.")]
-    return write_frames([*events, *composer.finish(usage(input_tokens=8, output_tokens=2))])
-
-
-def _composer() -> Composer:
-    return Composer(response_object({"model": "hostile"}, response_id=new_id("resp"), created_at=1_700_000_000))
 
 
 async def endless_item(writer: asyncio.StreamWriter, _head: bytes) -> None:
@@ -77,7 +54,7 @@ async def open_items(writer: asyncio.StreamWriter, _head: bytes) -> None:
         for index in range(DELTAS):
             yield delta("x" * 2000, index)
 
-    await _stream(writer, pieces())
+    await write_stream(writer, pieces())
 
 
 async def blank_lines(writer: asyncio.StreamWriter, _head: bytes) -> None:
@@ -87,7 +64,7 @@ async def blank_lines(writer: asyncio.StreamWriter, _head: bytes) -> None:
             yield b"\n" * 100_000
         yield ending()
 
-    await _stream(writer, pieces())
+    await write_stream(writer, pieces())
 
 
 async def continues(writer: asyncio.StreamWriter, _head: bytes) -> None:
@@ -108,13 +85,13 @@ async def crlf_frame(writer: asyncio.StreamWriter, _head: bytes) -> None:
             yield line * 100
         yield b"\r\n" + ending()
 
-    await _stream(writer, pieces())
+    await write_stream(writer, pieces())
 
 
 async def big_json(writer: asyncio.StreamWriter, _head: bytes) -> None:
     """Send 60 MB of JSON with 10 million values."""
     body = b'{"id":"resp_1","object":"response","status":"completed","output":[' + b"{}, [], " * 7_500_000 + b"{}]}"
-    await _write(writer, JSON_HEAD % len(body) + body)
+    await write(writer, JSON_HEAD % len(body) + body)
 
 
 async def medium_json(writer: asyncio.StreamWriter, _head: bytes) -> None:
@@ -126,7 +103,7 @@ async def file_list(writer: asyncio.StreamWriter, _head: bytes) -> None:
     """Send a list of 100,000 files."""
     files = b",".join(b'{"id":"file-%07d","object":"file"}' % number for number in range(FILES))
     body = b'{"object":"list","has_more":false,"data":[' + files + b"]}"
-    await _write(writer, JSON_HEAD % len(body) + body)
+    await write(writer, JSON_HEAD % len(body) + body)
 
 
 async def long_json(writer: asyncio.StreamWriter, _head: bytes) -> None:
@@ -139,7 +116,7 @@ async def _write_text(writer: asyncio.StreamWriter, size: int) -> None:
     message = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": content}
     response = {"id": new_id("resp"), "object": "response", "status": "completed", "output": [message]}
     body = orjson.dumps(response)
-    await _write(writer, JSON_HEAD % len(body) + body)
+    await write(writer, JSON_HEAD % len(body) + body)
 
 
 async def endless_headers(writer: asyncio.StreamWriter, _head: bytes) -> None:
@@ -148,7 +125,7 @@ async def endless_headers(writer: asyncio.StreamWriter, _head: bytes) -> None:
     while True:
         piece = b"".join(b"x-header-%d: %b\r\n" % (number + i, b"y" * 200) for i in range(200))
         number += 200
-        await _write(writer, piece)
+        await write(writer, piece)
 
 
 async def stall_head(_writer: asyncio.StreamWriter, _head: bytes) -> None:
@@ -170,7 +147,17 @@ async def tiny_frames(writer: asyncio.StreamWriter, _head: bytes) -> None:
             yield piece
         yield ending()
 
-    await _stream(writer, pieces())
+    await write_stream(writer, pieces())
+
+
+async def many_values_in_items(writer: asyncio.StreamWriter, _head: bytes) -> None:
+    """Send finished items without end, each of as many values as a frame may have."""
+    item = b'{"type":"response.output_item.done","output_index":%d,"item":{"type":"x","id":"i%d","values":[%b0]}}'
+    values = b"{}," * ITEM_VALUES
+    writer.write(STREAM_HEAD)
+    await write_chunk(writer, opening())
+    for number in itertools.count(1):
+        await write_chunk(writer, b"data: " + item % (number, number, values) + b"\n\n")
 
 
 async def no_output(writer: asyncio.StreamWriter, _head: bytes) -> None:
@@ -183,14 +170,14 @@ async def no_output(writer: asyncio.StreamWriter, _head: bytes) -> None:
             yield delta("x") * FRAMES_AT_ONCE
         yield frame("response.completed", response=response)
 
-    await _stream(writer, pieces())
+    await write_stream(writer, pieces())
 
 
 async def no_terminal(writer: asyncio.StreamWriter, _head: bytes) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield opening() + delta("x") * 100
 
-    await _stream(writer, pieces())
+    await write_stream(writer, pieces())
 
 
 async def invalid_json(writer: asyncio.StreamWriter, _head: bytes) -> None:
@@ -202,7 +189,7 @@ async def invalid_json(writer: asyncio.StreamWriter, _head: bytes) -> None:
         yield b'event: response.output_item.done\ndata: {"type":"response.output_item.done","item":\n\n' * 200
         yield ending()
 
-    await _stream(writer, pieces())
+    await write_stream(writer, pieces())
 
 
 async def reset_middle(writer: asyncio.StreamWriter, _head: bytes) -> None:
@@ -216,7 +203,7 @@ async def key_echo(writer: asyncio.StreamWriter, head: bytes) -> None:
     line = next((line for line in head.decode().split("\r\n") if line.lower().startswith("authorization:")), "")
     body = orjson.dumps({"error": {"message": f"No access: {line}", "type": "invalid_request_error", "code": "x"}})
     fields = f"Content-Type: application/json\r\nX-Debug: {line[:500]}\r\nContent-Length: {len(body)}"
-    await _write(writer, f"HTTP/1.1 403 Forbidden\r\n{fields}\r\n\r\n".encode() + body)
+    await write(writer, f"HTTP/1.1 403 Forbidden\r\n{fields}\r\n\r\n".encode() + body)
 
 
 FLAKY_CALLS = 20
@@ -232,9 +219,9 @@ async def flaky(writer: asyncio.StreamWriter, head: bytes) -> None:
     elif number % 3 == 0:
         writer.transport.abort()
     elif number % 3 == 1:
-        await _write(writer, b"HTTP/1.1 503 Busy\r\nRetry-After-Ms: 1\r\nContent-Length: 0\r\n\r\n")
+        await write(writer, b"HTTP/1.1 503 Busy\r\nRetry-After-Ms: 1\r\nContent-Length: 0\r\n\r\n")
     else:
-        await _write(writer, JSON_HEAD % 49 + b'{"error":{"code":"server_error","message":"No."}}')
+        await write(writer, JSON_HEAD % 49 + b'{"error":{"code":"server_error","message":"No."}}')
 
 
 async def hello(writer: asyncio.StreamWriter, _head: bytes) -> None:
@@ -243,29 +230,16 @@ async def hello(writer: asyncio.StreamWriter, _head: bytes) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield ending()
 
-    await _stream(writer, pieces())
+    await write_stream(writer, pieces())
 
 
 BEHAVIOURS: dict[str, Behaviour] = {
     behaviour.__name__: behaviour
     for behaviour in (
-        endless_item, open_items, blank_lines, continues, crlf_frame, big_json, long_json, medium_json, file_list, endless_headers, stall_head,
+        endless_item, many_values_in_items, open_items, blank_lines, continues, crlf_frame, big_json, long_json, medium_json, file_list, endless_headers, stall_head,
         stall_middle, tiny_frames, no_terminal, invalid_json, no_output, reset_middle, key_echo, flaky, hello,
     )
 }  # fmt: skip
-
-
-async def _stream(writer: asyncio.StreamWriter, pieces: AsyncIterator[bytes]) -> None:
-    """Write a chunked stream, piece by piece."""
-    writer.write(STREAM_HEAD)
-    async for piece in pieces:
-        await write_chunk(writer, piece)
-    await write_chunk(writer, b"")
-
-
-async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
-    writer.write(data)
-    await writer.drain()
 
 
 def _behaviour_of(head: bytes, body: bytes) -> str:

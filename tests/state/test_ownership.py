@@ -13,9 +13,9 @@ from proxy.state.ownership import Ownership
 from proxy.state.references import MAX_ID_CHARS, NOT_PERSISTED, Reference
 from proxy.stores import StoreError
 from proxy.stores.memory import MemoryStore
+from proxy.wire.body_events import terminal_of_body
 from proxy.wire.call import Call
 from proxy.wire.errors import RequestError, Unavailable
-from proxy.wire.event import terminal_of_body
 from proxy.wire.resource import ResourceRequest
 from proxy.wire.transcript import Transcript
 from tests.examples import ANNA, JSON, NO_DEADLINE, make_call, make_context

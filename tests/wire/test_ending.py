@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai import APIError
 
+from proxy.wire.body_events import events_of_body
 from proxy.wire.ending import failure_events, incomplete_events, incomplete_response, refusal_of
 from proxy.wire.errors import BackendError
-from proxy.wire.event import TERMINALS, Event, Reply, Run, events_of_body
+from proxy.wire.event import TERMINALS, Event, Reply, Run
 from proxy.wire.items import JSON
 from proxy.wire.transcript import Transcript
 from tests import examples

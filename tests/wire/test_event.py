@@ -1,6 +1,5 @@
 """Events in their JSON and server-sent forms, runs of frames, and bodies as events."""
 
-import orjson
 import pytest
 
 from proxy.wire import event
@@ -14,7 +13,6 @@ from proxy.wire.event import (
     Run,
     Stop,
     event_type,
-    events_of_body,
     frame_of,
     frames_of,
     parse_leniently,
@@ -153,34 +151,6 @@ def test_frames_are_separated_by_blank_lines(end: bytes):
 def test_a_status_names_the_terminal_event(status: object, kind: str):
     """A status without a terminal event of its own is carried by `response.completed`."""
     assert terminal_type(status) == kind
-
-
-def test_a_body_becomes_its_items_and_itself():
-    """Reply checks see one event per item, and the client gets the body byte for byte."""
-    body = b'{ "status":"incomplete", "output":[{"id":"rs_1"}, {"id":"msg_1"}], "new":1.50 }'
-    response = parse_payload(body)
-    events = events_of_body(response)
-
-    assert [event.type for event in events] == [
-        "response.created",
-        "response.output_item.done",
-        "response.output_item.done",
-        "response.incomplete",
-    ]
-    assert [event.data["type"] for event in events] == [event.type for event in events]
-    assert [event.data["item"]["id"] for event in events[1:3]] == ["rs_1", "msg_1"]
-    assert [event.data["output_index"] for event in events[1:3]] == [0, 1]
-    assert events[0].response == events[3].response == orjson.loads(body)
-    assert response_reply(response, {}, body).body == body
-
-
-@pytest.mark.parametrize("output", [None, {}, "none", 3])
-def test_a_body_whose_output_is_not_a_list_has_no_items(output: object):
-    """It passes unchanged."""
-    response = {"status": "completed", "output": output}
-
-    assert [event.type for event in events_of_body(response)] == ["response.created", "response.completed"]
-    assert response_reply(response, {}).body == orjson.dumps(response)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"null", b'"x"', b'{"a":NaN}'])

@@ -1,5 +1,6 @@
 """The record of a reply: items, final response, sequence numbers, and the parts of items that are still open."""
 
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.event import FOLLOWED, Event, MessageRun, Run, events_of_body, frame_of
+from proxy.wire.body_events import events_of_body
+from proxy.wire.event import FOLLOWED, Event, MessageRun, Run, frame_of
 from proxy.wire.items import JSON
 from proxy.wire.partial_item import index_of
 from proxy.wire.sse import SSEParser
@@ -343,15 +345,22 @@ def test_the_size_of_what_is_kept_is_known():
     for unit in (text, opened, text, closed, text):
         transcript.see([unit])
         sizes.append(transcript.kept_bytes)
-    items = len(opened.sse) + len(closed.sse)
+    begun, items = opened.count_parsed() + len(opened.sse), opened.count_parsed() + closed.count_parsed()
 
-    assert sizes == [
-        0,
-        2 * len(opened.sse),
-        2 * len(opened.sse) + len(text.sse),
-        items,
-        items,
-    ]
+    assert sizes == [0, begun, begun + len(text.sse), items, items]
+
+
+@pytest.mark.parametrize("number", ["created", "output_item.added", "output_item.done", "completed"])
+def test_what_is_parsed_and_kept_counts_by_its_values(number: str):
+    """An event of many small values takes far more memory than its frame."""
+    values: dict[str, Any] = {"values": [{}] * 10_000}
+    held = event(type=f"response.{number}", output_index=0, item=values, response=values)
+    held.encode(0)  # as it was received
+    transcript = Transcript()
+    size = transcript.size_of([held])
+    transcript.see([held])
+
+    assert size >= transcript.kept_bytes >= 10_000 * sys.getsizeof({})
 
 
 def test_the_most_that_is_kept_of_a_batch_is_known_before():
@@ -363,7 +372,9 @@ def test_the_most_that_is_kept_of_a_batch_is_known_before():
         transcript.see(batch)
     transcript.keep_frames(10_000)
 
-    assert sizes == [0, 2 * len(opened.sse) + len(text.sse), len(text.sse), 2 * len(closed.sse), 0]
+    begun, ended = (each.count_parsed() + len(each.sse) for each in (opened, closed))
+
+    assert sizes == [0, begun + len(text.sse), len(text.sse), ended, 0]
     assert transcript.size_of([text]) == len(text.sse)
 
 
@@ -400,7 +411,7 @@ def test_messages_are_kept_as_frames_where_frames_are_kept():
     sizes = [(transcript.size_of([run, opened]), transcript.see([run, opened])) for transcript in (others, kept)]
 
     assert kept.frames() == b"".join(frame_of("response.output_text.delta", text) for text in texts) + opened.sse
-    assert kept.kept_bytes >= len(kept.frames() or b"") > others.kept_bytes > 0
+    assert kept.kept_bytes >= len(kept.frames() or b"") > others.kept_bytes - opened.count_parsed() > 0
     assert sizes[0][0] < sizes[1][0]
     assert (kept.next_number, others.next_number) == (3, 3)
 

@@ -17,7 +17,7 @@ from backends.upstream.refusals import MAX_REFUSAL_BYTES, MAX_REFUSAL_VALUES
 from backends.upstream.scrub import Scrubber
 from proxy.wire.bounds import has_more_values
 from proxy.wire.call import Call
-from proxy.wire.event import FOLLOWED, TERMINALS, Event, MessageRun, Run, parse_leniently
+from proxy.wire.event import FOLLOWED, LONG_FRAME_BYTES, TERMINALS, Event, MessageRun, Run, parse_leniently
 from proxy.wire.foreign_errors import read_error
 from proxy.wire.json_parser import TooMuchText
 from proxy.wire.large_json import dumps
@@ -96,8 +96,12 @@ class MessageReader:
         except ValueError:
             return None
         kind = data.get("type")
-        is_followed = isinstance(kind, str) and (kind in self._followed or kind.startswith(SIDE))
-        return Event(kind, data=data, payload=payload) if isinstance(kind, str) and is_followed else None
+        if not (isinstance(kind, str) and (kind in self._followed or kind.startswith(SIDE))):
+            return None
+        event = Event(kind, data=data, payload=payload)
+        if len(payload) >= LONG_FRAME_BYTES:
+            event.count_parsed()  # now: long messages are parsed in a thread
+        return event
 
 
 def create_message(call: Call, lane: str | None, *, generates: bool) -> bytes:

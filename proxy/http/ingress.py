@@ -18,6 +18,7 @@ from proxy.http.send import Heartbeats, send
 from proxy.identity.directory import Directory
 from proxy.wire.bounds import parsed_size
 from proxy.wire.call import Call, Operation, parse_call
+from proxy.wire.client_message import ClientMessage
 from proxy.wire.errors import RequestError
 from proxy.wire.event import Reply
 from proxy.wire.headers import DEFAULT_HEADERS, HeaderNames, forwarded_headers
@@ -37,7 +38,8 @@ class Ingress:
     followed: frozenset[str]
     heartbeats: Heartbeats
     header_names: HeaderNames = DEFAULT_HEADERS  # of the headers that some backend may see
-    recent: RecentCalls = field(default_factory=RecentCalls)
+    recent: RecentCalls[Call] = field(default_factory=RecentCalls)
+    messages: RecentCalls[ClientMessage] = field(default_factory=RecentCalls)  # of WebSocket mode
     max_values: int = field(init=False)  # of a body; as the deadline a setting that every request reads
     deadline_s: float | None = field(init=False)
 
@@ -78,7 +80,7 @@ class Ingress:
         if may_be_recent and (found := recent.find(team, raw)) is not None:
             memory.grow(found.parsed_bytes)
             exchange.values = found.values
-            return found.call if found.call.headers == headers else found.call.with_headers(headers)
+            return found.parsed if found.parsed.headers == headers else found.parsed.with_headers(headers)
         parse = partial(
             parse_call, headers=headers, query=exchange.query, operation=operation, needs_model=needs_model
         )  # fmt: skip

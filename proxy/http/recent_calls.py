@@ -1,35 +1,37 @@
-"""Calls that were received lately: a body that a team sends again is not parsed again.
+"""Calls that were received lately: a body or a message that a team sends again is not parsed again.
 
-Clients send the same body when they retry, and identical calls are what a cache is for. What is remembered is the
-parsed body and what follows from it alone (`Call.fact`); no decision about a call is.
+Clients send the same body when they retry, and identical calls are what a cache is for. What is remembered is what it
+was parsed to and what follows from it alone (`Call.fact`); no decision about a call is.
 """
 
 from collections import OrderedDict
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from proxy.wire.bounds import parsed_size
-from proxy.wire.call import Call
 from proxy.workers import MANY_VALUES
 
 MAX_BODY_BYTES = 65_536
 """How long a body may be that is remembered: to look for a longer one takes time in every request."""
 MAX_BYTES = 8_388_608
-"""How much memory the remembered calls may take together, with what they are parsed to."""
+"""How much memory the remembered calls of one transport may take together, with what they are parsed to."""
 MAX_ONCE = 4096
 """How many bodies are known to have been received once."""
 OVERHEAD_BYTES = 1024
 """What a call takes beside its body, in bytes."""
 
 
-class RecentCall(NamedTuple):
-    """A call, how many JSON values its body has, and about how many bytes of memory it takes beside its body."""
+T = TypeVar("T")
 
-    call: Call
+
+class RecentCall(NamedTuple, Generic[T]):
+    """A parsed call, how many JSON values its body has, and about how many bytes of memory it takes beside its body."""
+
+    parsed: T
     values: int
     parsed_bytes: int
 
 
-class RecentCalls:
+class RecentCalls(Generic[T]):
     """Calls by the team and the bytes of the body, from the second time on that it sends them.
 
     Of a body that is received once only a hash is remembered, so that those that are never repeated take no room. The
@@ -39,19 +41,21 @@ class RecentCalls:
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._calls: OrderedDict[tuple[str, bytes], RecentCall] = OrderedDict()  # the one that was used last at the end
+        self._calls: OrderedDict[tuple[str, bytes], RecentCall[T]] = (
+            OrderedDict()
+        )  # the one that was used last at the end
         self._once: dict[int, None] = {}  # in the order in which they were received
         self.size_bytes = 0
 
-    def find(self, team: str, body: bytes) -> RecentCall | None:
+    def find(self, team: str, body: bytes) -> RecentCall[T] | None:
         """Return what is remembered of a body."""
         if len(body) > MAX_BODY_BYTES or (found := self._calls.get((team, body))) is None:
             return None
         self._calls.move_to_end((team, body))
         return found
 
-    def note(self, team: str, body: bytes, call: Call, values: int) -> None:
-        """Note that a body was parsed, to this call with so many values."""
+    def note(self, team: str, body: bytes, parsed: T, values: int) -> None:
+        """Note that a body was parsed, to this with so many values."""
         if len(body) > MAX_BODY_BYTES or values >= MANY_VALUES:
             return
         key = (team, body)
@@ -61,7 +65,7 @@ class RecentCalls:
             if len(once) > MAX_ONCE:
                 del once[next(iter(once))]
             return
-        recent = RecentCall(call, values, parsed_size(body, values)[1])
+        recent = RecentCall(parsed, values, parsed_size(body, values)[1])
         size = _size_bytes(body, recent)
         if key in self._calls or size > self._max_bytes:
             return
@@ -72,5 +76,5 @@ class RecentCalls:
             self.size_bytes -= _size_bytes(oldest, dropped)
 
 
-def _size_bytes(body: bytes, recent: RecentCall) -> int:
+def _size_bytes(body: bytes, recent: RecentCall[T]) -> int:
     return OVERHEAD_BYTES + len(body) + recent.parsed_bytes

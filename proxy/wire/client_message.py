@@ -5,7 +5,7 @@ Source: https://platform.openai.com/docs/guides/websocket-mode, openai-python (R
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -39,6 +39,12 @@ class ClientMessage:
     generates: bool = True
     refusal: HeadgateError | None = None
     side: SideMessage | None = None
+
+    def with_headers(self, headers: Mapping[str, str]) -> "ClientMessage":
+        """Return the message as it comes on a connection with other headers."""
+        if self.call is None or self.call.headers == headers:
+            return self
+        return replace(self, call=self.call.with_headers(headers))
 
 
 def parse_message(

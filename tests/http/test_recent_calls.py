@@ -41,7 +41,7 @@ def test_a_body_is_remembered_from_its_second_time_on():
 
     call = note(recent, BODY, times=1)
 
-    assert recent.find("t", BODY).call is call
+    assert recent.find("t", BODY).parsed is call
     assert recent.size_bytes > len(BODY)
 
 
@@ -111,7 +111,7 @@ def test_what_is_remembered_is_what_would_be_parsed(fields):
     recent = RecentCalls()
     note(recent, body)
 
-    found = recent.find("t", body).call
+    found = recent.find("t", body).parsed
     assert (found, found.encoded, found.received_bytes) == (expected, expected.encoded, expected.received_bytes)
 
 

@@ -202,6 +202,7 @@ class Session:
             self._check_caller()
 
     async def _parse(self, received: Received, exchange: Exchange) -> ClientMessage:
+        """Return a message; what it says is known if the team has sent it lately. Raises Unavailable."""
         if received.message.kind != "text":
             refusal = RequestError("The message is binary; only text is supported.", code="invalid_message")
             return ClientMessage("", refusal=refusal)
@@ -214,7 +215,15 @@ class Session:
         exchange.trace.begin("parse")
         message = received.message
         data = await self._ingress.workers.run(message.size_bytes, b"".join, message.parts) or message.data
-        return await self._ingress.parse(data, exchange, received.memory, parse)
+        recent, team = self._ingress.messages, self._caller.team
+        if not exchange.query and (found := recent.find(team, data)) is not None:
+            received.memory.grow(found.parsed_bytes)
+            exchange.values = found.values
+            return found.parsed.with_headers(self._headers)
+        parsed = await self._ingress.parse(data, exchange, received.memory, parse)
+        if not exchange.query and parsed.call is not None:
+            recent.note(team, data, parsed, exchange.values)
+        return parsed
 
     async def _close(self) -> None:
         """Say why the connection ends. The turns of a client that has left end first."""

@@ -1,7 +1,6 @@
 """A streamed answer: parses what arrives in steps, between which other calls have a turn."""
 
 import asyncio
-from typing import Self
 
 from backends.upstream.body import AnswerLimits, UpstreamAnswer, read_chunk
 from backends.upstream.decode import Decoder
@@ -9,7 +8,7 @@ from backends.upstream.dialects.repairs import StreamRepairs
 from backends.upstream.errors import invalid_answer
 from proxy.context import Context
 from proxy.wire.event import TERMINALS, Batch
-from proxy.wire.passage import Outlet
+from proxy.wire.passage import Outlet, Passage
 from proxy.wire.sse import SSEParser
 from proxy.workers import LARGE_BYTES
 
@@ -21,7 +20,7 @@ STEP_UNITS = 24
 """How many events and runs of a stream are parsed before other calls have a turn."""
 
 
-class Stream:
+class Stream(Passage):
     """The batches of a streamed answer: one batch is what one read brought. Does not own the answer."""
 
     def __init__(
@@ -41,9 +40,6 @@ class Stream:
         self._is_ended = False
         self.is_complete = False  # whether the response's terminal event was received
         self._outlet: Outlet
-
-    def __aiter__(self) -> Self:
-        return self
 
     async def __anext__(self) -> Batch:
         parser = self._parser

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from http import HTTPStatus
-from typing import Any, Self
+from typing import Any
 
 import orjson
 
@@ -27,7 +27,7 @@ from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, envelope
 from proxy.wire.event import Batch, Event, Reply
 from proxy.wire.foreign_errors import DEFAULT_CODE, ForeignError
-from proxy.wire.passage import Outlet, pass_runs
+from proxy.wire.passage import Outlet, Passage, pass_runs
 from proxy.wire.stream_errors import error_in, key_refused, refusal_of_error, stream_cut
 
 REFUSED_FOR_NOW = frozenset({408, 429})
@@ -189,7 +189,7 @@ async def begin(reply: Reply) -> tuple[Reply, str | None]:
     return Reply(reply.status, reply.headers, batches=begun, response=reply.response), _first_error(first)
 
 
-class _Begun:
+class _Begun(Passage):
     """The batches of a reply whose first one was read already."""
 
     __slots__ = ("_batches", "_first")
@@ -197,9 +197,6 @@ class _Begun:
     def __init__(self, first: Batch, batches: AsyncIterator[Batch]) -> None:
         self._first: Batch | None = first
         self._batches = batches
-
-    def __aiter__(self) -> Self:
-        return self
 
     def __anext__(self) -> Awaitable[Batch]:
         return self._batches.__anext__() if self._first is None else self._take_first()

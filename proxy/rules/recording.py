@@ -1,12 +1,11 @@
 """Records what passes a guard in the transcript, and counts what is kept of it in the memory of the call."""
 
 from collections.abc import AsyncIterator, Awaitable
-from typing import Self
 
 from proxy.context import Context
 from proxy.wire.errors import BackendError, Unavailable
 from proxy.wire.event import Batch, Run
-from proxy.wire.passage import Outlet, pass_runs
+from proxy.wire.passage import Outlet, Passage, pass_runs
 
 MAX_KEPT_BYTES = 268_435_456
 """How large the items of one response may be together, in bytes."""
@@ -48,7 +47,7 @@ def record_run(run: Run, context: Context) -> None:
         transcript.see_run(run, size)
 
 
-class GuardedBatches:
+class GuardedBatches(Passage):
     """The batches that a guard passes on, and the short way of the runs between them: a guard only records those."""
 
     __slots__ = ("_batches", "_context", "_outlet", "_received")
@@ -59,9 +58,6 @@ class GuardedBatches:
         self._received: AsyncIterator[Batch] | None = received
         self._context = context
         self._outlet: Outlet
-
-    def __aiter__(self) -> Self:
-        return self
 
     def __anext__(self) -> Awaitable[Batch]:
         return self._batches.__anext__()

@@ -7,8 +7,8 @@ arrives while the next batch is awaited. Everything else, and what the outlet do
 A wrapper of batches that has no `pass_runs` sees all of them: whatever changes or keeps batches needs no more.
 """
 
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable
-from typing import Protocol, runtime_checkable
 
 from proxy.wire.event import Batch, Run
 
@@ -16,10 +16,12 @@ Outlet = Callable[[Run], bool]
 """Takes a run now and returns True, or returns False and has done nothing. It raises nothing."""
 
 
-@runtime_checkable
-class Passage(Protocol):
+class Passage(AsyncIterator[Batch]):
     """Batches that can give runs to an outlet."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def pass_runs(self, outlet: Outlet) -> None:
         """Offer each run to an outlet from now on. Call it when a batch was read, once."""
 

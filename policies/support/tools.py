@@ -11,7 +11,7 @@ from typing import Any
 
 from policies.support.globs import LONGEST_CACHED_CHARS, AllowList
 from policies.support.walk import CONTAINERS, PLAIN_TOOL_FIELDS, SCHEMAS, TOOLS, plain_name, tool_lists, tool_lists_in
-from proxy.wire.call import Call
+from proxy.wire.call import PLAIN_FIELDS, Call, unaffected_by
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.fields import fold_name
 from proxy.wire.loggable import in_ascii
@@ -127,6 +127,7 @@ def has_server_tools(body: Mapping[str, Any]) -> bool:
         return True
 
 
+@unaffected_by(PLAIN_FIELDS)
 def offers_server_tools(call: Call) -> bool:
     """`has_server_tools` as a fact of a call."""
     return has_server_tools(call.body)

@@ -15,7 +15,7 @@ import orjson
 
 from proxy.cache.classification import FIELDS_NOT_IN_KEY, PARAMETERS_NOT_IN_KEY, SIDE_EFFECTS, is_header_in_key
 from proxy.routing.routes import Route
-from proxy.wire.call import Call
+from proxy.wire.call import Call, unaffected_by
 from proxy.wire.headers import HeaderNames
 
 VERSION = b"headgate cache 7"
@@ -48,6 +48,7 @@ def encode_call(call: Call, route: str, forwarded: Mapping[str, str]) -> bytes:
     return b"".join((_beginning(VERSION, route), between, call.fact(hash_fields)))
 
 
+@unaffected_by(FIELDS_NOT_IN_KEY)
 def hash_fields(call: Call) -> bytes:
     """Return a hash of the fields that count: the last part of a key, always of the same length."""
     return sha256(orjson.dumps(relevant_fields(call.body), option=orjson.OPT_SORT_KEYS)).digest()

@@ -5,7 +5,7 @@ was parsed to and what follows from it alone (`Call.fact`); no decision about a 
 """
 
 from collections import OrderedDict
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from proxy.wire.bounds import parsed_size
 from proxy.workers import MANY_VALUES
@@ -20,7 +20,12 @@ OVERHEAD_BYTES = 1024
 """What a call takes beside its body, in bytes."""
 
 
-T = TypeVar("T")
+class Parsed(Protocol):
+    def remember(self) -> None:
+        """Let other calls share what becomes known of this one."""
+
+
+T = TypeVar("T", bound=Parsed)
 
 
 class RecentCall(NamedTuple, Generic[T]):
@@ -69,6 +74,7 @@ class RecentCalls(Generic[T]):
         size = _size_bytes(body, recent)
         if key in self._calls or size > self._max_bytes:
             return
+        parsed.remember()
         self._calls[key] = recent
         self.size_bytes += size
         while self.size_bytes > self._max_bytes:

@@ -10,7 +10,7 @@ from pydantic_core import SchemaValidator, core_schema
 
 from policies.support.urls import PROVENANCE
 from policies.support.walk import FIELDS_WITHOUT_LISTS, ITEM_FIELDS, SCHEMAS, plain_name
-from proxy.wire.call import Call
+from proxy.wire.call import PLAIN_FIELDS, Call, unaffected_by
 from proxy.wire.errors import NotFound, RequestError
 
 Kind = Literal["response", "conversation", "item", "file", "vector_store", "container", "skill", "object"]
@@ -67,6 +67,7 @@ def continued(body: Mapping[str, Any]) -> list[Reference]:
     return found
 
 
+@unaffected_by(PLAIN_FIELDS)
 def find_references(call: Call) -> list[Reference]:
     """Return every id in a call's body, each once. Raises RequestError for overlong and for too many ids."""
     body = call.body

@@ -1,8 +1,8 @@
 """A call: a request to a model, and the JSON object that the policies check and a backend receives."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from proxy.wire.body import parse_object
 from proxy.wire.errors import RequestError
@@ -22,7 +22,35 @@ RELAYED_FIELDS: frozenset[Operation] = frozenset({"relay", "form_field"})
 """Those that have fields of a relayed request."""
 
 MAX_MODEL_CHARS = 256
+PLAIN_FIELDS = frozenset({
+    "background", "max_output_tokens", "max_tool_calls", "metadata", "model", "safety_identifier", "service_tier",
+    "store", "stream", "user",
+})  # fmt: skip
+"""Fields that offer no tools and name nothing that is stored: their values are plain, or names of the caller's own."""
+NAMES_OF_CALLERS = frozenset({"metadata"})
+PLAIN = frozenset({str, int, float, bool, type(None)})
+UNAFFECTED_BY = "unaffected_by"
+NO_FIELDS: frozenset[str] = frozenset()
 T = TypeVar("T")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def unaffected_by(fields: frozenset[str]) -> Callable[[Function], Function]:
+    """Declare of a fact that no plain value of these fields changes it."""
+
+    def declare(function: Function) -> Function:
+        vars(function)[UNAFFECTED_BY] = fields
+        return function
+
+    return declare
+
+
+class FactSource(NamedTuple):
+    """The facts of the remembered call that another one was made from, and the fields that differ."""
+
+    facts: dict[Callable[["Call"], Any], Any]
+    changed: frozenset[str]
+    source: "FactSource | None"
 
 
 @dataclass(slots=True)  # not frozen: every call makes one, and that would triple the cost
@@ -40,6 +68,8 @@ class Call:
     """Whether the caller wants events. Only a response can be streamed."""
     _encoded: bytes | None = field(default=None, init=False, repr=False, compare=False)
     _facts: dict[Callable[["Call"], Any], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _source: FactSource | None = field(default=None, init=False, repr=False, compare=False)
+    _is_remembered: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.model = self.body.get("model") or ""
@@ -47,24 +77,50 @@ class Call:
 
     def with_fields(self, **fields: Any) -> "Call":
         """Return the call with top-level fields of the body set; a field keeps its place among the others."""
-        return Call({**self.body, **fields}, self.headers, self.query, self.operation, self.received_bytes)
+        call = Call({**self.body, **fields}, self.headers, self.query, self.operation, self.received_bytes)
+        if self._is_remembered:
+            call._share_facts(self.body, FactSource(self._facts, frozenset(fields), self._source))
+        return call
 
     def without_fields(self, *names: str) -> "Call":
         body = {name: value for name, value in self.body.items() if name not in names}
-        return Call(body, self.headers, self.query, self.operation, self.received_bytes)
+        call = Call(body, self.headers, self.query, self.operation, self.received_bytes)
+        if self._is_remembered:
+            call._share_facts(self.body, FactSource(self._facts, frozenset(names), self._source))
+        return call
+
+    def remember(self) -> None:
+        """Let the calls that are made from this one, now and later, share the facts that remain true of them."""
+        self._is_remembered = True
+
+    def _share_facts(self, before: Mapping[str, Any], source: FactSource) -> None:
+        """Share the facts of the call that this one was made from, whose body it was before.
+
+        Of values that are not plain nothing is known: an object in any field may hold tools, or an id.
+        """
+        self._is_remembered, bodies = True, (before, self.body)
+        names = source.changed - NAMES_OF_CALLERS
+        if all(type(body.get(name)) in PLAIN for name in names for body in bodies):
+            self._source = source
 
     def with_headers(self, headers: Mapping[str, str]) -> "Call":
         """Return the call with other headers; it has the same body, encoding and facts."""
         call = Call(self.body, headers, self.query, self.operation, self.received_bytes)
-        call._encoded, call._facts = self._encoded, self._facts
+        call._encoded, call._facts, call._source = self._encoded, self._facts, self._source
+        call._is_remembered = self._is_remembered
         return call
 
     def fact(self, function: Callable[["Call"], T]) -> T:
         """Return what a function returns that reads nothing but the body and its encoding; each is called once.
 
-        What it returns must not be modified: other calls with this body get the same. Raises what the function raises.
+        What it returns must not be modified: other calls with this body get the same, and if it is remembered those
+        that differ in fields by which the fact is unaffected. Raises what the function raises.
         """
-        facts = self._facts
+        facts, source = self._facts, self._source
+        if source is not None:
+            unaffected: frozenset[str] = getattr(function, UNAFFECTED_BY, NO_FIELDS)
+            while source is not None and source.changed <= unaffected:
+                facts, source = source.facts, source.source
         if function in facts:
             known: T = facts[function]
             return known

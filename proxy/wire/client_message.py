@@ -40,6 +40,11 @@ class ClientMessage:
     refusal: HeadgateError | None = None
     side: SideMessage | None = None
 
+    def remember(self) -> None:
+        """Remember its call."""
+        if self.call is not None:
+            self.call.remember()
+
     def with_headers(self, headers: Mapping[str, str]) -> "ClientMessage":
         """Return the message as it comes on a connection with other headers."""
         if self.call is None or self.call.headers == headers:

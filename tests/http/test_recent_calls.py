@@ -1,14 +1,18 @@
 """Bodies that are received again: parsed once, decided on each time."""
 
+import functools
 import hashlib
 import sys
+from typing import Any
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.cache import key
 from proxy.http.recent_calls import MAX_BODY_BYTES, MAX_ONCE, RecentCalls
+from proxy.state import ownership
 from proxy.wire.call import Call, parse_call
 from proxy.workers import MANY_VALUES
 from tests.conftest import tables_for
@@ -144,6 +148,30 @@ async def test_every_backend_call_of_a_repeated_body_is_the_same(start_gateway, 
         assert answer.status == 200
     assert [request.raw for request in upstream.requests] == [upstream.requests[0].raw] * 4
     assert [request.headers["x-stainless-retry-count"] for request in upstream.requests] == ["0", "1", "2", "3"]
+
+
+async def test_what_is_known_of_a_body_outlasts_the_changes_of_policies(
+    start_gateway, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+):
+    """The ids in it and the fields of the cache's key are looked for until it is remembered, in the changed call."""
+    found = []
+    for module, name in ((ownership, "find_references"), (key, "hash_fields")):
+        function = getattr(module, name)
+
+        @functools.wraps(function)
+        def counted(call: Call, function: Any = function) -> Any:
+            found.append(function)
+            return function(call)
+
+        monkeypatch.setattr(module, name, counted)
+    policies = [{"use": "safety_identifier", "user": "move"}, {"use": "metadata_limits", "set": {"a": "c"}}]
+    gateway = await start_gateway(tables_for(upstream, policy=policies))
+    body, counts = BODY.replace(b'"user"', b'"prompt_cache_key":"k","user"'), []
+    for _ in range(5):
+        assert (await ask(gateway, post(body))).status == 200
+        counts.append(len(found))
+
+    assert counts == [2, 4, 4, 4, 4]
 
 
 async def test_policies_decide_for_each_caller_of_a_team(start_gateway, upstream: FakeUpstream):

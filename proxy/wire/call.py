@@ -1,6 +1,6 @@
 """A call: a request to a model, and the JSON object that the policies check and a backend receives."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 

@@ -15,15 +15,24 @@ Source: https://redis.io/docs/latest/develop/reference/client-side-caching/
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
+from proxy.stores._redis_commands import encode_command
 from proxy.stores._redis_parser import END, LARGE_BYTES, ErrorAnswer, Push, UnfinishedAnswer, ValuePieces, parse_answer
 
-Answers = asyncio.Future[list[Any]]
+Answers = asyncio.Future[Sequence[Any]]
 Changed = Callable[[str | None], None]
 Fault = Callable[[Exception], Exception]
-DONE, NOTHING = b"+OK\r\n", b"$-1\r\n"
+SHORT, SHORT_BYTES = {b"+OK\r\n": b"OK", b"$-1\r\n": None}, 5
+"""What almost all commands are answered: it was done, or there is nothing."""
+SHORT_ANSWERS: Mapping[bytes, Sequence[Any]] = {
+    b"".join(several): tuple(map(SHORT.get, several))
+    for number in range(1, 5)
+    for several in product(SHORT, repeat=number)
+}
+"""What almost all senders get, who send up to four commands together: it is read in one step."""
 GRACE_S = 0.002
 """How long answers are waited for that arrived while the event loop was busy, in seconds."""
 
@@ -51,6 +60,7 @@ class RedisLink(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Asked] = deque()
         self._unsent: list[bytes] = []
+        self._ends_at = 0.0  # until when the commands of this turn are waited for
         self._received = b""
         self._pieces: list[bytes] = []
         self._missing_bytes = 0
@@ -68,15 +78,15 @@ class RedisLink(asyncio.Protocol):
         The future fails with `fault` of the first ErrorAnswer, of a ConnectionError if the link is closed, and of a
         TimeoutError.
         """
-        loop = self._loop
-        ends_at = loop.time() + self._timeout_s
-        answers: Answers = loop.create_future()
-        self._waiting.append((number, [], answers, ends_at))
-        if not self._unsent:
+        loop, unsent = self._loop, self._unsent
+        if not unsent:
+            self._ends_at = loop.time() + self._timeout_s
             loop.call_soon(self._send)  # after what else can run now, and asks too
-        self._unsent.append(commands)
-        if self._timer is None:
-            self._timer = loop.call_at(ends_at, self._check_time)
+            if self._timer is None:
+                self._timer = loop.call_at(self._ends_at, self._check_time)
+        unsent.append(commands)
+        answers: Answers = loop.create_future()
+        self._waiting.append((number, [], answers, self._ends_at))
         return answers
 
     def _send(self) -> None:
@@ -120,38 +130,47 @@ class RedisLink(asyncio.Protocol):
             self._transport.abort()
 
     def _read(self, data: bytes) -> int:
-        """Pass on the answers that are complete, and return where the next one begins.
+        """Pass on the answers that are complete, and return where the next one begins. Raises as `_read_one`."""
+        at, size, waiting = 0, len(data), self._waiting
+        while at < size:
+            if waiting:
+                number, found, answers, _ = waiting[0]
+                end = at + SHORT_BYTES * number
+                short = SHORT_ANSWERS.get(data[at:end])
+                if short is not None and end <= size and not found:
+                    waiting.popleft()
+                    at = end
+                    if not answers.done():
+                        answers.set_result(short)
+                    continue
+            begin, at = at, self._read_one(data, at)
+            if at == begin:
+                break
+        return at
+
+    def _read_one(self, data: bytes, at: int) -> int:
+        """Read the answer that begins at a position, and return where the next one begins: there, if it is not whole.
 
         Raises ValueError for what is no answer, IndexError for an answer to nothing.
         """
         answer: Any
-        at, size, waiting = 0, len(data), self._waiting
-        while at < size:
-            number, found, _, _ = waiting[0] if waiting else (0, [], None, None)
-            if number and not found and data[at : at + 5 * number] == DONE * number:
-                found += [b"OK"] * number
-                at += 5 * number
-                self._settle(waiting.popleft())
-                continue
-            if (short := data[at : at + 5]) == DONE:  # these two are almost all answers
-                answer, at = b"OK", at + 5
-            elif short == NOTHING:
-                answer, at = None, at + 5
-            else:
-                try:
-                    answer, at = parse_answer(data, at)
-                except UnfinishedAnswer as unfinished:
-                    self._missing_bytes = unfinished.missing_bytes
-                    self._value_at = None if unfinished.value_at is None else unfinished.value_at - at
-                    return at
-                if isinstance(answer, Push):
-                    self._take_news(answer)
-                    continue
-            number, found, _, _ = waiting[0]
-            found.append(answer)
-            if len(found) == number:
-                self._settle(waiting.popleft())
-        return at
+        if (short := data[at : at + SHORT_BYTES]) in SHORT:
+            answer, end = SHORT[short], at + SHORT_BYTES
+        else:
+            try:
+                answer, end = parse_answer(data, at)
+            except UnfinishedAnswer as unfinished:
+                self._missing_bytes = unfinished.missing_bytes
+                self._value_at = None if unfinished.value_at is None else unfinished.value_at - at
+                return at
+            if isinstance(answer, Push):
+                self._take_news(answer)
+                return end
+        number, found, _, _ = self._waiting[0]
+        found.append(answer)
+        if len(found) == number:
+            self._settle(self._waiting.popleft())
+        return end
 
     def _take_value(self) -> bytes:
         """Pass on the pieces of the value whose end has come, and return what follows it. Raises as `_read`.
@@ -237,35 +256,6 @@ class RedisLink(asyncio.Protocol):
 
 def closed_error() -> Exception:
     return ConnectionResetError("the connection to Redis was closed")
-
-
-def encode_command(*parts: bytes) -> bytes:
-    """Return a command as it is sent, each part with its length before it."""
-    return b"*%d\r\n%b" % (len(parts), b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]))
-
-
-def encode_sets(keys: Sequence[str], values: Sequence[bytes], ttl_ms: int, *, if_absent: bool) -> bytes:
-    """Return the commands that set each key to its value for a time; `if_absent`: only free ones."""
-    ttl = b"%d" % ttl_ms
-    end = b"$2\r\nPX\r\n$%d\r\n%b\r\n%b" % (len(ttl), ttl, b"$2\r\nNX\r\n" if if_absent else b"")
-    form = b"*%d\r\n$3\r\nSET\r\n$%%d\r\n%%b\r\n$%%d\r\n%%b\r\n%%b" % (6 if if_absent else 5)
-    names = map(str.encode, keys)
-    return b"".join([
-        form % (len(name), name, len(value), value, end) for name, value in zip(names, values, strict=True)
-    ])  # fmt: skip
-
-
-def encode_new(keys: Sequence[str], value: bytes, ttl_ms: int) -> bytes:
-    """Return the commands that set each key that is free to one value for a time."""
-    ttl = b"%d" % ttl_ms
-    end = b"$%d\r\n%b\r\n$2\r\nPX\r\n$%d\r\n%b\r\n$2\r\nNX\r\n" % (len(value), value, len(ttl), ttl)
-    names = map(str.encode, keys)
-    return b"".join([b"*6\r\n$3\r\nSET\r\n$%d\r\n%b\r\n%b" % (len(name), name, end) for name in names])
-
-
-def encode_gets(keys: Sequence[str]) -> bytes:
-    """Return the commands that read values. MGET would hide that a key holds another kind."""
-    return b"".join([b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(name), name) for name in map(str.encode, keys)])
 
 
 def take_over(connection: Any) -> tuple[asyncio.Transport, object]:

@@ -14,8 +14,9 @@ import structlog
 from proxy.stores import StoreError
 from proxy.stores._breaker import StoreBreaker
 from proxy.stores._redis_client import drop_idle, open_connection
+from proxy.stores._redis_commands import encode_command, encode_gets, encode_new, encode_sets
 from proxy.stores._redis_faults import RedisFaults
-from proxy.stores._redis_link import Changed, RedisLink, encode_command, encode_gets, encode_new, encode_sets, take_over
+from proxy.stores._redis_link import Changed, RedisLink, take_over
 from proxy.stores._redis_parser import UnknownScript
 from proxy.stores._redis_scripts import DIGESTS
 from proxy.wire.loggable import name_failure

@@ -10,7 +10,8 @@ import redis
 from pydantic import SecretStr
 
 from proxy.stores import StoreError, _redis_link
-from proxy.stores._redis_link import RedisLink, encode_command, encode_gets, encode_new, encode_sets
+from proxy.stores._redis_commands import encode_command, encode_gets, encode_new, encode_sets
+from proxy.stores._redis_link import RedisLink
 from proxy.stores._redis_parser import ErrorAnswer, ValuePieces
 from proxy.stores.redis import RedisStore
 from tests.redis_server import RedisServer
@@ -115,6 +116,20 @@ async def test_answers_reach_their_senders_in_order(link: RedisLink, changed: li
     assert isinstance(found[4], ErrorAnswer)
     assert str(found[4]) == "WRONGTYPE not a value"
     assert changed == ["a", "b", None]
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 7, 10, 1000])
+async def test_short_answers_reach_their_senders_in_order(link: RedisLink, size: int):
+    """Those of one sender are read together if all are there, however many they are, and wherever they are cut."""
+    asked = [ask(link, *[b"a"] * number) for number in (2, 1, 6, 4, 2)]
+    asked[1].cancel()
+    received = b"+OK\r\n$-1\r\n" * 7 + b"$1\r\nv\r\n"
+    for start in range(0, len(received), size):
+        link.data_received(received[start : start + size])
+    del asked[1]
+    found = [[*each] for each in await asyncio.gather(*asked)]
+
+    assert found == [[b"OK", None], [None, b"OK"] * 3, [None, b"OK"] * 2, [None, b"v"]]
 
 
 @pytest.mark.parametrize("size", [7, 1000, 1001, 4000])

@@ -1,0 +1,35 @@
+"""Commands as they are sent to Redis.
+
+Source: https://redis.io/docs/latest/develop/reference/protocol-spec/#sending-commands-to-a-redis-server
+"""
+
+from collections.abc import Sequence
+
+
+def encode_command(*parts: bytes) -> bytes:
+    """Return a command as it is sent, each part with its length before it."""
+    return b"*%d\r\n%b" % (len(parts), b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]))
+
+
+def encode_sets(keys: Sequence[str], values: Sequence[bytes], ttl_ms: int, *, if_absent: bool) -> bytes:
+    """Return the commands that set each key to its value for a time; `if_absent`: only free ones."""
+    ttl = b"%d" % ttl_ms
+    end = b"$2\r\nPX\r\n$%d\r\n%b\r\n%b" % (len(ttl), ttl, b"$2\r\nNX\r\n" if if_absent else b"")
+    form = b"*%d\r\n$3\r\nSET\r\n$%%d\r\n%%b\r\n$%%d\r\n%%b\r\n%%b" % (6 if if_absent else 5)
+    names = map(str.encode, keys)
+    return b"".join([
+        form % (len(name), name, len(value), value, end) for name, value in zip(names, values, strict=True)
+    ])  # fmt: skip
+
+
+def encode_new(keys: Sequence[str], value: bytes, ttl_ms: int) -> bytes:
+    """Return the commands that set each key that is free to one value for a time."""
+    ttl = b"%d" % ttl_ms
+    end = b"$%d\r\n%b\r\n$2\r\nPX\r\n$%d\r\n%b\r\n$2\r\nNX\r\n" % (len(value), value, len(ttl), ttl)
+    names = map(str.encode, keys)
+    return b"".join([b"*6\r\n$3\r\nSET\r\n$%d\r\n%b\r\n%b" % (len(name), name, end) for name in names])
+
+
+def encode_gets(keys: Sequence[str]) -> bytes:
+    """Return the commands that read values. MGET would hide that a key holds another kind."""
+    return b"".join([b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(name), name) for name in map(str.encode, keys)])

@@ -95,7 +95,7 @@ class Ownership:
         """Return the chain that a call belongs to: that of what it continues, or a new one. Raises Unavailable."""
         chain = context.get(CHAIN)
         if chain is None:
-            chain = await self._chain(call, context)
+            chain = await self._chain(continued(call.body), context)
             context.set(CHAIN, chain)
         return chain
 
@@ -113,13 +113,13 @@ class Ownership:
         target, body = context.target, call.body
         if target is None or call.operation == "input_tokens":
             return
-        is_stored = body.get("store") is not False
+        is_stored, known = body.get("store") is not False, context.get(CHAIN)
         conversation = conversation_id(response) or conversation_id(body)
-        if not is_stored and conversation is None and context.get(CHAIN) is None:
+        if not is_stored and conversation is None and known is None:
             return
         try:
-            chain = await self._chain(call, context)
-            response_id = response.get("id") if is_stored or context.get(CHAIN) is not None else None
+            chain = known or await self._chain(continued(body), context)
+            response_id = response.get("id") if is_stored or known is not None else None
             if type(response_id) is str and len(response_id) <= MAX_ID_CHARS:  # as `is_id`, without a call of it
                 key, team = owner_key("response", response_id), context.caller.team
                 keys = [key, *self._keys_along(call, response, context)] if is_stored else [key]
@@ -211,14 +211,8 @@ class Ownership:
         await _let_others_run(keys)
         return [*map(Owner.decode, values)]
 
-    async def _chain(self, call: Call, context: Context) -> str:
-        known = context.get(CHAIN)
-        if known is not None:
-            return known
-        body = call.body
-        if body.get("previous_response_id") is None and body.get("conversation") is None:
-            return os.urandom(16).hex()
-        references = continued(body)
+    async def _chain(self, references: Sequence[Reference], context: Context) -> str:
+        """Return the chain of what a call continues by these ids, or a new one."""
         if not references:
             return os.urandom(16).hex()
         owner, *_ = await self.owners(references[:1], context)

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from proxy.workers import LARGE_BYTES
+from proxy.wire.bounds import has_more_values
+from proxy.workers import LARGE_BYTES, MANY_VALUES
 
 ROOT = Path(__file__).parent.parent
 GATEWAY = tuple(f"{ROOT / name}/" for name in ("proxy", "policies", "backends"))
@@ -20,13 +21,15 @@ COPIERS = frozenset({
 })  # fmt: skip
 TRANSPORT = "asyncio/selector_events.py"  # its `write` copies what is not sent at once
 MOST_LOOKED_AT = 200
+MOST_VALUES = 2 * MANY_VALUES
 
 
 class LoopWork:
     """What the gateway's code calls in the thread of the event loop, and in threads that are started later.
 
-    `on_loop`, `in_threads`: which READERS and COPIERS were applied to large texts there. `decompressions`: how many steps of
-    decompression the loop's thread made. `most_calls`: the most calls of the gateway's functions in one step of the loop.
+    `on_loop`, `in_threads`: which READERS and COPIERS were applied to large texts there; `loads` also if it was applied
+    to a short one of many values. `decompressions`: how many steps of decompression the loop's thread made. `most_calls`:
+    the most calls of the gateway's functions in one step of the loop.
     """
 
     def __init__(self) -> None:
@@ -61,7 +64,7 @@ class LoopWork:
         if name == "decompress":
             self.decompressions += is_loop
         elif name in READERS:
-            if any(isinstance(value, bytes | str) and len(value) >= LARGE_BYTES for value in frame.f_locals.values()):
+            if any(_takes_long(value, name) for value in frame.f_locals.values()):
                 self._record(name, is_loop=is_loop)
         elif name in COPIERS and any(_is_larger(value) for value in frame.f_locals.values()):
             self._record(name, is_loop=is_loop)
@@ -73,6 +76,14 @@ class LoopWork:
 
     def _record(self, name: str, *, is_loop: bool) -> None:
         (self.on_loop if is_loop else self.in_threads).add(name)
+
+
+def _takes_long(value: object, reader: str) -> bool:
+    """Whether it takes long to read a text: a large one, and to parse a short one of many values."""
+    if not isinstance(value, bytes | str):
+        return False
+    is_dense = reader == "loads" and isinstance(value, bytes) and has_more_values(value, MOST_VALUES)
+    return len(value) >= LARGE_BYTES or is_dense
 
 
 def _is_larger(root: object) -> bool:

@@ -7,10 +7,12 @@ from backends.upstream.decode import Decoder
 from backends.upstream.dialects.repairs import StreamRepairs
 from backends.upstream.errors import invalid_answer
 from proxy.context import Context
+from proxy.wire.bounds import has_more_values
 from proxy.wire.event import TERMINALS, Batch
+from proxy.wire.large_json import DENSE_BYTES
 from proxy.wire.passage import Outlet, Passage
 from proxy.wire.sse import SSEParser
-from proxy.workers import LARGE_BYTES
+from proxy.workers import MANY_VALUES
 
 STEP_BYTES = 65_536
 """How much of a stream is parsed before other calls have a turn, in bytes."""
@@ -47,10 +49,8 @@ class Stream(Passage):
             batch = self._parse(b"") if parser.has_more else await self._receive()
             if self._repairs is not None:
                 batch = await self._mend(batch, self._repairs)
-            if (
-                parser.has_more or not batch or len(batch) > STEP_UNITS
-            ):  # a flood of events must not keep other calls waiting
-                await asyncio.sleep(0)
+            if parser.has_more or not batch or len(batch) > STEP_UNITS:
+                await asyncio.sleep(0)  # a flood of events must not keep other calls waiting
             if batch:
                 self.answer.note_event()
                 if len(batch) > 1 or batch[0].type:
@@ -70,7 +70,8 @@ class Stream(Passage):
         if len(chunk) > self._step_bytes:
             self._received, chunk = chunk[self._step_bytes :], chunk[: self._step_bytes]
         before = self._parser.pending_bytes
-        batch = self._parse(chunk) if before < LARGE_BYTES else await self._context.run_large(self._parse, chunk)
+        takes_long = before >= DENSE_BYTES or has_more_values(chunk, MANY_VALUES)
+        batch = await self._context.run_large(self._parse, chunk) if takes_long else self._parse(chunk)
         if (after := self._parser.pending_bytes) != before:
             self._context.memory.grow(after - before)
         return batch

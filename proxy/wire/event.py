@@ -15,7 +15,7 @@ import orjson
 
 from proxy.wire.bounds import parsed_size
 from proxy.wire.encoded import encode
-from proxy.wire.large_json import dumps, loads, loads_leniently
+from proxy.wire.large_json import dumps, loads_in_thread, loads_leniently
 
 # Source: https://platform.openai.com/docs/api-reference/responses-streaming (the last event of a response)
 TERMINALS = frozenset({"response.completed", "response.incomplete", "response.failed"})
@@ -265,7 +265,7 @@ def _data_lines(frame: bytes) -> Iterator[bytes]:
 
 def parse_payload(payload: bytes) -> Mapping[str, Any]:
     """The JSON object in a payload. Raises ValueError when it is not an object."""
-    data = loads(payload)
+    data = loads_in_thread(payload)
     if not isinstance(data, dict):
         raise ValueError("an event's data is not an object")  # noqa: TRY004  one kind of error for one kind of fault
     return data

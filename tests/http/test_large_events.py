@@ -69,6 +69,21 @@ async def test_small_requests_are_answered_beside_the_end_of_a_large_stream(gate
     assert b"response.failed" in answer.body
 
 
+@pytest.mark.parametrize("count", [15_000, 60_000])
+async def test_small_requests_are_answered_beside_an_event_of_many_values(
+    gateway: str, upstream: FakeUpstream, logged, count: int
+):
+    """It is no large one: it has 45 or 180 KB."""
+    item = b'{"type":"response.output_item.done","output_index":9,"item":{"type":"x","values":[%b{}]}}' % (
+        b"{}," * count
+    )
+    upstream.answer = sending(FIRST, b"data: " + item + b"\n\n", REST)
+    async with small_requests(gateway, threads=False):
+        answer = await ask(gateway, post(b'{"model":"m","stream":true}'))
+
+    assert answer.body.count(item) == 1
+
+
 @pytest.mark.parametrize("stream", [b"false", b"true"])
 async def test_small_requests_are_answered_beside_the_end_of_many_odd_frames(gateway, upstream, logged, stream: bytes):
     """They are short, and none is JSON: what they add to their item is looked for when the stream breaks off."""

@@ -13,9 +13,10 @@ from backends.upstream.websocket.answers import TurnAnswer
 from backends.upstream.websocket.frame_socket import FrameSocket
 from backends.upstream.websocket.messages import SIDE, MessageReader
 from backends.upstream.websocket.steering import Steering
+from proxy.wire.bounds import has_more_values
 from proxy.wire.errors import BackendError, HeadgateError
 from proxy.wire.event import Event, Run
-from proxy.workers import LARGE_BYTES, MemoryLease
+from proxy.workers import LARGE_BYTES, MANY_VALUES, MemoryLease
 
 Start = Callable[[Coroutine[Any, Any, None]], object]
 RunLarge = Callable[..., Awaitable[Any]]
@@ -137,8 +138,8 @@ class UpstreamSocket:
     def receive_parts(self, parts: tuple[bytes, ...]) -> None:
         """Give a long message to its turn; one that is read in a thread keeps those after it waiting."""
         size = sum(map(len, parts))
-        if size < LARGE_BYTES:
-            self.receive([b"".join(parts)])
+        if size < LARGE_BYTES and not has_more_values(payload := b"".join(parts), MANY_VALUES):
+            self.receive([payload])
             return
         self._is_reading_parts = True
         self._socket.pause()

@@ -228,10 +228,11 @@ async def test_a_gateway_with_callers_serves_any_host_name(start_gateway, upstre
 
 
 async def test_configured_hosts_replace_the_default_ones(start_gateway, upstream: FakeUpstream):
-    """The names of loopback are then refused."""
-    gateway = await start_gateway(tables_for(upstream, server={"hosts": ["gateway.example"]}))
+    """The names of loopback are then refused. Names have no case, in the config and in a request."""
+    gateway = await start_gateway(tables_for(upstream, server={"hosts": ["Gateway.example"]}))
 
-    assert (await ask(gateway, post(host="gateway.example:443"))).status == 200
+    for host in ("gateway.example:443", "GATEWAY.Example"):
+        assert (await ask(gateway, post(host=host))).status == 200
     assert (await ask(gateway, post())).status == 421
 
 

@@ -150,8 +150,10 @@ async def _call(session: aiohttp.ClientSession, address: str, number: int) -> st
 
 
 async def _kill_one(supervisor: int, upstream: CountingUpstream, crowd: Crowd, reading: asyncio.Task[None]) -> None:
-    """Kill a worker while the upstream has a call of each client."""
+    """Kill a worker while the upstream has a call of each client, and the end of every other one is counted."""
     await upstream.is_full.wait()
+    while sum(line["event"] == "request.finished" for line in crowd.lines) < upstream.received - PARALLEL:
+        await asyncio.wait([reading], timeout=0.05)
     crowd.in_flight = upstream.waiting
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()  # noqa: ASYNC240  no disk
     os.kill(int(children[0]), signal.SIGKILL)

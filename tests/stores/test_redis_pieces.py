@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ from tests.raw import no_tasks_left  # noqa: F401
 from tests.redis_server import RedisServer
 
 LONG_TIMEOUT_MS = 5000  # longer than any command of these tests
-LARGE = b"".join(number.to_bytes(4) for number in range(2 * PIECE_BYTES))  # eight pieces
+LARGE = struct.pack(f">{2 * PIECE_BYTES}I", *range(2 * PIECE_BYTES))  # eight pieces
 OTHER = b"o" * (3 * PIECE_BYTES + 1)
 
 

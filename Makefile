@@ -14,10 +14,10 @@ setup: .venv/.runs
 # Tests start many Python processes: each would otherwise compile every source again.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Three processes for two cores, because tests also wait for sockets, processes and timers. Each file runs in
-# one process: fixtures such as loaded models are made once for a file. They run in the order of tests/longest.py, not of
-# their numbers of tests.
-PROCESSES := $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)
+# Two processes for each core, because tests also wait for sockets, processes and timers. Each file runs in one process:
+# fixtures such as loaded models are made once for a file. They run in the order of tests/longest.py, not of their numbers
+# of tests.
+PROCESSES := $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 2)
 # Each process that imports aiohttp reads the certificates of all authorities, which takes 0.08 s of CPU. Tests trust none of
 # them, so they find one, which has signed nothing.
 PYTEST := SSL_CERT_FILE=$(CURDIR)/tests/data/authority.pem $(BIN)/pytest -q -n $(PROCESSES) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -98,7 +98,9 @@ clean:
 PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python
 # The lock files are complete. Without --no-deps pip would resolve extras such as coverage[toml] again, and refuse the
 # first release that is newer than the lock.
-INSTALL := $(PIP) install -qq --root-user-action=ignore --no-deps
+INSTALL := $(PIP) install -qq --root-user-action=ignore --no-deps --no-compile
+# pip compiles on one core. A few files of packages are templates, which no Python compiles.
+COMPILE := $(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null || true
 # Silent unless a requirement of an installed package is missing or has the wrong version.
 COMPLETE = conflicts=$$($(PIP) check) || { echo "$$conflicts" >&2; exit 1; }
 
@@ -109,10 +111,12 @@ COMPLETE = conflicts=$$($(PIP) check) || { echo "$$conflicts" >&2; exit 1; }
 	@echo "Setting up .venv (once; a minute or two)"
 	@$(INSTALL) --require-hashes -r requirements.lock
 	@$(INSTALL) --no-build-isolation -e .
+	@$(COMPILE)
 	@$(COMPLETE)
 	@touch $@
 
 .venv/.tests: requirements-dev.lock .venv/.runs
 	@$(INSTALL) --require-hashes -r requirements-dev.lock
+	@$(COMPILE)
 	@$(COMPLETE)
 	@touch $@

@@ -228,7 +228,7 @@ class Local(Backend):
             return
         builder = ResponseBuilder(request, self._model.tokenizer)
         async with self._engine.generate(request.prompt, request.options, team=team) as generation:
-            yield Reply(200, headers, batches=builder.batches(generation))
+            yield Reply(200, headers, batches=builder.batches(generation, context.followed))
 
     async def _parse(self, call: Call, context: Context) -> LocalRequest:
         """Return a call as the engine needs it. Raises RequestError, and BackendError while too many wait."""

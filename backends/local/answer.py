@@ -1,7 +1,7 @@
 """Generated tokens -> the events of a response: reasoning, text and tool calls as they arrive, and how it ended."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any
 
 from backends.local.decoding.job import Token
@@ -19,8 +19,8 @@ from backends.local.speech import (
     Text,
     build_parser,
 )
-from proxy.wire.compose import Composer, new_id, response_object, usage
-from proxy.wire.event import Event
+from proxy.wire.compose import Composer, in_runs, new_id, response_object, usage
+from proxy.wire.event import Batch, Event
 
 
 class ResponseBuilder:
@@ -45,7 +45,8 @@ class ResponseBuilder:
         self._done = False
         self._output_tokens = self._reasoning_tokens = 0
 
-    async def batches(self, generation: Generation) -> AsyncIterator[Sequence[Event]]:
+    async def batches(self, generation: Generation, followed: Collection[str]) -> AsyncIterator[Batch]:
+        """Yield what each part of a generation adds; events of types that are not in `followed` as runs."""
         yield self._composer.start()
         async for tokens in generation:
             events: list[Event] = []
@@ -54,10 +55,10 @@ class ResponseBuilder:
                 if self._done:
                     break
             if events:
-                yield events
+                yield in_runs(events, followed)
             if self._done:
                 break
-        yield self._end(generation)
+        yield in_runs(self._end(generation), followed)
 
     def _parse(self, token: Token) -> list[Segment]:
         """Return the segments that become known with this token."""

@@ -12,10 +12,10 @@ Source: https://platform.openai.com/docs/api-reference/responses-streaming
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from proxy.wire.event import Event, terminal_type
+from proxy.wire.event import Batch, Event, Run, terminal_type
 from proxy.wire.items import (
     JSON,
     ItemEvent,
@@ -246,6 +246,21 @@ class Composer:
         data = {"type": type, "sequence_number": self._number, **fields}
         self._number += 1
         return Event(type, data=data)
+
+
+def in_runs(events: Sequence[Event], followed: Collection[str]) -> Batch:
+    """Return events as a batch: those of types that nothing follows, which are most deltas, only as encoded runs."""
+    batch: list[Event | Run] = []
+    frames: list[bytes] = []  # of the events since the last one that is followed
+    for event in events:
+        if event.type not in followed:
+            frames.append(event.sse)
+            continue
+        if frames:
+            batch.append(Run(b"".join(frames)))
+            frames = []
+        batch.append(event)
+    return [*batch, Run(b"".join(frames))] if frames else batch
 
 
 def events_of(response: Mapping[str, Any]) -> list[Event]:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from openai import OpenAIError
 from pydantic import ValidationError
 
-from proxy.wire.compose import Composer, events_of, new_id, response_object, usage
-from proxy.wire.event import Event
+from proxy.wire.compose import Composer, events_of, in_runs, new_id, response_object, usage
+from proxy.wire.event import FOLLOWED, Event
 from proxy.wire.items import JSON
 from tests import examples
 from tests.wire.contract import event_faults, frames_faults, order_faults, read_with_sdk, response_faults, sdk_client
@@ -588,3 +588,23 @@ def test_values_that_a_response_has_are_not_changed():
         "output_tokens_details": {"reasoning_tokens": 0},
     }
     assert "usage" not in events_of({"id": "resp_1", "status": "completed"})[-1].data["response"]
+
+
+def test_events_that_nothing_follows_are_runs():
+    """Neighbours are one run, and every frame is in its place."""
+    composer = Composer(response_object({"model": "m"}, response_id="resp_1", created_at=1))
+    events = [*composer.open_message(), *composer.delta("a"), *composer.delta("b"), *composer.close()]
+    batch = in_runs(events, FOLLOWED)
+
+    assert [unit.type for unit in batch] == ["response.output_item.added", "", "response.output_item.done"]
+    assert b"".join(unit.sse for unit in batch) == b"".join(event.sse for event in events)
+    assert batch[0] is events[0]
+
+
+def test_a_delta_that_a_policy_follows_stays_an_event():
+    """It is what the policy's check receives."""
+    composer = Composer(response_object({"model": "m"}, response_id="resp_1", created_at=1))
+    events = [*composer.open_message(), *composer.delta("a")]
+
+    assert in_runs(events, FOLLOWED | {"response.output_text.delta"})[-1] is events[-1]
+    assert in_runs([], FOLLOWED) == []

@@ -13,7 +13,7 @@ from backends.local import Local
 from backends.local.model import Model, read_model
 from proxy.context import Caller, Context
 from proxy.wire.call import Call
-from proxy.wire.event import Event, Reply
+from proxy.wire.event import Event, Reply, Run
 from tests.models import write_model
 
 CALL = '{"name": "get_weather", "arguments": {"location": "Oslo"}}'
@@ -102,8 +102,8 @@ def respond(local: Local, *, team: str = "red", **body: Any) -> AbstractAsyncCon
     return local.respond(Call({"model": "tiny", **body}), Context("req_1", Caller("ann", team)))
 
 
-async def ask(local: Local, *, team: str = "red", **body: Any) -> list[Event]:
-    """Return all events of the answer to a request."""
+async def ask(local: Local, *, team: str = "red", **body: Any) -> list[Event | Run]:
+    """Return all events of the answer to a request, and the runs between them."""
     async with respond(local, team=team, **body) as reply:
         assert reply.batches is not None
-        return [event async for batch in reply.batches for event in batch if isinstance(event, Event)]
+        return [unit async for batch in reply.batches for unit in batch]

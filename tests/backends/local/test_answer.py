@@ -1,7 +1,9 @@
 """Generated tokens as events of a response."""
 
+import re
 from collections.abc import Sequence
 
+import orjson
 import pytest
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
@@ -13,6 +15,7 @@ from backends.local.request import LocalRequest
 from backends.local.request.tool_choice import select_tools
 from backends.local.speech import ReasoningTags
 from backends.local.speech.hermes import HERMES
+from proxy.wire.event import FOLLOWED, Event
 from tests.models import END, make_tokenizer
 from tests.wire.contract import event_faults, frames_faults, order_faults, response_faults
 
@@ -57,13 +60,24 @@ async def batches_of(generation, *tools, reasons=False, is_open=False, stop=(), 
         [1, 2, 3], DecodingOptions(9, frozenset(), top_logprobs=top_logprobs, grammar=grammar), body, select_tools(body, tool_format=HERMES),
         ReasoningTags() if reasons else None, is_open, stop,
     )  # fmt: skip
-    batches = [list(batch) async for batch in ResponseBuilder(request, TOKENIZER).batches(generation)]
+    received = ResponseBuilder(request, TOKENIZER).batches(generation, FOLLOWED)
+    batches = [list(events_in(batch)) async for batch in received]
     events = [event for batch in batches for event in batch]
     data = [event.data for event in events]
     known = [fault for event in data for fault in event_faults(event) if not fault.startswith("openresponses")]
 
     assert frames_faults(events) + order_faults(data) + known == []
     return batches
+
+
+def events_in(batch):
+    """Yield the events of a batch, those in its runs included."""
+    for unit in batch:
+        frames = [unit.sse] if isinstance(unit, Event) else re.findall(rb".+?\n\n", unit.sse, re.DOTALL)
+        for frame in frames:
+            data = orjson.loads(frame.partition(b"data: ")[2])
+            assert isinstance(unit, Event) == (data["type"] in FOLLOWED)
+            yield Event(data["type"], frame, data)
 
 
 async def response_of(generation, *tools, **more):

@@ -35,7 +35,8 @@ def reasoning_model(tmp_path_factory):
 
 async def response_of(local, **body):
     """Return the response, after checking its events."""
-    events = [event.data for event in await ask(local, **{"input": "Hi", "max_output_tokens": 200} | body)]
+    units = await ask(local, **{"input": "Hi", "max_output_tokens": 200} | body)
+    events = [json.loads(payload) for unit in units for payload in unit.payloads()]
 
     assert order_faults(events) == []
     assert [fault for event in events for fault in event_faults(event) if not fault.startswith("openresponses")] == []

@@ -16,8 +16,10 @@ from tests.models import write_model
 PATIENCE_S = 20
 
 
-def text_of(events):
-    return "".join(event.data["delta"] for event in events if event.type == "response.output_text.delta")
+def text_of(units):
+    """Return the text in the deltas of a stream, which are runs."""
+    events = [orjson.loads(payload) for unit in units for payload in unit.payloads()]
+    return "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
 
 
 async def test_a_request_is_answered(folder, start_local):

@@ -9,47 +9,41 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
-Exit = Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], Awaitable[bool | None]]
+End = tuple[Callable[..., Any], tuple[Any, ...] | None, bool]
+"""What is called at the end, with which arguments, and whether it is waited for. Without arguments it is the exit of a
+context, which gets the error. No function is made for each: that would be most of what a callback costs."""
 
 
 class Cleanup:
     """An async context manager, which is entered once. A context or callback that raises does not keep others."""
 
-    __slots__ = ("_exits",)
+    __slots__ = ("_ends",)
 
     def __init__(self) -> None:
-        self._exits: list[Exit] = []
+        self._ends: list[End] = []
 
     async def enter_async_context(self, opening: AbstractAsyncContextManager[T]) -> T:
         """Return what is opened, until the end."""
         opened = await opening.__aenter__()
-        self._exits.append(opening.__aexit__)
+        self._ends.append((opening.__aexit__, None, True))
         return opened
 
     def push_async_exit(self, opened: "AbstractAsyncContextManager[Any] | Cleanup") -> None:
         """End what was entered already."""
-        self._exits.append(opened.__aexit__)
+        self._ends.append((opened.__aexit__, None, True))
 
     def push_async_callback(self, callback: Callable[..., Awaitable[None]], *args: Any) -> None:
         """Call a function at the end, and wait for it."""
-
-        async def end(_kind: object, _error: object, _traceback: object) -> None:
-            await callback(*args)
-
-        self._exits.append(end)
+        self._ends.append((callback, args, True))
 
     def callback(self, callback: Callable[..., object], *args: Any) -> None:
         """Call a function at the end."""
-
-        async def end(_kind: object, _error: object, _traceback: object) -> None:
-            callback(*args)
-
-        self._exits.append(end)
+        self._ends.append((callback, args, False))
 
     def pop_all(self) -> "Cleanup":
         """Return what has to end, which nothing ends here any more."""
         moved = Cleanup()
-        moved._exits, self._exits = self._exits, []
+        moved._ends, self._ends = self._ends, []
         return moved
 
     async def aclose(self) -> None:
@@ -63,16 +57,25 @@ class Cleanup:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         """End everything; return whether an error was dealt with. Raises what was raised last, if it is new."""
-        exits, first = self._exits, error
+        ends, first = self._ends, error
+        end: Any = None
+        args: Any = None
         try:
-            while exits:
+            while ends:
                 try:
-                    if await exits.pop()(kind, error, traceback):
-                        kind = error = traceback = None
+                    end, args, is_awaited = ends.pop()
+                    if args is None:
+                        if await end(kind, error, traceback):
+                            kind = error = traceback = None
+                    elif is_awaited:
+                        await end(*args)
+                    else:
+                        end(*args)
                 except BaseException as raised:  # noqa: BLE001  it is raised when the others have ended
                     kind, error, traceback = type(raised), raised, raised.__traceback__
             if error is not None and error is not first:
                 raise error
             return first is not None and error is None
         finally:
-            error = first = traceback = None  # a frame that an error keeps must not keep the error
+            # A frame that an error keeps must keep neither the error nor the call.
+            error = first = traceback = end = args = None

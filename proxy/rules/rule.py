@@ -10,7 +10,7 @@ With `rollout` an enforced policy applies to that share of the callers, always t
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import orjson
 
@@ -33,10 +33,11 @@ class Rule:
     callers: re.Pattern[str] | None = None
     models: re.Pattern[str] | None = None
     rollout: float = 1.0
+    is_selective: bool = field(init=False)
+    """Whether it does not apply to all calls."""
 
-    @property
-    def is_selective(self) -> bool:
-        return self.callers is not None or self.models is not None
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_selective", self.callers is not None or self.models is not None)
 
     @property
     def needs_state(self) -> bool:

@@ -46,9 +46,7 @@ class RecentCalls(Generic[T]):
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._calls: OrderedDict[tuple[str, bytes], RecentCall[T]] = (
-            OrderedDict()
-        )  # the one that was used last at the end
+        self._calls: OrderedDict[tuple[str, bytes], RecentCall[T]] = OrderedDict()  # what was used last at the end
         self._once: dict[int, None] = {}  # in the order in which they were received
         self.size_bytes = 0
 

@@ -22,6 +22,9 @@ SPOOL, TEXTS = "HEADGATE_SPOOL", "HEADGATE_CONFIG_TEXTS"
 PREPARE, COMMIT, DISCARD = "prepare_reload", "commit_reload", "discard_reload"
 """The steps of a reload: build what a config needs, then serve it, or close it because another worker cannot."""
 MAX_BYTES = 67_108_864
+"""The longest message, in bytes."""
+TOO_LONG = {"problem": (503, "answer_too_long", "The answer is too long for one process to send to another.")}
+"""What is answered in place of a longer one."""
 
 Answer = Callable[[], Awaitable[Any]]
 Respond = Callable[[str, Any], Awaitable[Any]]
@@ -86,20 +89,23 @@ class Link:
     async def over(connected: socket.socket) -> "Link":
         return Link(*await asyncio.open_connection(sock=connected))
 
-    def send(self, word: str, value: Any = None) -> None:
-        """Queue a message; nothing is sent to a process that has ended."""
+    def send(self, word: str, value: Any = None) -> bool:
+        """Queue a message, unless it is too long: then False is returned. None is sent to a process that has ended."""
         message = orjson.dumps((word, value))
+        if len(message) > MAX_BYTES:
+            return False
         if not self._writer.is_closing():
             self._writer.write(len(message).to_bytes(4) + message)
+        return True
 
     async def receive(self) -> tuple[str, Any]:
-        """Return the next message. Raises EOFError when the other process has ended."""
+        """Return the next message. Raises EOFError when the other process has ended, or sends what is none."""
         try:
             size = int.from_bytes(await self._reader.readexactly(4))
             if size > MAX_BYTES:
                 raise EOFError
             word, value = orjson.loads(await self._reader.readexactly(size))
-        except (asyncio.IncompleteReadError, ConnectionError) as error:
+        except (asyncio.IncompleteReadError, ConnectionError, ValueError, TypeError) as error:
             raise EOFError from error
         return str(word), value
 
@@ -154,8 +160,8 @@ async def answer_supervisor(
         link.send(word, await answer())
 
     async def reply_numbered(number: int, word: str, argument: Any) -> None:
-        if respond is not None:
-            link.send("asked", (number, await respond(word, argument)))
+        if respond is not None and not link.send("asked", (number, await respond(word, argument))):
+            link.send("asked", (number, TOO_LONG))
 
     try:
         while True:

@@ -232,13 +232,18 @@ class Supervisor:
                     question.set_result(value)
 
     async def _watch(self, worker: Worker) -> None:
-        """Kill a process that does not answer any more."""
-        loop = asyncio.get_running_loop()
+        """Kill a process that does not answer any more.
+
+        Unanswered pings count, not the time: while the supervisor itself was stopped, workers have sent no answer.
+        """
+        unanswered = 0
         while worker.process is not None and worker.link is not None:
+            heard_at = worker.heard_at
             worker.link.send("ping")
             await asyncio.sleep(PING_S)
-            if loop.time() > worker.heard_at + HANG_S:
-                log.error("worker.hung", worker=worker.number, silent_s=round(loop.time() - worker.heard_at))
+            unanswered = unanswered + 1 if worker.heard_at == heard_at else 0
+            if unanswered * PING_S > HANG_S:
+                log.error("worker.hung", worker=worker.number, silent_s=round(unanswered * PING_S))
                 worker.process.kill()
                 return
 

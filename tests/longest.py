@@ -1,7 +1,7 @@
 """The files that take longest, whatever their number of tests: they start processes, and wait for them."""
 
 FILES = (
-    "test_background_processes", "test_supervisor_processes", "test_app", "backends/local/host/test_gateway",
+    "test_background_processes", "test_supervisor_processes", "test_hung_workers", "test_app", "backends/local/host/test_gateway",
     "backends/local/host/test_process_engine", "admin/api/test_schema", "test_shared_engine_processes",
     "test_rolling_restart", "clients/test_openai_node", "backends/local/host/test_child_main", "test_main",
     "clients/test_openai_node_websocket", "admin/console/test_browser", "stores/test_processes",

@@ -132,28 +132,6 @@ async def test_a_limit_holds_for_all_workers_together(start_workers: Start, http
     assert (statuses.count(200), statuses.count(429)) == (10, 30)
 
 
-async def test_a_worker_that_hangs_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged):
-    """It is killed when it has been silent for too long."""
-    monkeypatch.setattr(supervisor, "HANG_S", 15.0)
-    monkeypatch.setattr(supervisor, "PING_S", 0.05)
-    config = write_config(tmp_path)
-    running = Supervisor(read(config), [sys.executable, "-m", "proxy", "serve", "--config", str(config)], 2)
-    started = asyncio.Event()
-    serving = asyncio.create_task(running.run(lambda _: started.set()))
-    async with asyncio.timeout(LIMIT_S):
-        await started.wait()
-        monkeypatch.setattr(supervisor, "HANG_S", 0.5)
-        process = running._workers[0].process
-        assert process is not None
-        os.kill(process.pid, signal.SIGSTOP)
-        await until(lambda: "worker.ended" in [line["event"] for line in logged])
-        monkeypatch.setattr(supervisor, "HANG_S", 15.0)
-    running._stop(signal.SIGTERM)
-
-    assert await asyncio.wait_for(serving, LIMIT_S) == 0
-    assert "worker.hung" in [line["event"] for line in logged]
-
-
 async def test_the_pause_before_a_restart_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged):
     """A worker that ends again and again does not take the machine; the pause has a limit."""
     monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 0.004)

@@ -5,11 +5,12 @@ While the store is away the keys that are known stay valid until they expire, an
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 
 import structlog
 
+from proxy.context import Caller
 from proxy.identity.directory import Directory
 from proxy.identity.key_book import KeyBook, used_key
 from proxy.stores import LONGEST_S, Store, StoreError
@@ -63,15 +64,9 @@ class IssuedKeys:
         now = self._clock()
         if book is not self._book or not self._began_at <= now < self._ends_at:  # a clock may be set back
             self._book = book
-            self._publish(now)
-
-    def _publish(self, now: float) -> None:
-        """Give the directory the keys that are valid now."""
-        valid = [key for key in self._book.keys.values() if key.status(now) == "valid"]
-        ended = {bytes.fromhex(key.digest) for key in self._book.keys.values() if key.status(now) != "valid"}
-        self._directory.replace_issued({bytes.fromhex(key.digest): key.caller for key in valid}, ended)
-        self._began_at = now
-        self._ends_at = min((key.expires_at for key in valid if key.expires_at), default=now + LONGEST_S)
+            callers, ended, ends_at = await asyncio.to_thread(_valid_at, now, book)
+            directory.replace_issued(callers, ended)
+            self._began_at, self._ends_at = now, ends_at
 
     async def write_uses(self) -> None:
         """Write when keys were used that were used since the last time. What cannot be written is lost."""
@@ -89,3 +84,11 @@ class IssuedKeys:
             if time.monotonic() >= self._uses_due:
                 self._uses_due = time.monotonic() + USES_EVERY_S
                 await self.write_uses()
+
+
+def _valid_at(now: float, book: KeyBook) -> tuple[Mapping[bytes, Caller], Collection[bytes], float]:
+    """Return the callers of the keys that are valid at a time, the keys that were, and until when that holds."""
+    valid = [key for key in book.keys.values() if key.status(now) == "valid"]
+    ended = {bytes.fromhex(key.digest) for key in book.keys.values() if key.status(now) != "valid"}
+    ends_at = min((key.expires_at for key in valid if key.expires_at), default=now + LONGEST_S)
+    return {bytes.fromhex(key.digest): key.caller for key in valid}, ended, ends_at

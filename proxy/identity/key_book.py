@@ -4,6 +4,7 @@ An entry is appended in one atomic step, so that commands that run at the same t
 entries that were read are not read again; the last one of them is, by which a journal that was lost is noticed.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -20,6 +21,7 @@ log = structlog.get_logger()
 
 JOURNAL = "headgate:keys"
 ENTRIES_AT_ONCE = 1000
+DIGEST_BYTES = 32
 CREATE, ROTATE, REVOKE = "create", "rotate", "revoke"
 
 
@@ -77,7 +79,7 @@ class KeyBook:
                 break
             if not (new := entries[bool(book.position) :]):
                 return book
-            book = book._with(new)
+            book = await asyncio.to_thread(book._with, new)  # a book may have many thousands of keys
         if not book.position:
             return book
         log.error("keys.reset", keys=len(book.keys))
@@ -100,16 +102,32 @@ def _apply(keys: dict[str, IssuedKey], entry: Mapping[str, Any]) -> None:
         raise ValueError(kind)
     if kind != CREATE:
         old = keys[entry["id"]]
-        changed = {"revoked_at": entry["at"]} if kind == REVOKE else {"expires_at": entry["until"]}
-        keys[old.id] = replace(old, **changed)
+        if kind == REVOKE:
+            keys[old.id] = replace(old, revoked_at=_time(entry["at"]))
+        else:
+            keys[old.id] = replace(old, expires_at=_time(entry["until"]))
     if kind != REVOKE:
         made = key_from_json(entry["key"])
         keys[made.id] = made
 
 
 def key_from_json(fields: Mapping[str, Any]) -> IssuedKey:
-    """Return a key whose fields were written as JSON. Raises TypeError, KeyError for what is none."""
-    return IssuedKey(**{**fields, "models": tuple(fields["models"])})
+    """Return a key whose fields were written as JSON. Raises ValueError, TypeError, KeyError for what is none."""
+    key = IssuedKey(**{**fields, "models": tuple(fields["models"])})
+    texts = (key.name, key.team, *key.models, *key.tags, *key.tags.values())
+    if len(bytes.fromhex(key.digest)) != DIGEST_BYTES or not all(isinstance(text, str) for text in texts):
+        raise ValueError("this is no key")
+    for moment in (key.created_at, key.expires_at, key.revoked_at):
+        if moment is not None:
+            _time(moment)
+    return key
+
+
+def _time(value: Any) -> float:
+    """Return a time of an entry. Raises TypeError for what is none: keys are compared with the clock."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError("this is no time")
+    return value
 
 
 async def append_created(store: Store, key: IssuedKey) -> None:

@@ -1,9 +1,12 @@
 """A directory that follows the issued keys in a store, while that changes, fails and loses them."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
+import orjson
 import pytest
+import redis
 from multidict import CIMultiDict
 
 from proxy.config.build import build
@@ -23,6 +26,7 @@ from proxy.stores import Store
 from proxy.stores.memory import MemoryStore
 from proxy.wire.errors import HeadgateError
 from tests.configs import config_with
+from tests.loop_work import observed_loop
 from tests.redis_server import RedisServer
 
 START = 1_000_000.0
@@ -180,3 +184,71 @@ async def test_a_gateway_with_keys_is_not_open_before_the_first_one():
 
     assert not worker.directory.is_open
     assert worker.ask("anything") == "invalid_api_key"
+
+
+ODD_ENTRIES = {
+    "no JSON": b"{",
+    "a list": b"[]",
+    "another kind": b'{"op":"grant"}',
+    "an unknown key": b'{"op":"revoke","id":"key_000000000000","at":1}',
+    "a text as a time": b'{"op":"rotate","id":"%b","until":"soon","key":{}}',
+    "no time of revocation": b'{"op":"revoke","id":"%b","at":null}',
+    "a key that expires as a text": b'{"op":"create","key":{%b,"expires_at":"soon"}}',
+    "a key without a name": b'{"op":"create","key":{%b,"name":null}}',
+    "a key of a short hash": b'{"op":"create","key":{%b,"digest":"00"}}',
+    "a key of odd models": b'{"op":"create","key":{%b,"models":[7]}}',
+    "a key of odd tags": b'{"op":"create","key":{%b,"tags":[["a"]]}}',
+}
+
+
+@pytest.mark.parametrize("entry", ODD_ENTRIES.values(), ids=ODD_ENTRIES)
+async def test_an_odd_entry_is_left_out_and_the_next_is_read(entry: bytes, logged):
+    """Keys are followed as before: one that is revoked later is refused."""
+    store, (secret, key) = MemoryStore(), issue("ada")
+    worker = Worker(store)
+    await append_created(store, key)
+    fields = orjson.dumps(asdict(issue("ben")[1]))[1:-1]
+    filled = entry % (fields if b"create" in entry else key.id.encode()) if b"%b" in entry else entry
+    await store.append(JOURNAL, filled, ttl_s=60)
+    await worker.keys.refresh()
+
+    assert worker.ask(secret) == "ada"
+    assert "keys.entry_ignored" in [line["event"] for line in logged]
+
+    await append_revoked(store, key, START)
+    await worker.keys.refresh()
+
+    assert worker.ask(secret) == "invalid_api_key"
+
+
+async def test_unknown_keys_reach_no_store(redis_server: RedisServer):
+    """However many are sent, and whether or not the store can be read; nothing is kept of them either."""
+    store = build({**config_with(), "state": {"use": "redis", "url": redis_server.url}}).state
+    await store.start()
+    worker = Worker(store)
+    await worker.keys.refresh()
+    answers = set()
+    with redis.Redis.from_url(redis_server.url) as observer:
+        before = observer.info("stats")["total_commands_processed"]
+        for is_current in (True, False):
+            worker.directory.is_current = is_current
+            answers |= {worker.ask(make_key()) for _ in range(2_000)}
+        after = observer.info("stats")["total_commands_processed"]
+    await store.close()
+
+    assert answers == {"invalid_api_key", "keys_unavailable"}
+    assert after == before + 1  # which is the first question
+    assert worker.directory._keyed == {}
+
+
+async def test_many_keys_are_read_beside_the_event_loop():
+    """Its longest step does not grow with their number."""
+    store = MemoryStore()
+    for number in range(2_000):
+        await append_created(store, issue(f"caller{number}")[1])
+    worker = Worker(store)
+    with observed_loop() as work:
+        await asyncio.create_task(worker.keys.refresh())
+
+    assert len(worker.directory.callers()) == 2_000
+    assert work.most_calls < 500

@@ -3,8 +3,9 @@
 The secret of a new key is made where the operator connects: the processes and the store receive its hash only.
 """
 
+import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,7 @@ from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest, Name, NoParame
 from proxy.admin.api.formats import as_time
 from proxy.admin.parts import GatewayParts
 from proxy.admin.problem import Problem
-from proxy.admin.roles import MANAGERS
+from proxy.admin.roles import MANAGERS, Operator
 from proxy.identity.key_book import (
     IssuedKey,
     KeyBook,
@@ -107,6 +108,11 @@ async def read_keys(parts: GatewayParts, _argument: Mapping[str, Any]) -> Any:
         uses = await store.get_many([used_key(key.id) for key in keys]) if keys else []
     except StoreError as error:
         raise _unavailable() from error
+    return await asyncio.to_thread(_packed, keys, uses)
+
+
+def _packed(keys: Sequence[IssuedKey], uses: Sequence[bytes | None]) -> list[Any]:
+    """Return keys as JSON, each with the time of its last use: in a thread, as there may be many thousands."""
     return [[asdict(key), None if use is None else float(use)] for key, use in zip(keys, uses, strict=True)]
 
 
@@ -145,9 +151,15 @@ def _unavailable() -> Problem:
 
 async def list_keys(request: AdminRequest) -> KeyList:
     """Return the keys of the operator's team, or all."""
-    found = [(key_from_json(key), used_at) for key, used_at in await request.services.processes.one("keys")]
-    seen = [_facts(key, used_at) for key, used_at in found if request.operator.sees(key.team)]
-    return KeyList(keys=sorted(seen, key=lambda key: str(key["created"]), reverse=True))
+    found = await request.services.processes.one("keys")
+    return KeyList(keys=await asyncio.to_thread(_seen_by, request.operator, found))
+
+
+def _seen_by(operator: Operator, found: Sequence[Any]) -> list[KeyFacts]:
+    """Return what an operator sees of keys, the newest first: in a thread, as there may be many thousands."""
+    keys = [(key_from_json(key), used_at) for key, used_at in found]
+    seen = [_facts(key, used_at) for key, used_at in keys if operator.sees(key.team)]
+    return sorted(seen, key=lambda key: str(key["created"]), reverse=True)
 
 
 async def create_key(request: AdminRequest) -> NewKey:

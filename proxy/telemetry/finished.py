@@ -4,16 +4,19 @@ The work for one takes a third of the time when it follows that for another: wha
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 import structlog
 
-from proxy.telemetry.recent import CallHistory, RecentRequest
+from proxy.telemetry.recent import CallHistory
 from proxy.telemetry.record import RequestRecord
+from proxy.telemetry.request_line import RequestLines
 from proxy.telemetry.request_metrics import RequestMetrics, Steps
 from proxy.telemetry.trace import Trace
 
@@ -43,9 +46,12 @@ class FinishedRequest(NamedTuple):
 class FinishedRequests:
     """The requests that have ended in this process and are not logged yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, put_line: Callable[[bytes], None] | None = None) -> None:
+        """`put_line` takes their log lines as JSON; None: lines are of another format, and structlog makes them."""
         self.metrics: RequestMetrics | None = None
         """What they are added to; None: nothing is measured."""
+        self._put_line = put_line
+        self._lines = RequestLines()
         self._waiting: deque[FinishedRequest] = deque()
         self._is_due = False
 
@@ -75,12 +81,24 @@ class FinishedRequests:
 
     def _write(self, request: FinishedRequest) -> None:
         event, request_id, record, template, ended_at, duration_s, steps, history = request
-        fields = record.known()
-        with suppress(OSError, ValueError):  # a full disk or a closed stderr must not fail anything
-            ended, duration_ms = datetime.fromtimestamp(ended_at, UTC), round(duration_s * 1e3, 2)
-            log.info(event, timestamp=ended, request_id=request_id, **fields, duration_ms=duration_ms)
-        if self.metrics is not None:
-            self.metrics.record(record, duration_s, steps, template)
+        metrics, line = self.metrics, b""
+        if self._put_line is not None or history is not None:
+            line = self._lines.encode(event, request_id, record, ended_at, duration_s)
+        if self._put_line is not None:
+            self._put_line(line)
+        else:
+            _log(request)
+        if metrics is not None:
+            metrics.record(record, duration_s, steps, template)
             if history is not None:
-                ended_request = RecentRequest(ended_at, request_id, event, fields, duration_s, steps, history)
-                self.metrics.recent.append(ended_request)
+                metrics.recent.add(line, ended_at, duration_s, steps, history)
+
+
+def _log(request: FinishedRequest) -> None:
+    """Log a request in another format than JSON."""
+    if not log.is_enabled_for(logging.INFO):
+        return
+    ended, duration_ms = datetime.fromtimestamp(request.ended_at, UTC), round(request.duration_s * 1e5) / 100
+    fields = request.record.known()
+    with suppress(OSError, ValueError):  # a full disk or a closed stderr must not fail anything
+        log.info(request.event, timestamp=ended, request_id=request.request_id, **fields, duration_ms=duration_ms)

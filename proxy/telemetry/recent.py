@@ -4,11 +4,15 @@ Prompts and outputs are not among it, unless they are captured for the team. Wit
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
+
+import orjson
 
 MAX_NOTES = 64
 """How many decisions, and how many attempts, are kept of one request."""
+NOT_OF_THE_RECORD = frozenset({"timestamp", "level", "event", "request_id", "duration_ms"})
+"""The fields of a log line that every request has."""
 
 
 class MadeAttempt(NamedTuple):
@@ -62,7 +66,40 @@ class RecentRequest(NamedTuple):
     fields: Mapping[str, str | int | float | bool]
     duration_s: float
     steps: Sequence[tuple[str, float]]
-    history: CallHistory | None
+    history: CallHistory
 
 
-RecentRequests = deque[RecentRequest]
+class RecentRequests:
+    """The requests that ended last, oldest first, each as its log line and what that does not have, in JSON.
+
+    The hundred small objects of a request would have to be freed when they are in no cache of the processor any more.
+    """
+
+    def __init__(self, maxlen: int = 0) -> None:
+        self.maxlen = maxlen
+        self._packed: deque[bytes] = deque(maxlen=maxlen)
+
+    def add(
+        self, line: bytes, ended_at: float, duration_s: float, steps: Sequence[tuple[str, float]], history: CallHistory
+    ) -> None:
+        """Add a request; `line` is its log line."""
+        more = ended_at, duration_s, steps, history.attempts, history.decisions, history.content
+        self._packed.append(b"%b\n%b" % (line, orjson.dumps(more, default=tuple)))
+
+    def __iter__(self) -> Iterator[RecentRequest]:
+        return map(_unpack, [*self._packed])
+
+    def __reversed__(self) -> Iterator[RecentRequest]:
+        return map(_unpack, reversed([*self._packed]))
+
+
+def _unpack(packed: bytes) -> RecentRequest:
+    fields, more = map(orjson.loads, packed.split(b"\n"))
+    ended_at, duration_s, steps, attempts, decisions, content = more
+    history = CallHistory()
+    history.attempts = [MadeAttempt(*each) for each in attempts]
+    history.decisions = [MadeDecision(*each) for each in decisions]
+    history.content = content
+    request_id, event = fields["request_id"], fields["event"]
+    known = {name: value for name, value in fields.items() if name not in NOT_OF_THE_RECORD}
+    return RecentRequest(ended_at, request_id, event, known, duration_s, steps, history)

@@ -177,21 +177,28 @@ class RequestRecord:
 
     def known(self) -> dict[str, str | int | float | bool]:
         """Return the fields that are known, in order. A value that is no scalar is recorded by the name of its type."""
-        known: dict[str, Any] = {}
-        texts, fits = [], True
-        for name, value in zip(_NAMES, _values_of(self), strict=True):
-            if value is None:
-                continue
-            known[name] = value
-            kind = type(value)
-            if kind is str and len(value) <= LONGEST_CHARS:
-                texts.append(value)
-            elif kind not in NUMBERS:
-                fits = False
-        return known if fits and "".join(texts).isprintable() else _fit_for_log(known)
+        known = fields_of(RECORDED, _values_of(self))
+        return known if fits_log(known) else fit_for_log(known)
 
 
-def _fit_for_log(known: dict[str, Any]) -> dict[str, Any]:
+def fields_of(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    """Return the values that are known by their names."""
+    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
+
+
+def fits_log(fields: Mapping[str, Any]) -> bool:
+    """Whether all fields are scalars, and all texts among them short and printable."""
+    texts = []
+    for value in fields.values():
+        kind = type(value)
+        if kind is str and len(value) <= LONGEST_CHARS:
+            texts.append(value)
+        elif kind not in NUMBERS:
+            return False
+    return "".join(texts).isprintable()
+
+
+def fit_for_log(known: dict[str, Any]) -> dict[str, Any]:
     """Return fields with texts that are short and printable, and scalars in place of everything else."""
     for name, value in [*known.items()]:
         kind = type(value)
@@ -214,5 +221,6 @@ def _with_metadata(known: dict[str, Any]) -> dict[str, Any]:
 
 COUNTED = frozenset({"sent", "usage_metadata", "usage_number"})
 """The fields that are for the count of usage only."""
-_NAMES = tuple(field.name for field in fields(RequestRecord) if field.name not in COUNTED)
-_values_of = attrgetter(*_NAMES)
+RECORDED = tuple(field.name for field in fields(RequestRecord) if field.name not in COUNTED)
+"""The fields of the log line, in order."""
+_values_of = attrgetter(*RECORDED)

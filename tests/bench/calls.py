@@ -23,6 +23,7 @@ import uvloop
 
 from proxy.app import running
 from proxy.config.build import read as read_config
+from proxy.telemetry.finished import FinishedRequests
 from proxy.telemetry.logs import LogTally, configure_logs
 from proxy.telemetry.trace import tracer_provider
 from tests.bench.processes import start_server
@@ -87,7 +88,8 @@ async def count_calls(config: Path, tally: LogTally, count: CallCount) -> None:
     """Count what the requests take, after some that fill caches."""
     provider = tracer_provider(tally.losses)
     tracer = None if provider is None else provider.get_tracer("headgate")
-    async with running(read_config(config), tracer, logged=tally) as address:
+    finished = FinishedRequests(tally.put_line)
+    async with running(read_config(config), tracer, logged=tally, finished=finished) as address:
         port = int(address.rpartition(":")[2])
         await asyncio.to_thread(ask, port, WARM_UP)
         count.is_counting = True

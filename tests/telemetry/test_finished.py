@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 import pytest
 
 from proxy.app import running
@@ -114,6 +115,28 @@ async def test_one_that_cannot_be_written_takes_no_other_with_it(logged: Lines):
     requests.write()
 
     assert ids_of(logged) == ["req_0", "req_1", "req_2"]
+
+
+@pytest.mark.parametrize("is_json", [True, False])
+async def test_lines_of_both_kinds_say_the_same_and_what_is_listed_is_bounded(logged: Lines, is_json: bool):
+    """A large value of an upstream is not kept."""
+    lines: list[bytes] = []
+    requests = FinishedRequests(lines.append if is_json else None)
+    requests.metrics = RequestMetrics(Instruments())
+    requests.metrics.recent = RecentRequests(maxlen=9)
+    trace = Trace()
+    trace.history = CallHistory()
+    record = RequestRecord(status=200, team="a", response_id="r" * 1_000_000, metadata={"a": "b"}, upstream_code=["x"])
+    requests.add("request.finished", "req_1", record, trace)
+    requests.write()
+    (line,), (listed,) = [orjson.loads(line) for line in lines] or logged, requests.metrics.recent
+    found = {name: line[name] for name in line if name not in ("timestamp", "level", "log_level", "duration_ms")}
+
+    assert found == {
+        "event": "request.finished", "request_id": "req_1", "status": 200, "team": "a", "response_id": "r" * 256,
+        "metadata.a": "b", "upstream_code": "<list>",
+    }  # fmt: skip
+    assert {**listed.fields, "event": listed.event, "request_id": listed.request_id} == found
 
 
 async def test_probes_are_not_listed(logged: Lines):

@@ -94,8 +94,8 @@ async def read_policies(parts: GatewayParts, argument: Mapping[str, Any]) -> Any
     """Return the policies that concern a team, or all, and what they did on the last requests but to let them pass."""
     recent: Recent = Counter()
     team = argument["team"]
-    for request in [*parts.recent()]:
-        if request.history is not None and team in ("", request.fields.get("team")):
+    for request in parts.recent():
+        if team in ("", request.fields.get("team")):
             for made in request.history.decisions:
                 recent[made.policy, str(request.fields.get("caller", "")), made.decision, made.code or ""] += 1
     tables = parts.config().tables.get("policy", [])

@@ -105,7 +105,7 @@ class RequestDetail(TypedDict):
 async def find(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:
     """Return the newest requests that a filter selects, as many as its limit."""
     wanted, found = MappingProxyType(argument), []
-    for request in reversed([*parts.recent()]):
+    for request in reversed(parts.recent()):
         if _is_selected(request, wanted):
             found.append(_summary(request))
             if len(found) >= wanted["limit"]:
@@ -115,16 +115,16 @@ async def find(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:
 
 async def describe(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:
     """Return what happened to one request; None if this process does not know it."""
-    for request in reversed([*parts.recent()]):
+    for request in reversed(parts.recent()):
         if request.request_id == argument["id"] and _is_of_team(request, argument["team"]):
             history, steps = request.history, [*_steps(request)]
             return {
                 "request": _summary(request),
                 "steps": steps,
-                "attempts": [_attempt(made) for made in ([] if history is None else history.attempts)],
+                "attempts": [_attempt(made) for made in history.attempts],
                 "policies": [*_policies(parts, request, argument["team"])],
                 "fields": dict(request.fields),
-                "content": {} if history is None else dict(history.content),
+                "content": dict(history.content),
             }
     return None
 
@@ -134,7 +134,7 @@ def _is_of_team(request: RecentRequest, team: str) -> bool:
 
 
 def _is_selected(request: RecentRequest, wanted: Mapping[str, Any]) -> bool:
-    fields, decisions = request.fields, [] if request.history is None else request.history.decisions
+    fields, decisions = request.fields, request.history.decisions
     ids = (request.request_id, fields.get("response_id"), fields.get("trace_id"))
     codes = {fields.get("code"), fields.get("upstream_code"), *(made.code for made in decisions)}
     return (
@@ -176,7 +176,7 @@ def _summary(request: RecentRequest) -> RequestSummary:
 
 def _steps(request: RecentRequest) -> Iterator[StepTime]:
     """Yield the steps of the path, one after the other; "backend" is the wait of each attempt for its first event."""
-    began_s, attempts = 0.0, iter([] if request.history is None else request.history.attempts)
+    began_s, attempts = 0.0, iter(request.history.attempts)
     for name, lasted_s in request.steps:
         if name == "backend" and (made := next(attempts, None)) is not None:
             began_s = max(began_s, made.began_s)
@@ -193,7 +193,7 @@ def _attempt(made: Any) -> AttemptTime:
 
 def _policies(parts: GatewayParts, request: RecentRequest, team: str) -> Iterator[PolicyStep]:
     """Yield what each policy that concerns a team decided; of those without a note whether they select the call."""
-    fields, notes = request.fields, [] if request.history is None else [*request.history.decisions]
+    fields, notes = request.fields, [*request.history.decisions]
     caller = Caller(str(fields.get("caller", "")), str(fields.get("team", "")))
     is_over = "caller" not in fields
     for rule in rules_for(parts, team):

@@ -1,0 +1,77 @@
+"""The JSON line of a request says what its record does, in as little room."""
+
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any, get_type_hints
+
+import orjson
+import pytest
+
+from proxy.telemetry import request_line
+from proxy.telemetry.record import LONGEST_CHARS, RECORDED, RequestRecord
+from proxy.telemetry.request_line import COMMON, OWN, RequestLines
+
+ENDED_AT = 1_796_000_000.5
+
+
+def line_of(lines: RequestLines, record: RequestRecord, event: str = "request.finished") -> dict[str, Any]:
+    """Return the fields of a line, in which each has one value."""
+    line = lines.encode(event, "req_1", record, ENDED_AT, 0.123456)
+    pairs: list[tuple[str, Any]] = [*orjson.loads(line).items()]
+
+    assert all(line.count(b'"%b":' % name.encode()) == 1 for name, _ in pairs)
+    return dict(pairs)
+
+
+def expected(record: RequestRecord, event: str = "request.finished") -> dict[str, Any]:
+    time = datetime.fromtimestamp(ENDED_AT, UTC).isoformat()
+    return {
+        "timestamp": time, "level": "info", "event": event, "request_id": "req_1", "duration_ms": 123.46,
+        **record.known(),
+    }  # fmt: skip
+
+
+RECORDS = [
+    RequestRecord(),
+    RequestRecord(method="GET", path="/healthz", status=200),
+    RequestRecord(method="POST", caller="anna", team="a", model="gpt-5", stream=True, status=200, input_tokens=5),
+    RequestRecord(method="POST", caller="ben", team="a", model="gpt-5", stream=True, status=200, input_tokens=6),
+    RequestRecord(method="POST", caller="ben", team="a", model="gpt-5", stream=False, status=200, cost_usd=0.25),
+    RequestRecord(model='"\\\u00e9', response_id='"}', code="x", estimated=True, unpriced=False, attempts=2),
+    RequestRecord(metadata={"project": "x\n", "a": "b"}, safety_identifier={"a": 1}, max_output_tokens=[7]),
+    RequestRecord(model="m" * 300, response_id="r\x00" * 300, response_model="\ud800"),
+    RequestRecord(**dict.fromkeys(set(RECORDED) - {"metadata"}, 1)),
+]
+
+
+def test_a_line_has_the_fields_of_the_record():
+    """Whatever lines came before, and again."""
+    lines = RequestLines()
+    for record in [*RECORDS, *reversed(RECORDS)]:
+        for event in ("request.finished", "background.finished"):
+            known = expected(record, event)
+
+            assert line_of(lines, record, event) == known
+
+
+def test_what_lines_have_in_common_is_of_types_whose_equal_values_are_encoded_alike():
+    """1, 1.0 and true are equal: a field that may be any of them is encoded each time."""
+    hints = get_type_hints(RequestRecord)
+    kinds = {hints[name] for name in COMMON}
+
+    assert kinds == {str | None, int | None, bool | None}
+    assert {*COMMON, *OWN} == {*RECORDED}
+    assert not {*COMMON} & {*OWN}
+
+
+def test_few_combinations_are_remembered(monkeypatch: pytest.MonkeyPatch):
+    """What is longer than it should be is not."""
+    monkeypatch.setattr(request_line, "MAX_ENDS", 3)
+    lines, sizes = RequestLines(), []
+    for number in range(9):
+        line_of(lines, RequestRecord(model=f"m-{number}"))
+        line_of(lines, RequestRecord(model="m" * (LONGEST_CHARS + 1 + number)))
+        sizes.append(len(lines._ends))
+
+    assert max(sizes) == 3
+    assert all(after in (1, before + 1) for before, after in pairwise(sizes))

@@ -176,6 +176,15 @@ class Socket:
                 self._write(self._due_pong)
                 self._due_pong = b""
 
+    def send_now(self, payloads: list[bytes]) -> bool:
+        """Send short messages, if they need not wait; return whether they were sent."""
+        transport, connection = self._connection.transport, self._connection
+        is_busy = self._sending.locked() or self._is_closing or connection.writing_paused
+        if is_busy or transport is None or transport.is_closing() or sum(map(len, payloads)) >= PART_BYTES:
+            return False
+        transport.write(short_frames(payloads))
+        return True
+
     async def _send_in_pieces(self, frames: Iterable[bytes]) -> None:
         is_whole = False
         try:

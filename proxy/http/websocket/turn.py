@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import orjson
 import structlog
@@ -23,6 +24,7 @@ from proxy.wire.ending import failure_events
 from proxy.wire.errors import HeadgateError
 from proxy.wire.event import TERMINALS, Batch, Event, MessageRun, Reply, Run, parse_leniently
 from proxy.wire.lifting import add_lifter
+from proxy.wire.passage import pass_runs
 from proxy.workers import LARGE_BYTES, MemoryLease
 
 log = structlog.get_logger()
@@ -159,9 +161,16 @@ class TurnRunner:
             if context.transcript.created is not None and turn.response_id is None:
                 turn.response_id = str(context.transcript.created.response.get("id"))
             if payloads and not turn.is_ended:
-                turn.is_begun, turn.is_ended = True, is_error or batch[-1].type in TERMINALS
+                is_first, turn.is_begun = not turn.is_begun, True
+                turn.is_ended = is_error or batch[-1].type in TERMINALS
                 await self._socket.send(payloads)
+                if is_first:
+                    pass_runs(reply.batches, partial(self._send_run, turn))
         record.status = 200
+
+    def _send_run(self, turn: Turn, run: Run) -> bool:
+        """Send a run that arrives between two batches, if it need not wait; return whether it was sent."""
+        return not turn.is_ended and self._socket.send_now([*_unit_payloads(run, turn)])
 
     async def _send_refusal(self, refusal: HeadgateError, turn: Turn, context: Context) -> None:
         """End a turn: as an error while nothing was sent, as a failed response afterwards."""

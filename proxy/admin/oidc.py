@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
-import orjson
 import structlog
 
 from proxy.admin.entrances import Entrances, SignedIn
@@ -27,6 +26,7 @@ from proxy.http.key_fetch import address_in, asking, discover, fetch_keys, proxy
 from proxy.identity.claims import compile_path, find
 from proxy.identity.issuer_keys import KeysPending
 from proxy.identity.issuer_table import IssuerTable
+from proxy.identity.key_set import parse_document
 from proxy.identity.sign_in import SignIn
 from proxy.identity.tokens import read_token
 from proxy.wire.errors import HeadgateError
@@ -131,8 +131,8 @@ class OidcSignIn:
         except (aiohttp.ClientError, ValueError, OSError, TimeoutError) as error:
             raise self._unavailable(type(error).__name__) from error
         try:
-            found = orjson.loads(data)
-        except orjson.JSONDecodeError:
+            found = parse_document(data)
+        except ValueError:
             found = None
         token = found.get("id_token") if isinstance(found, dict) else None
         if answer.status != 200 or not isinstance(token, str):

@@ -7,6 +7,7 @@ the keys is on this machine only if the issuer is.
 """
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -15,12 +16,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
-import orjson
 
 from proxy.identity.issuer_table import MAX_DOCUMENT_BYTES, IssuerTable, is_local, is_safe
+from proxy.identity.key_set import parse_document
 
 DISCOVERY_PATH = "/.well-known/openid-configuration"
 PIECE_BYTES = 65_536
+RECEIVE_BYTES = 4096
+"""How much of an answer the system holds until it is read, about, in bytes. What was read is parsed in one step of the
+event loop whatever it is: interim answers without end, or chunks of one byte."""
 HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "headgate"}
 
 
@@ -35,7 +39,7 @@ async def asking(table: IssuerTable) -> AsyncIterator[aiohttp.ClientSession]:
     """Give what sends requests to an issuer: within its time, and checked by its certificates."""
     own = table.ca_file is not None  # aiohttp has one context for all servers with a certificate of the system's
     context = await asyncio.to_thread(ssl.create_default_context, cafile=table.ca_file) if own else True
-    connector = aiohttp.TCPConnector(ssl=context, limit=1, force_close=True)
+    connector = aiohttp.TCPConnector(ssl=context, limit=1, force_close=True, socket_factory=_make_socket)
     timeout = aiohttp.ClientTimeout(total=table.timeout_s)
     async with aiohttp.ClientSession(
         connector=connector, timeout=timeout, headers=HEADERS, cookie_jar=aiohttp.DummyCookieJar(),
@@ -61,9 +65,9 @@ async def discover(session: aiohttp.ClientSession, table: IssuerTable) -> dict[s
     """Return the discovery document of an issuer. Raises ValueError."""
     data = await _get(session, table.url.removesuffix("/") + DISCOVERY_PATH, table)
     try:
-        document = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        raise ValueError("the discovery document is no JSON") from None
+        document = parse_document(data)
+    except ValueError as error:
+        raise ValueError(f"the discovery document {error}") from None
     if not isinstance(document, dict) or document.get("issuer") != table.url:
         raise ValueError("the discovery document is of another issuer than `url`")
     return document
@@ -102,6 +106,12 @@ async def _get(session: aiohttp.ClientSession, address: str, table: IssuerTable)
         raise ValueError(f"the proxy {_shown(table.proxy or '')} {status}") from None
     except aiohttp.ClientError as error:
         raise ValueError(f"no answer of {_shown(address)}: {type(error).__name__}") from None
+
+
+def _make_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    made = socket.socket(*address[:3])
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+    return made
 
 
 def _authorization(table: IssuerTable, address: str) -> dict[str, str]:

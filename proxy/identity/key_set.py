@@ -12,10 +12,14 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import get_default_algorithms
 from jwt.exceptions import PyJWTError
 
+from proxy.wire.bounds import has_more_values
+
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 """All are asymmetric: `none` needs no key, and a secret that both sides have lets the one that checks sign as well."""
 
+MAX_VALUES = 100_000
+"""How many values a document may have, which may be parsed in the event loop's thread: real ones have hundreds."""
 MAX_KEYS = 256
 MAX_KEYS_TRIED = 4
 """How many keys are tried for a token that names none of them, or one of several with the same name."""
@@ -64,9 +68,9 @@ class KeySet:
 def parse_key_set(data: bytes) -> KeySet:
     """Return the usable keys of a document. Raises ValueError for what is no key set, or has none."""
     try:
-        document = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        raise ValueError("it is no JSON") from None
+        document = parse_document(data)
+    except ValueError as error:
+        raise ValueError(f"it {error}") from None
     listed = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(listed, list):
         raise ValueError("it has no list of keys")  # noqa: TRY004  the document is at fault, not the program
@@ -76,6 +80,16 @@ def parse_key_set(data: bytes) -> KeySet:
     if not keys:
         raise ValueError(f"none of its {len(listed)} keys can be used")
     return KeySet(keys)
+
+
+def parse_document(data: bytes) -> Any:
+    """Return the value of a document of an issuer. Raises ValueError for what is no JSON, or has too many values."""
+    if has_more_values(data, MAX_VALUES):
+        raise ValueError(f"has more than {MAX_VALUES} values")
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raise ValueError("is no JSON") from None
 
 
 def _usable(written: Mapping[str, Any]) -> VerificationKey | None:

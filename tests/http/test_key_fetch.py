@@ -2,15 +2,17 @@
 
 import asyncio
 import ssl
+import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from types import FrameType
 
 import orjson
 import pytest
 from aiohttp import web
 from pydantic import ValidationError
 
-from proxy.http.key_fetch import DISCOVERY_PATH, fetch_keys
+from proxy.http.key_fetch import DISCOVERY_PATH, RECEIVE_BYTES, fetch_keys
 from proxy.identity.issuer_table import IssuerTable
 from tests.certificates import make_certificate
 from tests.oidc import Provider
@@ -47,6 +49,7 @@ FAULTS = {
     "another issuer": (DISCOVERY_PATH, {"issuer": "https://other"}, "the discovery document is of another issuer than `url`"),
     "a redirect": (DISCOVERY_PATH, redirect, "has answered with 302"),
     "a redirect of the keys": ("/keys", redirect, "has answered with 302"),
+    "many values": (DISCOVERY_PATH, b'{"x":[%b0]}' % (b"[]," * 300_000), "the discovery document has more than 100000 values"),
     "an error": ("/keys", fail, "has answered with 500"),
     "a large document": ("/keys", b" " * (2**20 + 1), "has answered with more than 1048576 bytes"),
     "a document that is cut off": ("/keys", cut, "no answer of 127.0.0.1:"),
@@ -165,3 +168,40 @@ async def test_a_token_for_the_issuer_is_sent_to_its_own_server_only(provider: P
     assert provider.requests == [(DISCOVERY_PATH, "Bearer first"), ("/keys", "Bearer first"), (DISCOVERY_PATH, "Bearer second"), ("/own", "Bearer second")]  # fmt: skip
     assert other.requests == [("/keys", None)]
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+FLOODS = {
+    "interim answers": b"HTTP/1.1 100 Continue\r\n\r\n" * 40_000,
+    "chunks of a byte": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 200_000,
+    "fields": b"HTTP/1.1 200 OK\r\n" + b"X-Field: y\r\n" * 100_000,
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
+async def test_a_flood_is_read_in_small_steps(flood: bytes):
+    """Each is parsed while all calls wait, whatever it consists of."""
+    steps: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(flood)
+            await writer.drain()
+        writer.close()
+
+    def observe(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.endswith("aiohttp/client_proto.py"):
+            steps.extend([len(frame.f_locals["data"])] if frame.f_code.co_name == "data_received" else [])
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    tried = IssuerTable(name="a", url=f"http://127.0.0.1:{port}", audience="x", default_team="t", timeout_s=20)
+    sys.setprofile(observe)
+    try:
+        with pytest.raises(ValueError, match=r"127\.0\.0\.1"):
+            await fetch_keys(tried)
+    finally:
+        sys.setprofile(None)
+        server.close()
+
+    assert 0 < max(steps) <= 4 * RECEIVE_BYTES

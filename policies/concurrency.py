@@ -22,6 +22,7 @@ from policies import Policy, PolicyState, RequestCheck
 from policies.support.reservation import counter_key
 from policies.support.sharing import LIMITED, Per, shared_by
 from proxy.context import Context
+from proxy.outage import Outage
 from proxy.stores import StoreError
 from proxy.wire.call import Call, Operation
 from proxy.wire.errors import LimitExceeded
@@ -76,6 +77,7 @@ class _Places:
         self._owner = secrets.token_hex(16)
         self._held: defaultdict[str, set[int]] = defaultdict(set)  # the numbers of the places, by those who share them
         self._local: Counter[str] = Counter()  # how many calls have none, because the store could not be reached
+        self._outage = Outage()
         self._renewing: asyncio.Task[None] | None = None
 
     async def take(self, shared: str) -> int | None:
@@ -86,7 +88,8 @@ class _Places:
                 if number not in self._held[shared] and await self._claim(shared, number):
                     return number
         except StoreError as error:
-            log.warning("concurrency.local", policy=self._name, error=short_message(error))
+            if self._outage.begins():
+                log.warning("concurrency.local", policy=self._name, error=short_message(error))
             if self._local[shared] + len(self._held[shared]) < self._local_limit:
                 self._local[shared] += 1
                 return LOCAL
@@ -97,6 +100,8 @@ class _Places:
         held.add(number)  # before the store is asked: another call of this process has the same owner
         try:
             is_taken = await self._store.claim(self._key(shared, number), self._owner, lease_s=LEASE_S)
+            if self._outage.failures:
+                log.info("concurrency.resumed", policy=self._name, failures=self._outage.end())
         finally:
             if not is_taken:
                 held.discard(number)

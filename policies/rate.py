@@ -24,6 +24,7 @@ from policies.support.expected_tokens import ExpectedTokens
 from policies.support.reservation import counter_key
 from policies.support.sharing import LIMITED, Per, shared_by
 from proxy.context import Context
+from proxy.outage import Outage
 from proxy.stores import StoreError
 from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call, Operation
@@ -148,7 +149,7 @@ class RateCheck:
         self._tokens = ExpectedTokens()
         self._counts_tokens = any(limit.name == TOKENS for limit in limits)
         self._policy_header = ", ".join(limit.policy_header for limit in limits)
-        self._is_reached = True
+        self._outage = Outage()
 
     def check(self, call: Call, context: Context) -> Call | Awaitable[Call]:
         shared, now = self._who(call, context), time.monotonic()
@@ -204,11 +205,11 @@ class RateCheck:
         try:
             part = await limit.reserve(min(amount, limit.limit), shared, context)
         except StoreError as error:
-            if self._is_reached:
+            if self._outage.begins():
                 log.warning("rate.local", policy=self._policy, error=short_message(error))
-            self._is_reached = False
             return await limit.reserve(amount, shared, context, is_local=True)
-        self._is_reached = True
+        if self._outage.failures:
+            log.info("rate.resumed", policy=self._policy, failures=self._outage.end())
         return part
 
     def _settle(self, allowance: Allowance, reserved: int, window: int, call: Call, context: Context) -> None:

@@ -23,6 +23,7 @@ from policies.support.patterns import compile_pattern
 from policies.support.principal import DERIVED, blocked_key, derive_identifier, hash_value
 from proxy.config.secrets import Secret
 from proxy.context import Caller, Context
+from proxy.outage import Outage
 from proxy.stores import Store, StoreError
 from proxy.wire.call import Call, Operation
 from proxy.wire.errors import PolicyViolation
@@ -92,9 +93,11 @@ class SafetyIdentifier(Policy):
         listed, store = frozenset(self.blocked), state.store
         key_of = lru_cache(1024)(blocked_key)  # hashing takes longer than the look-up, and most identifiers recur
 
+        outage = Outage()
+
         async def refuse_blocked(call: Call, identifiers: Iterable[str]) -> Call:
             for identifier in identifiers:
-                if identifier in listed or await _has_key(store, key_of(identifier)):
+                if identifier in listed or await _has_key(store, key_of(identifier), outage):
                     raise PolicyViolation("blocked", f"This {FIELD} is blocked.", param=FIELD)
             return call
 
@@ -183,13 +186,17 @@ def _remove_user(call: Call, *, moves: bool) -> Call:
     return call.without_fields("user")
 
 
-async def _has_key(store: Store, key: str) -> bool:
+async def _has_key(store: Store, key: str, outage: Outage) -> bool:
     """Whether the store has a value under this key; False while it fails, so that the config alone decides."""
     try:
-        return await store.get(key) is not None
+        value = await store.get(key)
     except StoreError as error:
-        log.warning("blocklist.failed", error=short_message(error))
+        if outage.begins():
+            log.warning("blocklist.failed", error=short_message(error))
         return False
+    if outage.failures:
+        log.info("blocklist.resumed", failures=outage.end())
+    return value is not None
 
 
 def _is_personal(identifier: str) -> bool:

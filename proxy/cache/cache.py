@@ -23,6 +23,7 @@ from proxy.cache.tier import LocalTier
 from proxy.cache.vault import Partition, Place, Vault
 from proxy.config.schema import CacheTable
 from proxy.context import Caller, Context
+from proxy.outage import Outage
 from proxy.routing.routes import Route
 from proxy.state.ownership import HAS_UNKNOWN
 from proxy.stores import Store, StoreError
@@ -54,6 +55,7 @@ class Cache:
         self._keeper = None if self.vault is None else Keeper(self.vault, self._settings, self._ages.kept_s, clock)
         overflow = None if store is None or self.vault is None else partial(Overflow, store, self.vault)
         self._flights = Flights(self._settings, overflow, self._across(store))
+        self._reads = Outage()
         self._refreshes: dict[str, asyncio.Task[None]] = {}
 
     def _tier(self) -> LocalTier | None:
@@ -103,9 +105,12 @@ class Cache:
         try:
             entry = await vault.read(place)
         except StoreError as error:
-            log.warning("cache.read_failed", error=short_message(error))
+            if self._reads.begins():
+                log.warning("cache.read_failed", error=short_message(error))
             report(context, "miss", "fwd=uri-miss")
             return CacheSlot(place)  # what is kept there may be what cannot be read: it is replaced
+        if self._reads.failures:
+            log.info("cache.read_resumed", failures=self._reads.end())
         slot = self._slot_of(place, entry, call, directives, context)
         slot.flights_ended = flights_ended
         return slot

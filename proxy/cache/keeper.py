@@ -1,4 +1,4 @@
-"""Keeps replies once they are complete. A fault of the store is one log line."""
+"""Keeps replies once they are complete. Faults of the store in a row are two log lines: the first, and their end."""
 
 import asyncio
 import time
@@ -15,6 +15,7 @@ from proxy.cache.slot import CacheSlot, Keeping
 from proxy.cache.vault import Place, Vault
 from proxy.config.schema import CacheTable
 from proxy.context import Context
+from proxy.outage import Outage
 from proxy.routing.routes import FALLBACK
 from proxy.state.responses import NOT_KEPT
 from proxy.stores import StoreError
@@ -35,6 +36,7 @@ class Keeper:
         self._kept_s = kept_s
         self._max_bytes = settings.max_reply_bytes
         self._clock = clock
+        self._writes = Outage()
         self._frame_clock = time.monotonic if settings.pace == "recorded" else None
 
     def keep(self, slot: CacheSlot, reply: Reply, call: Call, context: Context) -> None:
@@ -71,12 +73,22 @@ class Keeper:
             named = None
             if isinstance(response_id := response.get("id"), str) and call.body.get("store") is not False:
                 named = (context.caller.team, response_id)
-            await self._vault.write(place, entry, ttl_s=self._kept_s, response=named)
-        except (StoreError, orjson.JSONEncodeError) as error:
-            found = short_message(error) if isinstance(error, StoreError) else summarize_error(error)
-            log.warning("cache.write_failed", error=found)
+            await self._write(place, entry, named)
+        except orjson.JSONEncodeError as error:
+            log.warning("cache.write_failed", error=summarize_error(error))
         finally:
             kept.set_result(None)
+
+    async def _write(self, place: Place, entry: bytes, response: tuple[str, str] | None) -> None:
+        """Write an entry, which holds this response of a team."""
+        try:
+            await self._vault.write(place, entry, ttl_s=self._kept_s, response=response)
+        except StoreError as error:
+            if self._writes.begins():
+                log.warning("cache.write_failed", error=short_message(error))
+        else:
+            if self._writes.failures:
+                log.info("cache.write_resumed", failures=self._writes.end())
 
     def _encode_entry(
         self, call: Call, reply: Reply, response: Mapping[str, Any], frames: bytes, context: Context

@@ -22,6 +22,7 @@ from proxy.cache.entry import KEPT_HEADERS, LIFECYCLE, echoed_fields, with_own_f
 from proxy.cache.slot import CacheSlot, report
 from proxy.cache.vault import PREFIX, Place, Vault
 from proxy.context import Context
+from proxy.outage import Outage
 from proxy.routing.deadline import deadline_exceeded
 from proxy.routing.routes import FALLBACK
 from proxy.stores import Store, StoreError
@@ -75,6 +76,7 @@ class SharedFlights:
         self._store = store
         self._vault = vault
         self._is_charged = is_charged
+        self._outage = Outage()
 
     @asynccontextmanager
     async def open(self, shared: SharedOpening) -> AsyncIterator[Reply]:
@@ -83,8 +85,12 @@ class SharedFlights:
             try:
                 reply = await self._reply(shared, stack)
             except StoreError as error:
-                log.warning("cache.share_failed", error=str(error)[:200])
+                if self._outage.begins():
+                    log.warning("cache.share_failed", error=str(error)[:200])
                 reply = None
+            else:
+                if self._outage.failures:
+                    log.info("cache.share_resumed", failures=self._outage.end())
             yield await stack.enter_async_context(shared.opening) if reply is None else reply
 
     async def is_wanted(self, token: str) -> bool:

@@ -230,6 +230,21 @@ async def test_a_store_that_fails_shares_nothing(verb: str):
     assert len(backend._calls) == 1
 
 
+async def test_a_store_that_fails_for_some_time_is_logged_twice(logged):
+    """When it begins, and when calls are shared again."""
+    store = FailingStore(failing=("put",))
+    (pipeline,) = processes(store, ScriptedBackend(answer=STREAMED))
+    for number in range(4):
+        if number == 3:
+            vars(store)["failing"] = ()
+        await answer_of(pipeline, make_call(**ASKED, seed=number, stream=True), make_context())
+    shared = [line for line in logged if line["event"].startswith("cache.share")]
+
+    assert [(line["event"], line.get("failures")) for line in shared] == [
+        ("cache.share_failed", None), ("cache.share_resumed", 3),
+    ]  # fmt: skip
+
+
 async def test_200_calls_over_three_processes_make_one_call_of_the_upstream(
     redis_server: RedisServer, upstream: FakeUpstream, http, tmp_path: Path
 ):

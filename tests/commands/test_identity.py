@@ -482,19 +482,24 @@ def test_a_state_that_is_private_or_fails_exits_with_2(tmp_path: Path, capsys, n
 async def test_while_redis_fails_only_the_identifiers_of_the_config_are_blocked(
     start_gateway: StartGateway, http, upstream: FakeUpstream, redis_server: RedisServer, logged, fault: str
 ):
-    """Each call that needs Redis logs one warning, without the identifier."""
+    """The first call that needs Redis logs a warning without the identifier, and one after the outage how many did."""
     policy = [{"use": "safety_identifier", "blocked": ["listed"]}]
     state = redis_table(redis_server, timeout_ms=50)
     gateway = await start_gateway(tables_for(upstream, policy=policy, caller=TABLES, state=state))
     getattr(redis_server, fault)()
     try:
-        outcomes = [await send(http, gateway, safety_identifier=who) for who in ("listed", "unlisted", "listed")]
+        callers = "listed", "unlisted", "listed", "unlisted"
+        outcomes = [await send(http, gateway, safety_identifier=who) for who in callers]
     finally:
         redis_server.resume()
         if fault == "stop":
             redis_server.start()
+    async with asyncio.timeout(20):
+        while not (resumed := [line for line in logged if line["event"] == "blocklist.resumed"]):
+            await send(http, gateway, safety_identifier="unlisted")
     warnings = [line for line in logged if line["event"] == "blocklist.failed"]
 
-    assert outcomes == [REFUSED, PASSED, REFUSED]
+    assert outcomes == [REFUSED, PASSED, REFUSED, PASSED]
     assert [(line["log_level"], set(line)) for line in warnings] == [("warning", {"event", "error", "log_level"})]
+    assert [line["failures"] >= 2 for line in resumed] == [True]
     assert "unlisted" not in str(warnings)

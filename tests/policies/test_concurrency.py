@@ -69,7 +69,7 @@ async def test_a_call_that_lasts_keeps_its_place(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_without_the_store_a_process_grants_a_share_by_itself(logged):
-    """Calls that hold a place in the store count too."""
+    """Calls that hold a place in the store count too. It is logged once, and so is its end."""
     store = UnreachableStore()
     limited = Limited(ConcurrencyLimit(max=4), PolicyState(store))
     store.mend()
@@ -81,8 +81,13 @@ async def test_without_the_store_a_process_grants_a_share_by_itself(logged):
     await limited.ask()
     await end(first)
 
+    store.mend()
+    await limited.ask()
+
     assert refused.reason == "too_many"
-    assert {line["event"] for line in logged} == {"concurrency.local", "concurrency.release_failed"}
+    assert [(line["event"], line.get("failures")) for line in logged] == [
+        ("concurrency.local", None), ("concurrency.release_failed", None), ("concurrency.resumed", 3),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("settings", [{}, {"max": 0}, {"max": 10_001}, {"max": 1, "per": "x"}])

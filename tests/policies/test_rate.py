@@ -143,7 +143,7 @@ async def test_a_limit_is_never_exceeded_by_parallel_calls():
 
 
 async def test_without_the_store_a_process_grants_a_share_by_itself(logged):
-    """It is logged once; the whole limit counts again when the store can be reached."""
+    """It is logged once, and so is its end; the whole limit counts again when the store can be reached."""
     store = UnreachableStore()
     limited = Limited(Rate(requests=4), PolicyState(store))
     for _ in range(2):
@@ -154,7 +154,7 @@ async def test_without_the_store_a_process_grants_a_share_by_itself(logged):
         await limited.ask()
 
     assert refused.reason == "requests"
-    assert [line["event"] for line in logged] == ["rate.local"]
+    assert [(line["event"], line.get("failures")) for line in logged] == [("rate.local", None), ("rate.resumed", 3)]
 
 
 async def test_the_scarcest_of_several_limits_is_in_the_headers():

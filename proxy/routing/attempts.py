@@ -162,7 +162,8 @@ def _settled(outcome: AttemptOutcome, attempts: int) -> Reply:
 
 def _log_retry(choice: Choice, outcome: AttemptOutcome, following: Choice, context: Context) -> None:
     name, code = choice.target.backend.name, outcome.code or str(outcome.status)
-    context.trace.event("headgate.retry", {"target": name, "error": code, "next": following.target.backend.name})
+    attempt = {"headgate.target": name, "error.type": code, "headgate.next_target": following.target.backend.name}
+    context.trace.event("headgate.retry", attempt)
     log.info(
         "backend.retried", backend=choice.target.backend.name, code=outcome.code, status=outcome.status,
         next=following.target.backend.name, delay_ms=round(following.delay_s * 1000), request_id=context.request_id,

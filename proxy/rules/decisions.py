@@ -55,7 +55,10 @@ class Decisions:
             return
         version, model = self._versions.get(id(rule)) or rule.version(), printable(call.model)
         param = None if param is None else printable(param)
-        attributes = {"policy": rule.name, "version": version, "decision": decision, "code": code}
+        attributes = {
+            "headgate.policy": rule.name, "headgate.policy.version": version, "headgate.policy.decision": decision,
+            "error.type": code,
+        }  # fmt: skip
         context.trace.event("headgate.policy", attributes)
         if self._audit is not None:
             made = Decision(rule.name, version, decision, code, param, context.caller.name, model)

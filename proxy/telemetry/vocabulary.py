@@ -19,7 +19,14 @@ from proxy.wire.loggable import printable
 Semconv = Literal["genai-0.1.0", "openinference", "both"]
 Capture = Literal["none", "metadata", "full"]
 SPAN_KIND = "openinference.span.kind"
-SCALARS = frozenset({str, int, float})
+DOUBLES = frozenset({"temperature", "top_p"})
+"""Fields of the call whose attributes are numbers with a fraction; those of the others are texts."""
+COUNTS = frozenset({
+    "max_output_tokens", "input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens",
+})  # fmt: skip
+"""Fields of the record whose attributes are integers, whatever callers and upstreams have sent."""
+TEXTS = frozenset({"response_id", "response_model"})
+"""Those whose attributes are texts."""
 
 REQUEST = {
     "path": "url.path", "status": "http.response.status_code",
@@ -79,10 +86,17 @@ class TraceTable(Table):
 def set_attributes(span: Span, names: Mapping[str, str], record: RequestRecord) -> None:
     """Set the attributes in the table whose fields are known."""
     known = record.known()
-    found: dict[str, Any] = {names[field]: value for field, value in known.items() if field in names}
+    found: dict[str, Any] = {
+        names[field]: value for field, value in known.items() if field in names and _is_fit(field, value)
+    }
     if "finish_reason" in known and "finish_reason" in names:
         found[names["finish_reason"]] = [str(known["finish_reason"])]
     span.set_attributes(found)
+
+
+def _is_fit(field: str, value: Any) -> bool:
+    """Whether a value has the type that the attribute of its field has."""
+    return type(value) is int if field in COUNTS else field not in TEXTS or type(value) is str
 
 
 def describe_model_call(
@@ -109,22 +123,27 @@ def describe_model_call(
     set_attributes(span, OWN, record)
 
 
-def sent_attributes(body: Mapping[str, Any], semconv: Semconv) -> dict[str, str | int | float]:
+def sent_attributes(body: Mapping[str, Any], semconv: Semconv) -> dict[str, str | float]:
     """Return the attributes of the call of a model that say what was asked for. Values of other types are left out."""
     found = {name: body.get(name) for name in SENT}
     for outer, inner in SENT_WITHIN:
         holder = body.get(outer)
         found[outer] = holder.get(inner) if isinstance(holder, dict) else holder if outer == "conversation" else None
-    sent = {name: _bounded(value) for name, value in found.items() if type(value) in SCALARS}
+    sent = {name: _bounded(value) for name, value in found.items() if _is_sent(name, value)}
     if semconv == "openinference":
         return {"llm.invocation_parameters": orjson.dumps(sent).decode()} if sent else {}
     names = SENT | {outer: attribute for (outer, _), attribute in SENT_WITHIN.items()}
-    attributes = {names[name]: value for name, value in sent.items()}
+    attributes = {names[name]: float(value) if name in DOUBLES else value for name, value in sent.items()}
     text = body.get("text")
     form = text.get("format") if isinstance(text, dict) else None
     kind = OUTPUT_TYPES.get(str(form.get("type"))) if isinstance(form, dict) else None
     return attributes if kind is None else attributes | {"gen_ai.output.type": kind}
 
 
-def _bounded(value: Any) -> str | int | float:
+def _is_sent(name: str, value: Any) -> bool:
+    """Whether a field of the call has a value of the type that its attribute has."""
+    return type(value) in (int, float) if name in DOUBLES else isinstance(value, str)
+
+
+def _bounded(value: Any) -> Any:
     return printable(value, LONGEST_CHARS) if isinstance(value, str) else value

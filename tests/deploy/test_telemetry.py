@@ -171,9 +171,11 @@ async def test_the_picture_of_a_trace_shows_a_retry_a_miss_and_a_decision(http):
 
     assert [span.name for span in finished] == ["POST /v1/responses", "cache", "chat gpt-5", "POST", "POST"]
     assert [span.attributes.get("error.type") for span in finished] == [None, None, None, "503", None]
-    assert events["headgate.policy"]["decision"] == "reported"
-    assert events["headgate.cache"]["outcome"] == "miss"
-    assert events["headgate.retry"] == {"target": "first", "error": "503", "next": "second"}
+    assert events["headgate.policy"]["headgate.policy.decision"] == "reported"
+    assert events["headgate.cache"]["headgate.cache.outcome"] == "miss"
+    assert events["headgate.retry"] == {
+        "headgate.target": "first", "error.type": "503", "headgate.next_target": "second",
+    }  # fmt: skip
     assert f"![]({PICTURE.relative_to(FOLDER.parent)})" in (FOLDER.parent / "README.md").read_text()
     assert 10_000 < PICTURE.stat().st_size < 200_000
 

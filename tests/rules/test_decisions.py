@@ -66,11 +66,15 @@ async def test_decisions_are_events_of_the_span_of_the_request():
     assert context.trace.span is not None
     context.trace.span.end()
     (span,) = exporter.get_finished_spans()
+    name = "headgate.policy"
 
     assert [(event.name, dict(event.attributes or {})) for event in span.events] == [
-        ("headgate.policy", {"policy": "policy", "version": rules[0].version(), "decision": "allowed"}),
-        ("headgate.policy", {"policy": "stamp", "version": rules[1].version(), "decision": "changed"}),
-        ("headgate.policy", {"policy": "refusal", "version": rules[2].version(), "decision": "reported", "code": "refusal.never"}),
+        (name, {name: "policy", f"{name}.version": rules[0].version(), f"{name}.decision": "allowed"}),
+        (name, {name: "stamp", f"{name}.version": rules[1].version(), f"{name}.decision": "changed"}),
+        (name, {
+            name: "refusal", f"{name}.version": rules[2].version(), f"{name}.decision": "reported",
+            "error.type": "refusal.never",
+        }),
     ]  # fmt: skip
 
 

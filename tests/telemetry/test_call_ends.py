@@ -376,7 +376,8 @@ async def test_what_the_cache_answers_has_no_call(scene: Scene):
     await until(lambda: len(lines_of(scene.logged)) == 2)
     roots = scene.named("POST /v1")
     events = [
-        [(event.name, event.attributes["outcome"]) for event in span.events if "cache" in event.name] for span in roots
+        [(event.name, event.attributes["headgate.cache.outcome"]) for event in span.events if "cache" in event.name]
+        for span in roots
     ]
 
     assert lines_of(scene.logged) == [SENT, SAVED]
@@ -495,7 +496,7 @@ async def test_a_retry_is_an_event_and_an_attempt_of_the_same_call(scene: Scene)
     attempts = [span for span in scene.spans.get_finished_spans() if span.name == "POST"]
 
     assert [dict(event.attributes) for event in root.events if event.name == "headgate.retry"] == [
-        {"target": "fake", "error": "503", "next": "fake"}
+        {"headgate.target": "fake", "error.type": "503", "headgate.next_target": "fake"}
     ]
     assert [error_of(span) for span in (root, call, *attempts)] == [None, None, "!503", None]
     assert {span.parent.span_id for span in attempts} == {call.context.span_id}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from openai import OpenAIError
 from pydantic import ValidationError
 
-from proxy.wire.compose import Composer, events_of, in_runs, new_id, response_object, usage
+from proxy.wire.compose import Composer, events_of, in_runs, new_id, response_object, typed_response, usage
 from proxy.wire.event import FOLLOWED, Event
 from proxy.wire.items import JSON
 from tests import examples
@@ -608,3 +608,13 @@ def test_a_delta_that_a_policy_follows_stays_an_event():
 
     assert in_runs(events, FOLLOWED | {"response.output_text.delta"})[-1] is events[-1]
     assert in_runs([], FOLLOWED) == []
+
+
+def test_what_a_server_leaves_out_is_empty():
+    """Of the fields that typed clients require; what the response has stays."""
+    response = typed_response({"id": "resp_1", "model": None, "own": 1})
+
+    assert response == {
+        "output": [], "id": "resp_1", "object": "response", "created_at": 0, "model": "", "parallel_tool_calls": True,
+        "tool_choice": "auto", "tools": [], "own": 1,
+    }  # fmt: skip

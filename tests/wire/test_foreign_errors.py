@@ -92,7 +92,7 @@ def test_every_form_is_read(sent: Any, read: tuple[Any, ...]):
 
 
 @pytest.mark.parametrize(
-    "value", [None, 1, "x", [], {}, {"id": "resp_1", "output": []}, {"error": None}, {"detail": []}, {"message": ""}, [[]]]
+    "value", [None, 1, "x", [], {}, {"id": "resp_1", "output": []}, {"error": None}, {"error": {}}, {"error": " "}, {"detail": []}, {"message": ""}, [[]]]
 )  # fmt: skip
 def test_what_is_no_error_is_none(value: object):
     """It must not look like one."""

@@ -4,6 +4,7 @@ import pytest
 
 from proxy.wire.headers import (
     DEFAULT_HEADERS,
+    MAX_NAME_CHARS,
     NEVER_FORWARDED,
     HeaderNames,
     forwarded_headers,
@@ -98,3 +99,10 @@ def test_an_idempotency_key_is_scoped_to_a_team():
 def test_many_or_long_names_select_the_same(others: dict[str, str]):
     """Their choice is not remembered: it would only fill the memory of choices."""
     assert HeaderNames(["user-agent"]).select({"User-Agent": "a", **others}) == {"user-agent": "a"}
+
+
+def test_a_name_that_is_too_long_is_not_forwarded():
+    """Although it begins like one that is listed, and few others are sent with it."""
+    long = "x-" + "n" * (MAX_NAME_CHARS - 2)
+
+    assert HeaderNames(["x-*"]).select({long: "v", f"{long}n": "v"}) == {long: "v"}

@@ -52,11 +52,9 @@ class JointReload:
             try:
                 report = await self._prepare(source, texts, links, prepared)
             except ConfigError as error:
-                await self._ask(prepared, DISCARD, f"nothing has changed: {error}", COMMIT_S)
+                await self._ask(_running(prepared, links()), DISCARD, f"nothing has changed: {error}", COMMIT_S)
                 return _fault(error)
-            running = _each(links())
-            serving = {number: link for number, link in prepared.items() if running.get(number) is link}
-            await self._ask(serving, COMMIT, None, COMMIT_S)
+            await self._ask(_running(prepared, links()), COMMIT, None, COMMIT_S)
             return 200, report
 
     async def _prepare(
@@ -121,6 +119,12 @@ def _faults(links: Links, reports: Mapping[int, Report], links_now: Links) -> It
 def _each(links: Links) -> dict[int, Link]:
     """Return the connections without what else is known of them."""
     return {number: link for number, (link, _) in links.items()}
+
+
+def _running(prepared: Mapping[int, Link], links: Links) -> dict[int, Link]:
+    """Return the connections of the workers that have not ended since: an ended one answers nothing."""
+    running = _each(links)
+    return {number: link for number, link in prepared.items() if running.get(number) is link}
 
 
 def _fault(error: ConfigError) -> Report:

@@ -126,9 +126,10 @@ async def test_a_worker_that_ends_while_another_prepares_is_replaced_at_once(
 
 
 class Process:
-    """A worker's end of the connection: it prepares when it is told to, and notes its steps."""
+    """A worker's end of the connection: it answers when it may, and notes its steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: Report = (200, {"changes": []})) -> None:
+        self.answer = answer
         self.steps: list[str] = []
         self.may_answer = asyncio.Event()
 
@@ -140,7 +141,7 @@ class Process:
         async def respond(word: str, _argument: Any) -> Report:
             self.steps.append(word)
             await self.may_answer.wait()
-            return 200, {"changes": []}
+            return self.answer
 
         async def settle() -> None:
             with suppress(EOFError):
@@ -181,6 +182,24 @@ async def test_a_worker_that_was_started_meanwhile_prepares_too(tmp_path: Path):
     assert joint.texts is not None
     assert (status, first.steps, later.steps) == (200, [PREPARE, COMMIT], [PREPARE, COMMIT])
     assert (TIGHTER in started_with.served, TIGHTER in joint.texts.served) == (False, True)
+
+
+async def test_a_worker_that_has_ended_discards_nothing(tmp_path: Path):
+    """It had prepared what another one could not; an answer of it would be waited for."""
+    questions, path = Questions(), write_config(tmp_path)
+    joint = JointReload(read(path), questions)
+    ended, failing = Process(), Process((422, {"error": {"message": "no"}}))
+    links = {number: (await each.connect(questions), True) for number, each in enumerate((ended, failing), start=1)}
+    reloading = asyncio.create_task(joint.reload(lambda: links))
+    ended.may_answer.set()
+    await until(lambda: ended.steps == failing.steps == [PREPARE])
+    del links[1]
+    failing.may_answer.set()
+    status, _ = await asyncio.wait_for(reloading, LIMIT_S)
+    for process in (ended, failing):
+        await process.end()
+
+    assert (status, ended.steps) == (422, [PREPARE])
 
 
 async def test_a_replaced_worker_serves_what_the_others_serve(

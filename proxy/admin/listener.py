@@ -47,6 +47,7 @@ class AdminEndpoints:
         followers = Followers()
         self._api = AdminApi(access, services, followers)
         self._console = AdminConsole(access, services, followers, oidc)
+        self._rendering = asyncio.Lock()
         self._handlers = {"/metrics": self._metrics, "/healthz": self._alive, "/readyz": self._ready}
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -98,8 +99,12 @@ class AdminEndpoints:
         return web.json_response(report, status=status, headers=HEADERS)
 
     async def _metrics(self) -> web.Response:
-        """Thousands of series take longer to write than the event loop should wait; to copy them takes little."""
-        text = await asyncio.to_thread(render, await self._processes.snapshot())
+        """Thousands of series take longer to write than the event loop should wait; to copy them takes little.
+
+        One thread at a time writes them: several would take the interpreter from the calls that are answered here.
+        """
+        async with self._rendering:
+            text = await asyncio.to_thread(render, await self._processes.snapshot())
         return web.Response(body=text, headers={**HEADERS, "Content-Type": CONTENT_TYPE})
 
     async def _alive(self) -> web.Response:

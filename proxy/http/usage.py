@@ -1,7 +1,8 @@
 """GET /v1/usage: what this caller has used."""
 
-import asyncio
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -21,11 +22,10 @@ from proxy.usage.times import parse_time
 from proxy.wire.errors import RequestError, Unavailable
 from proxy.wire.loggable import in_ascii
 from proxy.wire.query import query_pairs
+from proxy.workers import FairSlot
 
 MAX_HOURS, MAX_LINES = 31 * 24 + 1, 1_000
 """How long a time may be that is asked for, in hours, and how many lines an answer may have."""
-AT_ONCE = 2
-"""How many answers are computed at the same time: each reads hundreds of keys."""
 DIMENSIONS = ("key", "model", "target")
 
 
@@ -37,7 +37,8 @@ class UsageEndpoint:
     rules: Rules
     state: Store
     settings: UsageTable
-    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    turns: FairSlot = field(default_factory=FairSlot)
+    """One answer is computed at a time, and teams take turns: each reads hundreds of keys."""
 
     def endpoints(self) -> Iterator[Endpoint]:
         if self.settings.keep_days:
@@ -56,7 +57,7 @@ class UsageEndpoint:
             raise RequestError(message, code="invalid_value", param="since")
         by, where = self._by(given.get("by", "")), self._where(caller)
         try:
-            async with self.places:
+            async with self._turn(caller.team):
                 report = await read_usage(self.state, (since, until), by, where, most_lines=MAX_LINES)
                 budgets = await self.rules.balances([caller], [])
         except StoreError as error:
@@ -66,6 +67,16 @@ class UsageEndpoint:
             raise RequestError(message, code="invalid_value", param="by") from error
         owned = [balance for rule, balance in budgets if rule.is_enforced_for(caller)]
         return exchange.json_response({**report_object(report), **where, "budgets": [*map(_budget, owned)]})
+
+    @asynccontextmanager
+    async def _turn(self, team: str) -> AsyncIterator[None]:
+        """Wait for the team's turn, which is the block."""
+        await self.turns.take(team)
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.turns.release(team, time.monotonic() - began)
 
     def _where(self, caller: Caller) -> Mapping[str, str]:
         """Return the labels of what a caller may see."""

@@ -45,6 +45,7 @@ class SignIn:
         self._clock = clock
         self._monotonic = monotonic
         self._issuers: Mapping[str, Issuer] = {}
+        self._longest = 0  # of the tokens that an issuer may have made, in bytes
         self._known: dict[bytes, KnownToken] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -63,6 +64,7 @@ class SignIn:
         old = self._issuers
         same = {table.url: old[table.url] for table in tables if table.url in old and old[table.url].table == table}
         self._issuers = {table.url: same.get(table.url) or self._start(table) for table in tables}
+        self._longest = max((table.max_token_bytes for table in tables), default=0)
         self._known.clear()
         for url, issuer in old.items():
             if url not in same:
@@ -85,6 +87,8 @@ class SignIn:
             if self._clock() < known.ends_at:
                 return known.caller
             raise expired()
+        if len(token) > self._longest:
+            raise invalid(f"it is longer than {self._longest} bytes")
         unchecked = read_token(token)
         issuer = self._issuer_of(unchecked, len(token))
         keys = issuer.keys.find(unchecked.key_id, unchecked.algorithm)

@@ -15,11 +15,14 @@ from jwt import PyJWS
 from jwt.exceptions import PyJWTError
 
 from proxy.identity.key_set import ALGORITHMS, VerificationKey
+from proxy.wire.bounds import has_more_values
 from proxy.wire.errors import Unauthenticated
 
 MAX_TOKEN_CHARS = 65_536
 MAX_HEADER_CHARS = 4096
 MAX_KEY_ID_CHARS = 256
+MAX_VALUES = 2000
+"""How many values a part of a token may have: it is read before its signature is checked, so anyone can send one."""
 EXTENSIONS = ("crit", "b64", "zip", "enc")
 """What changes how the rest of a token is read: nothing of it is supported, so no token may have it."""
 _JWS = PyJWS(algorithms=ALGORITHMS)
@@ -116,9 +119,10 @@ def _time(claims: Mapping[str, Any], name: str) -> float | None:
 def _read_object(part: str) -> dict[str, Any]:
     """Return a part of a token. Raises Unauthenticated for what is no JSON object, or has a name twice."""
     try:
-        found = json.loads(
-            urlsafe_b64decode(part + "=" * (-len(part) % 4)), object_pairs_hook=_unique, parse_constant=_refuse
-        )
+        data = urlsafe_b64decode(part + "=" * (-len(part) % 4))
+        if has_more_values(data, MAX_VALUES):
+            raise invalid(f"a part of it has more than {MAX_VALUES} values")
+        found = json.loads(data, object_pairs_hook=_unique, parse_constant=_refuse)
     except (ValueError, RecursionError, OverflowError):
         raise invalid("it is not in the form of a signed token") from None
     if not isinstance(found, dict):

@@ -12,6 +12,8 @@ from proxy.usage.flush import hour_key
 
 AT_ONCE = 8
 """How many hours are read at the same time."""
+ROWS_AT_ONCE = 1000
+"""How many rows are read before other requests have a turn."""
 PERIODS = {"hour": "%Y-%m-%dT%H:00", "day": "%Y-%m-%d", "month": "%Y-%m"}
 """Dimensions of time, and how their values are written."""
 DIMENSIONS = ("team", "caller", "key", "model", "target")
@@ -84,10 +86,12 @@ async def read_usage(
     find = _Finder(by, where or {})
     async for hour, rows in _read(store, hours):
         find.begin_hour(datetime.fromtimestamp(hour * HOUR_S, zone))
-        for name, amounts in rows.items():
+        for number, (name, amounts) in enumerate(rows.items(), 1):
             labels = find.labels_of(name)
             if labels is not None:
                 sums[labels] = added(sums.get(labels, ()), amounts)
+            if number % ROWS_AT_ONCE == 0:
+                await asyncio.sleep(0)
         if most_lines is not None and len(sums) > most_lines:
             raise TooManyLines(f"There are more than {most_lines} lines.")
     lines = [UsageLine(labels, _filled(amounts)) for labels, amounts in sums.items()]
@@ -142,7 +146,7 @@ async def _read(store: Store, hours: range) -> AsyncIterator[tuple[int, Mapping[
         found = await asyncio.gather(*(store.rows(hour_key(hour_name(hour))) for hour in part))
         for hour, rows in zip(part, found, strict=True):
             yield hour, rows
-            await asyncio.sleep(0)  # an hour may have thousands of rows
+            await asyncio.sleep(0)
 
 
 def _values(labels: Labels) -> dict[str, str]:

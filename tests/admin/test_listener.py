@@ -5,7 +5,10 @@ import asyncio
 import pytest
 from yarl import URL
 
+from proxy.admin import listener
 from proxy.admin.listener import MAX_CONNECTIONS
+from proxy.admin.prometheus import render
+from proxy.telemetry.instruments import Snapshot
 from proxy.telemetry.logs import LogTally
 from tests.conftest import tables_for
 from tests.metrics import admin_of, parse, scrape
@@ -53,6 +56,24 @@ async def test_connections_are_bounded(admin: str):
     assert await connections[0][0].read() == b""
     for _, each in connections:
         each.close()
+
+
+async def test_one_thread_at_a_time_writes_the_metrics(http, admin: str, monkeypatch: pytest.MonkeyPatch):
+    """However many scrapers ask at once: threads take the interpreter from the calls that are answered meanwhile."""
+    running = most = 0
+
+    def counting(snapshot: Snapshot) -> bytes:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        text = render(snapshot)
+        running -= 1
+        return text
+
+    monkeypatch.setattr(listener, "render", counting)
+    texts = await asyncio.gather(*(scrape(http, admin) for _ in range(MAX_CONNECTIONS // 2)))
+
+    assert (len(texts), most) == (MAX_CONNECTIONS // 2, 1)
 
 
 async def test_there_is_none_without_its_table(start_gateway, upstream, logged):

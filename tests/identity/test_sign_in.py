@@ -150,6 +150,7 @@ async def test_forged_tokens_are_refused(worker: Worker):
         "deeply nested": forged(provider, {"alg": "ES256", "kid": "first"}, claims={"iss": []}).replace(segment({"iss": []}), segment(b"[" * 30_000)),
         "a megabyte": provider.token(x="y" * 2**20),
         "too long for the issuer": provider.token(x="y" * 16_384),
+        "of too many values": provider.token(x=[{}] * 1_000),
         "three dots": "..",
     }  # fmt: skip
     asked = len(provider.requests)

@@ -61,7 +61,9 @@ class Soak:
                 async with PoliteCaller(gateway.pid, gateway.port, self._ports[0]) as polite:
                     measuring = asyncio.create_task(polite.measure(self._seconds + 2 * LEAD_S))
                     await asyncio.sleep(LEAD_S)
-                    seen, done = await asyncio.gather(attacker.begin(gateway.port), disturb(gateway, self._seconds))
+                    seen, done = await asyncio.gather(
+                        attacker.begin(gateway.port, self._ports[1]), disturb(gateway, self._seconds)
+                    )
                     row.outcomes = Counter(seen) + Counter(done)
                     row.attacked = await measuring
                 measured.set()

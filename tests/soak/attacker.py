@@ -1,7 +1,7 @@
 """The process of a hostile client: `python -m tests.soak.attacker NAME SECONDS` prints what happened as JSON.
 
 NAME is one of the hostile clients, or a behaviour of the hostile upstream, which is then called repeatedly. Once its
-bodies are built it prints "ready", and begins when a line with the gateway's port comes on stdin.
+bodies are built it prints "ready", and begins when a line with the ports of the gateway and of the hostile upstream comes on stdin.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import orjson
 
 from tests.soak import bodies
 from tests.soak.clients import BODIES, CLIENTS
+from tests.soak.entrances import ENTRANCES
 from tests.soak.gateway import UPSTREAM_KEY
 from tests.soak.kept import KEPT_STATE
 from tests.soak.pools import POOLS
@@ -23,7 +24,7 @@ from tests.soak.upstreams import BEHAVIOURS
 from tests.soak.wire import Target, call, repeat
 
 CALLERS = 4
-ALL_CLIENTS = CLIENTS | KEPT_STATE | RELAYED | SOCKETS | POOLS
+ALL_CLIENTS = CLIENTS | ENTRANCES | KEPT_STATE | RELAYED | SOCKETS | POOLS
 
 
 async def call_upstream(target: Target, behaviour: str) -> None:
@@ -53,6 +54,6 @@ if __name__ == "__main__":
     if name in BODIES:
         BODIES[name]()
     print("ready", flush=True)  # noqa: T201
-    port = int(sys.stdin.readline())
-    asyncio.run(attack(name, Target(port, outcomes), seconds))
+    port, hostile_port = map(int, sys.stdin.readline().split())
+    asyncio.run(attack(name, Target(port, hostile_port, outcomes), seconds))
     print(orjson.dumps(outcomes).decode())  # noqa: T201

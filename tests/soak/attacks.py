@@ -17,7 +17,7 @@ import orjson
 from tests.bench.processes import ROOT
 from tests.soak import operators
 from tests.soak.attacker import ALL_CLIENTS
-from tests.soak.gateway import Gateway, Options
+from tests.soak.gateway import ENTRANCES, Gateway, Options
 from tests.soak.upstreams import BEHAVIOURS
 from tests.soak.wire import Outcomes
 
@@ -41,6 +41,10 @@ def prepare_few_files(_folder: Path) -> AbstractContextManager[tuple[Options, Di
     return nullcontext((Options(max_files=CONNECTION_FILES), disturb_nothing))
 
 
+def prepare_entrances(_folder: Path) -> AbstractContextManager[tuple[Options, Disturbance]]:
+    return nullcontext((Options(more=ENTRANCES), disturb_nothing))
+
+
 def prepare_state_in_memory(_folder: Path) -> AbstractContextManager[tuple[Options, Disturbance]]:
     return nullcontext((Options(state='use = "memory"'), disturb_nothing))
 
@@ -57,6 +61,8 @@ class Attack:
 
 PREPARED: dict[str, Preparation] = {
     "connections": prepare_few_files,
+    "issued_keys": prepare_entrances,
+    "forged_tokens": prepare_entrances,
     "kept_memory": prepare_state_in_memory,
     "kept_redis": operators.prepare_state_in_redis,
 }
@@ -66,6 +72,7 @@ ATTACKS = (
     Attack("none", "baseline"),
     *(Attack(name, "client", name, PREPARED.get(name, prepare_nothing)) for name in ALL_CLIENTS),
     *(Attack(name, "upstream", name) for name in BEHAVIOURS if name not in NOT_HOSTILE),
+    Attack("scrapers", "operator", "", operators.prepare_scrapers),
     Attack("stderr_unread", "operator", "unknown_keys", operators.prepare_unread_stderr),
     Attack("audit_disk_full", "operator", "", operators.prepare_full_audit_disk),
     Attack("redis_paused", "operator", "", operators.prepare_paused_redis),
@@ -86,12 +93,12 @@ class Attacker:
             assert self._process.stdout is not None
             await asyncio.wait_for(self._process.stdout.readline(), READY_TIMEOUT_S)
 
-    async def begin(self, port: int) -> Outcomes:
-        """Attack the gateway on a port, and wait for the end."""
+    async def begin(self, port: int, hostile_port: int) -> Outcomes:
+        """Attack the gateway on a port, with the help of the hostile upstream, and wait for the end."""
         if self._process is None:
             return Counter()
         try:
-            sent = self._process.communicate(b"%d\n" % port)
+            sent = self._process.communicate(b"%d %d\n" % (port, hostile_port))
             printed, _ = await asyncio.wait_for(sent, self._seconds + END_TIMEOUT_S)
         except TimeoutError:
             return Counter({"the attacker did not end": 1})

@@ -12,7 +12,6 @@ from tests.soak.wire import Client, Target, build_head, call, read_answer, repea
 
 GET_READYZ = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 GET_HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-UNAUTHORIZED = build_head(2).replace(b"Bearer hostile", b"Bearer unknown") + b"{}"
 HALF_BODIES, HALF_BODY_BYTES = 200, 10_000_000
 SLOW_HEADS, UNREAD_STREAMS, READYZ, CONNECTIONS = 1000, 40, 300, 1200
 MANY_VALUES_CALLERS = 8
@@ -205,25 +204,6 @@ async def _get(port: int, request: bytes) -> str:
         writer.transport.abort()
 
 
-async def send_unknown_keys(target: Target) -> None:
-    """Send requests with an unknown key, 50 at a time on each of a few connections."""
-
-    async def send() -> str:
-        reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
-        try:
-            for _ in range(50):
-                writer.write(UNAUTHORIZED)
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
-                await reader.readexactly(int(length))
-                target.outcomes[head[9:12].decode()] += 1
-            return "50 on one connection"
-        finally:
-            writer.transport.abort()
-
-    await repeat(8, send, target.outcomes)
-
-
 async def open_connections(target: Target) -> None:
     """Open more connections than the gateway may have files, hold them, and open them again."""
     writers: list[asyncio.StreamWriter] = []
@@ -271,6 +251,5 @@ CLIENTS: dict[str, Client] = {
     "pipelined": pipeline,
     "resets": reset_in_the_middle,
     "readyz": request_readyz,
-    "unknown_keys": send_unknown_keys,
     "connections": open_connections,
 }

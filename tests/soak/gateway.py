@@ -105,7 +105,19 @@ backend = "hostile"
 [[relay]]
 path = "/v1/files/*"
 backend = "hostile"
+{more}
 """
+ISSUER_PATH = "/issuer"
+ENTRANCES = f"""
+[keys]
+[[issuer]]
+name = "hostile"
+url = "http://127.0.0.1:{{hostile_port}}{ISSUER_PATH}"
+audience = "headgate"
+default_team = "hostile"
+refresh_s = 1
+"""
+"""Issued keys, and an issuer whose answers never end."""
 SQLITE = 'use = "sqlite"\npath = "{folder}/state.sqlite3"'
 
 
@@ -115,6 +127,7 @@ class Options:
 
     cache: str = 'use = "memory"'
     state: str = SQLITE
+    more: str = ""
     max_files: int = 0
     max_file_bytes: int = 0
     is_stderr_unread: bool = False
@@ -216,6 +229,7 @@ async def start_gateway(options: Options, folder: Path, polite_port: int, hostil
             folder=folder,
             cache=options.cache,
             state=options.state.format(folder=folder),
+            more=options.more.format(hostile_port=hostile_port),
             polite_port=polite_port,
             hostile_port=hostile_port,
         )

@@ -4,21 +4,44 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import aiohttp
 import orjson
 
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, free_port
 from tests.soak.gateway import Gateway, Options
-from tests.soak.wire import Outcomes
+from tests.soak.wire import Outcomes, repeat
 
 Prepared = Iterator[tuple[Options, Callable[[Gateway, float], Awaitable[Outcomes]]]]
 
 MAX_FILE_BYTES = 64_000_000
 FREE_BYTES = 30_000
 READY_TIMEOUT_S = 10
+SCRAPERS = 30
+
+
+@contextmanager
+def prepare_scrapers(_folder: Path) -> Prepared:
+    """Let 30 scrapers read the metrics without a pause."""
+    port = free_port()
+
+    async def disturb(_gateway: Gateway, seconds: float) -> Outcomes:
+        outcomes: Outcomes = Counter()
+
+        async def scrape() -> str:
+            async with session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+                await answer.read()
+                return f"metrics {answer.status}"
+
+        async with aiohttp.ClientSession() as session:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await repeat(SCRAPERS, scrape, outcomes)
+        return outcomes
+
+    yield Options(more=f"[admin]\nport = {port}"), disturb
 
 
 @contextmanager

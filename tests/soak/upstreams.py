@@ -246,6 +246,8 @@ def _behaviour_of(head: bytes, body: bytes) -> str:
     """Return the name of a behaviour: as the path says, a list for requests of files, else what the model says."""
     if b" /flaky/" in head:
         return "flaky"
+    if b" /issuer/" in head:
+        return "continues"
     if b" /v1/files" in head:
         return "file_list" if head.startswith(b"GET") else "hello"
     model: str = orjson.loads(body)["model"] if body else "hello"

@@ -24,6 +24,8 @@ class Target:
     """Where a hostile client sends its requests."""
 
     port: int
+    hostile_port: int
+    """Where the hostile upstream listens, which is an issuer as well."""
     outcomes: Outcomes
 
 

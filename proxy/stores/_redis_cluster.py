@@ -8,6 +8,7 @@ from typing import Any
 from proxy.stores._breaker import StoreBreaker
 from proxy.stores._redis_client import run_script
 from proxy.stores._redis_faults import RedisFaults
+from proxy.stores._redis_pieces import WHOLE, pieces_key
 
 
 class RedisNodes:
@@ -27,19 +28,23 @@ class RedisNodes:
         found: Sequence[Any] = await self.wait(pipeline.execute)
         return found
 
-    async def put(
-        self, keys: Sequence[str], values: Sequence[bytes], ttl_ms: int, *, if_absent: bool
-    ) -> Sequence[Any]:  # fmt: skip
-        """Set each key to its value; the answer is None for each that was not set."""
+    async def replace(self, keys: Sequence[str], values: Sequence[bytes], ttl_ms: int) -> Sequence[Any]:
+        """Set each key to its value. The answers to that are followed by one for each that has pieces, or None."""
         pipeline = self._client.pipeline(transaction=False)
         for key, value in zip(keys, values, strict=True):
-            pipeline.set(key, value, px=ttl_ms, nx=if_absent)
-        kept: Sequence[Any] = await self.wait(pipeline.execute)
-        return kept
+            pipeline.set(key, value, px=ttl_ms)
+        for key in keys:
+            pipeline.hget(pieces_key(key), WHOLE)
+        answers: Sequence[Any] = await self.wait(pipeline.execute)
+        return answers
 
     async def put_new(self, keys: Sequence[str], value: bytes, ttl_ms: int) -> Sequence[Any]:
         """Set each key that is free to one value; the answer is None for each other one."""
-        return await self.put(keys, [value] * len(keys), ttl_ms, if_absent=True)
+        pipeline = self._client.pipeline(transaction=False)
+        for key in keys:
+            pipeline.set(key, value, px=ttl_ms, nx=True)
+        kept: Sequence[Any] = await self.wait(pipeline.execute)
+        return kept
 
     async def run(self, script: str, key: str, *arguments: bytes) -> Any:
         """Return the answer of a script."""

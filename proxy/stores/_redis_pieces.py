@@ -2,19 +2,21 @@
 
 The key holds a mark, which names the record of the value and how many pieces it has. These are fields of a hash whose
 key has the same slot, so a cluster has both on one node. The hash gets its key when it is complete, in the step that
-sets the mark; a reader that finds another record there begins anew. Pieces that a small value has replaced expire.
+sets the mark; a reader that finds another record there begins anew. A small value is put together with a look for such
+a hash, which is removed then; if that fails, it expires.
 """
 
 import asyncio
 import re
 import secrets
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 from proxy.stores import StoreError
 from proxy.stores._redis_answers import join_value, value_in
 from proxy.stores._redis_parser import ValuePieces
-from proxy.stores._redis_scripts import FINISH
+from proxy.stores._redis_scripts import CLEAR, FINISH
 
 PIECE_BYTES = 261_120
 """A larger value is written in pieces, in bytes. A piece and its command are below the 256 KiB of work for a thread."""
@@ -24,6 +26,8 @@ TRIES = 3
 """How often a value is looked up again that is replaced while it is read."""
 START = b"\0headgate:pieces:"
 """How a mark begins, and no other value that is not in pieces."""
+WHOLE = b"whole"
+"""The field that the hash of a complete value has. Of a hash that is not there it is read as fast as a value."""
 _MARK = re.compile(START + rb"([0-9a-f]{32}):([0-9]{1,9})")
 
 
@@ -62,8 +66,13 @@ class LargeValues:
                 await server.command(b"HSET", unfinished, _field(record, number), piece)
                 await server.command(b"PEXPIRE", unfinished, UNFINISHED_MS)
             mark = b"%b%b:%d" % (START, record, len(starts))
-            terms = b"%d" % ttl_ms, b"%d" % if_absent, unfinished, pieces_key(key)
+            terms = b"%d" % ttl_ms, b"%d" % if_absent, unfinished, pieces_key(key), WHOLE
             return bool(await server.run(FINISH, key, mark, *terms))
+
+    async def remove(self, server: CommandSender, key: str) -> None:
+        """Remove the pieces of a value that a small one has replaced, unless another large one is there by now."""
+        with suppress(StoreError):  # the value is set, and its pieces expire
+            await server.run(CLEAR, key, START, pieces_key(key))
 
     async def get(self, server: CommandSender, key: str, found: bytes) -> bytes | None:
         """Return a value, given what its key holds: itself if that is no mark; None if it is gone."""

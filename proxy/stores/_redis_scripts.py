@@ -120,8 +120,8 @@ RELEASE = f"""{_OWNER}
 if owner == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 0
 """
-# A value in pieces: its mark, how long it is kept, whether only under a free key, the key of the pieces so far, and the
-# one that they get. Both have the slot of the key itself.
+# A value in pieces: its mark, how long it is kept, whether only under a free key, the key of the pieces so far, the one
+# that they get, and a field that says that they are complete. Both keys have the slot of the key itself.
 FINISH = """
 if ARGV[3] == '1' and redis.call('EXISTS', KEYS[1]) == 1 then
   redis.call('UNLINK', ARGV[4])
@@ -129,11 +129,18 @@ if ARGV[3] == '1' and redis.call('EXISTS', KEYS[1]) == 1 then
 end
 redis.call('UNLINK', ARGV[5])
 redis.call('RENAME', ARGV[4], ARGV[5])
+redis.call('HSET', ARGV[5], ARGV[6], '1')
 redis.call('PEXPIRE', ARGV[5], ARGV[2])
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
+# The pieces of a value that was replaced: how a mark begins, and their key.
+CLEAR = """
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind == 'string' and redis.call('GETRANGE', KEYS[1], 0, #ARGV[1] - 1) == ARGV[1] then return 0 end
+return redis.call('UNLINK', ARGV[2])
+"""
 DIGESTS = {
     script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-    for script in (TAKE, GIVE, HOLD, APPEND, ADD, CLAIM, RELEASE, FINISH)
+    for script in (TAKE, GIVE, HOLD, APPEND, ADD, CLAIM, RELEASE, FINISH, CLEAR)
 }

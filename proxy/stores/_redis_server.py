@@ -14,10 +14,11 @@ import structlog
 from proxy.stores import StoreError
 from proxy.stores._breaker import StoreBreaker
 from proxy.stores._redis_client import drop_idle, open_connection
-from proxy.stores._redis_commands import encode_command, encode_gets, encode_new, encode_sets
+from proxy.stores._redis_commands import encode_command, encode_field_gets, encode_gets, encode_new, encode_sets
 from proxy.stores._redis_faults import RedisFaults
 from proxy.stores._redis_link import Changed, RedisLink, take_over
 from proxy.stores._redis_parser import UnknownScript
+from proxy.stores._redis_pieces import WHOLE, pieces_key
 from proxy.stores._redis_scripts import DIGESTS
 from proxy.wire.loggable import name_failure
 
@@ -48,20 +49,26 @@ class RedisServer:
         """Return the value of each key, or None."""
         return self._send(encode_gets(keys), len(keys))
 
-    def put(self, keys: Sequence[str], values: Sequence[bytes], ttl_ms: int, *, if_absent: bool) -> Answers:
-        """Set each key to its value; the answer is None for each that was not set."""
+    def replace(self, keys: Sequence[str], values: Sequence[bytes], ttl_ms: int) -> Answers:
+        """Set each key to its value. The answers to that are followed by one for each that has pieces, or None."""
+        hashes = [*map(pieces_key, keys)]
         if (size := sum(map(len, values))) > LARGE_BYTES:
             pipeline = self._client.pipeline(transaction=False)
             for key, value in zip(keys, values, strict=True):
-                pipeline.set(key, value, px=ttl_ms, nx=if_absent)
+                pipeline.set(key, value, px=ttl_ms)
+            for name in hashes:
+                pipeline.hget(name, WHOLE)
             return self.wait(pipeline.execute, size)
-        return self._send(encode_sets(keys, values, ttl_ms, if_absent=if_absent), len(keys))
+        return self._send(encode_sets(keys, values, ttl_ms) + encode_field_gets(hashes, WHOLE), 2 * len(keys))
 
     def put_new(self, keys: Sequence[str], value: bytes, ttl_ms: int) -> Answers:
         """Set each key that is free to one value; the answer is None for each other one."""
         number = len(keys)
         if number * len(value) > LARGE_BYTES:
-            return self.put(keys, [value] * number, ttl_ms, if_absent=True)
+            pipeline = self._client.pipeline(transaction=False)
+            for key in keys:
+                pipeline.set(key, value, px=ttl_ms, nx=True)
+            return self.wait(pipeline.execute, number * len(value))
         return self._send(encode_new(keys, value, ttl_ms), number)
 
     async def run(self, script: str, key: str, *arguments: bytes) -> Any:

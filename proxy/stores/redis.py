@@ -150,7 +150,10 @@ class RedisStore(Store):
         del group  # it evicts nothing
         if is_large(value):
             return await self._large_values.put(self._server, key, value, milliseconds(ttl_s), if_absent=if_absent)
-        (kept,) = await self._server.put([key], [value], milliseconds(ttl_s), if_absent=if_absent)
+        if not if_absent:
+            await self._replace([key], [value], milliseconds(ttl_s))
+            return True
+        (kept,) = await self._server.put_new([key], value, milliseconds(ttl_s))
         return kept is not None
 
     async def put_many(self, values: Sequence[tuple[str, bytes]], *, ttl_s: float, group: str = "") -> None:
@@ -161,7 +164,14 @@ class RedisStore(Store):
                 await self.put(key, value, ttl_s=ttl_s)
         if small:
             keys, contents = [key for key, _ in small], [value for _, value in small]
-            await self._server.put(keys, contents, milliseconds(ttl_s), if_absent=False)
+            await self._replace(keys, contents, milliseconds(ttl_s))
+
+    async def _replace(self, keys: Sequence[str], values: Sequence[bytes], ttl_ms: int) -> None:
+        """Set keys to small values, and remove the pieces of large ones that they replace."""
+        answers = await self._server.replace(keys, values, ttl_ms)
+        for key, pieces in zip(keys, answers[len(keys) :], strict=True):
+            if pieces is not None:
+                await self._large_values.remove(self._server, key)
 
     async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> Sequence[bool]:
         del group  # it evicts nothing

@@ -10,7 +10,7 @@ import redis
 from pydantic import SecretStr
 
 from proxy.stores import StoreError, _redis_link
-from proxy.stores._redis_commands import encode_command, encode_gets, encode_new, encode_sets
+from proxy.stores._redis_commands import encode_command, encode_field_gets, encode_gets, encode_new, encode_sets
 from proxy.stores._redis_link import RedisLink
 from proxy.stores._redis_parser import ErrorAnswer, ValuePieces
 from proxy.stores.redis import RedisStore
@@ -62,9 +62,10 @@ def ask(link: RedisLink, *names: bytes) -> asyncio.Future[list[Any]]:
     ("encoded", "parts"),
     [
         (encode_command(b"EVALSHA", b"", b"a\r\nb"), [b"EVALSHA", b"", b"a\r\nb"]),
-        (encode_sets(["k"], [b"\r\n"], 7, if_absent=False), [b"SET", b"k", b"\r\n", b"PX", b"7"]),
+        (encode_sets(["k\u00e9"], [b"\r\n"], 7), [b"SET", b"k\xc3\xa9", b"\r\n", b"PX", b"7"]),
         (encode_new(["k\u00e9"], b"v", 7), [b"SET", b"k\xc3\xa9", b"v", b"PX", b"7", b"NX"]),
-        (encode_sets(["k\u00e9"], [b""], 70, if_absent=True), [b"SET", b"k\xc3\xa9", b"", b"PX", b"70", b"NX"]),
+        (encode_new(["k"], b"", 70), [b"SET", b"k", b"", b"PX", b"70", b"NX"]),
+        (encode_field_gets([b"{k}"], b"name"), [b"HGET", b"{k}", b"name"]),
         (encode_gets(["key"]), [b"GET", b"key"]),
     ],
 )

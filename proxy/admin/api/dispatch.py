@@ -32,6 +32,8 @@ from proxy.admin.api.endpoint import VERSION, AdminEndpoint, AdminRequest, Param
 from proxy.admin.followers import Followers
 from proxy.admin.problem import PROBLEM_TYPE, Problem
 from proxy.admin.services import Services
+from proxy.wire.bounds import has_more_values
+from proxy.wire.query import MAX_PARAMETERS
 
 ENDPOINTS: tuple[AdminEndpoint, ...] = (
     *me.ENDPOINTS, *now.ENDPOINTS, *requests.ENDPOINTS, *spend.ENDPOINTS, *keys.ENDPOINTS, *policies.ENDPOINTS,
@@ -42,6 +44,10 @@ OPENAPI_PATH = "/admin/openapi.json"
 HEADERS = {"Server": "headgate", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 BODY_TIMEOUT_S = 10.0
 MAX_SEGMENT_CHARS = 256
+MAX_VALUES = 10_000
+"""How many JSON values a body may have: it is parsed in the event loop's thread, which may be the one of all calls."""
+MOST_ERRORS = 20
+"""How many faults of a request are named."""
 P = TypeVar("P", bound=Parameters)
 
 
@@ -116,7 +122,10 @@ def _values(template: list[str], segments: list[str]) -> Mapping[str, str] | Non
 
 
 def _query_of(endpoint: AdminEndpoint, query: str) -> Parameters:
-    pairs = parse_qsl(query, keep_blank_values=True, errors="replace")
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, errors="replace", max_num_fields=MAX_PARAMETERS)
+    except ValueError as error:
+        raise Problem(400, "invalid_query", f"There are more than {MAX_PARAMETERS} parameters.") from error
     fields = dict(pairs)
     if len(fields) < len(pairs):
         raise Problem(400, "invalid_query", "A parameter occurs more than once.")
@@ -128,7 +137,8 @@ def validated(kind: type[P], fields: Any, where: str, *, is_strict: bool = False
     try:
         return kind.model_validate(fields, strict=is_strict)
     except ValidationError as error:
-        errors = [f"{'.'.join(map(str, each['loc'])) or where}: {each['msg']}" for each in error.errors()]
+        named = error.errors(include_url=False, include_context=False, include_input=False)[:MOST_ERRORS]
+        errors = [f"{'.'.join(map(str, each['loc'])) or where}: {each['msg']}" for each in named]
         raise Problem(400, f"invalid_{where}", f"The {where} is not valid.", errors) from error
 
 
@@ -136,8 +146,11 @@ async def _json_of(request: web.BaseRequest) -> Any:
     """Return the body of a request. Raises Problem for what is not JSON in UTF-8."""
     if request.content_type != "application/json":
         raise Problem(415, "not_json", "The body must be JSON, with the Content-Type application/json.")
+    body = await read_body(request)
+    if has_more_values(body, MAX_VALUES):
+        raise Problem(413, "too_many_values", f"The body has more than {MAX_VALUES} values.")
     try:
-        return orjson.loads(await read_body(request))
+        return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise Problem(400, "invalid_json", "The body is not JSON.") from error
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from proxy.admin.api.dispatch import ENDPOINTS
+from proxy.admin.api.dispatch import ENDPOINTS, MOST_ERRORS
+from proxy.wire.query import MAX_PARAMETERS
 from tests.operators import KEYS, Console, console_tables, start_console
 
 BODIES: dict[str, Any] = {
@@ -108,13 +109,29 @@ async def test_what_is_wrong_is_a_problem(console: Console, method, path, body, 
 
 @pytest.mark.parametrize(
     ("body", "kind", "code"),
-    [(b"{", "application/json", 400), (b"{}", "text/plain", 415), (b"x" * 1_100_000, "application/json", 413)],
+    [
+        (b"{", "application/json", 400),
+        (b"{}", "text/plain", 415),
+        (b"x" * 1_100_000, "application/json", 413),
+        (b'{"name":[%b0]}' % (b"[]," * 300_000), "application/json", 413),
+    ],
 )
 async def test_a_body_that_cannot_be_read_is_a_problem(console: Console, body, kind, code):
     """It is too large, no JSON, or said to be something else."""
     headers = {"Authorization": f"Bearer {KEYS['owner']}", "Content-Type": kind}
     async with console.http.post(f"{console.admin}/admin/v1/keys", data=io.BytesIO(body), headers=headers) as answer:
         assert (answer.status, answer.content_type) == (code, "application/problem+json")
+
+
+async def test_not_all_faults_of_a_request_are_named(console: Console):
+    """However many there are, the answer is short; a query has no more parameters than a call may have."""
+    status, problem = await console.ask("POST", "/keys", {f"odd{number}": 1 for number in range(4_000)})
+    query = "&".join(f"odd{number}=1" for number in range(MAX_PARAMETERS))
+    found, few = await console.ask("GET", f"/requests?{query}")
+    refused, many = await console.ask("GET", f"/requests?{query}&last=1")
+
+    assert (status, len(problem["errors"])) == (400, MOST_ERRORS)
+    assert (found, len(few["errors"]), refused, "errors" in many) == (400, MOST_ERRORS, 400, False)
 
 
 async def test_the_document_describes_every_endpoint(console: Console):

@@ -23,9 +23,8 @@ async def pool(request: pytest.FixtureRequest) -> AsyncIterator[list[SocketUpstr
         yield [await stack.enter_async_context(SocketUpstream(name=request.param)) for _ in range(2)]
 
 
-@pytest.fixture
-async def caller(pool: Sequence[SocketUpstream], start_gateway: StartGateway) -> AsyncIterator[SocketCaller]:
-    """Of a gateway whose route prefers an upstream by the `prompt_cache_key`."""
+def tables_of(pool: Sequence[SocketUpstream], **route: Any) -> dict[str, Any]:
+    """Return the tables of a gateway with one route, which leads to these upstreams."""
     backends = [
         {
             "name": f"up-{number}", "use": "upstream", "base_url": f"{each.address}/v1", "keeps_state": True,
@@ -34,8 +33,13 @@ async def caller(pool: Sequence[SocketUpstream], start_gateway: StartGateway) ->
         for number, each in enumerate(pool)
     ]  # fmt: skip
     names = [each["name"] for each in backends]
-    route = {"model": "*", "backends": names, "strategy": "affinity"}
-    async with calling(await start_gateway({"backend": backends, "route": [route]})) as connected:
+    return {"backend": backends, "route": [{"model": "*", "backends": names, **route}]}
+
+
+@pytest.fixture
+async def caller(pool: Sequence[SocketUpstream], start_gateway: StartGateway) -> AsyncIterator[SocketCaller]:
+    """Of a gateway whose route prefers an upstream by the `prompt_cache_key`."""
+    async with calling(await start_gateway(tables_of(pool, strategy="affinity"))) as connected:
         yield connected
 
 
@@ -105,3 +109,15 @@ async def test_a_held_response_is_continued_elsewhere_when_its_upstream_fails(
 
     assert last["type"] == "response.completed"
     assert [item["content"] for item in asked(second)[-1]["input"] if item["role"] == "user"] == ["1", "2"]
+
+
+async def test_a_warm_up_is_the_gateways_own_at_a_target_that_has_none(start_gateway: StartGateway):
+    """Although another target of the route has warm-ups of its own; it can be continued like any response."""
+    async with SocketUpstream(name="http") as first, SocketUpstream(name="websocket") as second:
+        async with calling(await start_gateway(tables_of([first, second]))) as caller:
+            warm = await caller.ask(generate=False)
+            before = [len(asked(first)), len(asked(second))]
+            continued = await caller.ask(input="1", previous_response_id=warm["response"]["id"])
+
+        assert (warm["type"], warm["response"]["output"], before) == ("response.completed", [], [0, 0])
+        assert (continued["type"], len(asked(first))) == ("response.completed", 1)

@@ -38,7 +38,7 @@ def tables_of(upstream: RawUpstream, **more: object) -> dict[str, object]:
 
 
 FORWARDED = {
-    "retry-after": "7", "retry-after-ms": "7000", "x-should-retry": "true", "openai-processing-ms": "12",
+    "retry-after": "1", "retry-after-ms": "1000", "x-should-retry": "true", "openai-processing-ms": "12",
     "openai-version": "2020-10-01", "openai-organization": "acme", "x-ratelimit-remaining-requests": "0",
     "x-ratelimit-reset-tokens": "6m0s", "openai-poll-after-ms": "500", "openai-new-next-month": "1", "x-codex-turn-state": "s",
     "x-models-etag": "e", "x-reasoning-included": "true", "ratelimit": '"a";r=1',

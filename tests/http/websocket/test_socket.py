@@ -6,6 +6,7 @@ import orjson
 import pytest
 
 from proxy.http.server import Connection
+from proxy.http.websocket import socket as gateway_socket
 from proxy.http.websocket.socket import FRAMES_AT_ONCE, MAX_WAITING
 from proxy.wire.frames import FrameParser, Message
 from tests.conftest import tables_for
@@ -17,6 +18,12 @@ from tests.upstream import CANONICAL, FakeUpstream, canonical, hang, streaming
 
 CREATE = orjson.dumps({"type": "response.create", "model": "m", "input": "Hi"})
 FIRST = CANONICAL[: CANONICAL.index(b"\n\n") + 2]
+
+
+@pytest.fixture(autouse=True)
+def brief_moment_to_answer_a_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hardly any client of these tests answers one."""
+    monkeypatch.setattr(gateway_socket, "CLOSE_S", 0.1)
 
 
 def close_code(data: bytes) -> int:

@@ -1,16 +1,20 @@
 """The files that take longest, whatever their number of tests: they start processes, and wait for them."""
 
 FILES = (
-    "test_background_processes", "test_supervisor_processes", "test_hung_workers", "test_app", "backends/local/host/test_gateway",
-    "backends/local/host/test_process_engine", "admin/api/test_schema", "test_shared_engine_processes",
-    "test_rolling_restart", "clients/test_openai_node", "backends/local/host/test_child_main", "test_main",
-    "clients/test_openai_node_websocket", "admin/console/test_browser", "stores/test_processes",
-    "backends/local/host/test_engine_host", "test_drain_delay", "deploy/test_compose", "test_reload", "test_pool_kill",
-    "test_second_signal", "stores/test_redis_cluster", "backends/local/decoding/test_constrained_demo",
-    "telemetry/test_logs", "cache/test_shared_flight", "backends/training/test_wheel", "test_background",
-    "backends/local/host/test_thread_engine", "usage/test_usage_processes", "http/test_large_bodies",
-    "backends/upstream/http1/test_parser_differential", "http/test_large_events", "backends/local/test_teams",
-    "cache/test_key_deep", "backends/local/scheduling/test_scheduler_grammars", "deploy/test_chart", "test_limits_over_time", "test_stored_state",
+    "test_supervisor_processes", "test_app", "test_background_processes", "backends/local/host/test_process_engine",
+    "test_upstream_faults", "test_shared_engine_processes", "backends/local/host/test_gateway",
+    "usage/test_usage_processes", "admin/api/test_schema", "stores/test_redis_cluster",
+    "backends/upstream/websocket/test_hostile_upstreams", "backends/upstream/test_upstream", "deploy/test_compose",
+    "test_websocket_faults", "wire/test_sse", "test_reload", "http/test_large_bodies", "clients/test_openai_node",
+    "http/test_large_events", "backends/upstream/http1/test_connection", "stores/test_processes",
+    "backends/local/host/test_gpu", "test_joint_reload", "cache/test_shared_flight", "http/test_server",
+    "backends/local/host/test_engine_host", "backends/local/test_teams",
+    "backends/local/scheduling/test_scheduler_grammars", "backends/local/host/test_child_process",
+    "admin/console/test_console", "test_websocket_upstream", "http/test_write_timeout", "test_stored_state",
+    "clients/test_openai_node_websocket", "backends/local/host/test_child_main", "admin/console/test_browser",
+    "backends/local/model/test_template_sandbox", "deploy/test_telemetry", "backends/local/decoding/test_constrained",
+    "cache/test_key_deep", "test_main", "state/test_journal", "deploy/test_chart", "telemetry/test_call_ends",
+    "identity/test_sign_in",
 )  # fmt: skip
 RANKS = {f"tests/{file}.py": rank for rank, file in enumerate(FILES)}
 

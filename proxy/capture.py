@@ -4,7 +4,6 @@ Texts are bounded, files and images are left out, and what looks like a key is r
 https://github.com/open-telemetry/semantic-conventions-genai/blob/v0.1.0/docs/gen-ai/client-inference.md (opt-in)
 """
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,16 +12,13 @@ import orjson
 from proxy.context import Context
 from proxy.telemetry.vocabulary import Capture
 from proxy.wire.call import Call
+from proxy.wire.key_patterns import LONGEST_CHARS, redact_keys
 from proxy.wire.token_estimate import NO_TEXT
 from proxy.wire.transcript import Transcript
 
 MAX_CHARS = 8192
 """How much of the texts of an input, and of an output, is captured, in characters; its end is what is new."""
-MAX_ROLE_CHARS, MAX_KEY_CHARS = 32, 512
-REDACTED = "[redacted]"
-KEYS = re.compile(
-    r"(?i)\b(?:bearer\s+\S+|(?:sk|pk|rk|hg|xox[a-z]|gh[a-z]|glpat)[-_][a-z0-9_./-]{12,}|(?:akia|aiza|eyj)[\w.-]{12,})"
-)
+MAX_ROLE_CHARS = 32
 
 
 async def capture(context: Context, call: Call, mode: Capture) -> None:
@@ -71,8 +67,8 @@ def _part(text: str, mode: Capture, limit: int = MAX_CHARS) -> dict[str, Any]:
     """Return a text. It is cut after keys were replaced: the beginning of one would not be found."""
     if mode == "metadata":
         return {"type": "text", "chars": len(text)}
-    shown = text[: limit + MAX_KEY_CHARS].encode(errors="replace").decode()  # a lone surrogate cannot be written
-    return {"type": "text", "content": KEYS.sub(REDACTED, shown)[:limit]}
+    shown = text[: limit + LONGEST_CHARS].encode(errors="replace").decode()  # a lone surrogate cannot be written
+    return {"type": "text", "content": redact_keys(shown)[:limit]}
 
 
 def _texts(item: Any) -> Iterator[str]:

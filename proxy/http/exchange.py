@@ -17,6 +17,7 @@ from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.trace import Trace
 from proxy.usage.book import UsageBook
 from proxy.wire.errors import HeadgateError, NotFound, Unauthenticated
+from proxy.wire.query import without_keys
 
 
 class TooManyCalls(HeadgateError):
@@ -56,7 +57,8 @@ class Exchange:
         self.event = "request.finished"
         self.record = RequestRecord()
         self.answer_headers: dict[str, str] = {}
-        self.path, _, self.query = request.raw_path.partition("?")
+        self.path, _, query = request.raw_path.partition("?")
+        self.query = query and without_keys(query)
         self.path_values: Mapping[str, Any] = {}
         self.values = 0  # how many JSON values the body has
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any
 
+from proxy.wire.key_patterns import redact_keys
 from proxy.wire.loggable import printable
 from proxy.wire.stream_errors import error_in
 from proxy.wire.transcript import Transcript
@@ -137,14 +138,15 @@ class RequestRecord:
         """Take the values of some keys of the caller's metadata."""
         sent = body.get("metadata") if keys else None
         if isinstance(sent, dict):
-            self.metadata = {key: sent[key] for key in keys if isinstance(sent.get(key), str)} or None
+            found = {key: sent[key] for key in keys if isinstance(sent.get(key), str)}
+            self.metadata = {key: redact_keys(printable(text, LONGEST_CHARS)) for key, text in found.items()} or None
 
     def note_usage_metadata(self, body: Mapping[str, Any], keys: Sequence[str]) -> None:
         """Take the values of the keys of metadata by which usage is grouped."""
         sent = body.get("metadata")
         if isinstance(sent, dict):
-            found = [(key, printable(sent[key], LONGEST_CHARS)) for key in keys if isinstance(sent.get(key), str)]
-            self.usage_metadata = tuple(found)
+            found = ((key, sent[key]) for key in keys if isinstance(sent.get(key), str))
+            self.usage_metadata = tuple((key, redact_keys(printable(text, LONGEST_CHARS))) for key, text in found)
 
     def note_call(self, body: Mapping[str, Any]) -> None:
         """Take fields of a call as the policies allow it: one may have replaced an alias."""

@@ -11,6 +11,8 @@ from proxy.wire.loggable import in_ascii
 INCLUDE = "include"
 MAX_PARAMETERS = 128
 """How many parameters a query may have: each is decoded and compared, by several policies."""
+KEYS = frozenset({"apikey", "xapikey", "key", "accesstoken", "authorization"})
+"""Parameters in which some clients send their key, in lower case and without `-` and `_`."""
 _SEPARATOR = re.compile(r"[&;]")
 _FIELDS_WITHOUT_UNDERSCORES = {name.replace("_", "") for name in FIELDS}
 
@@ -20,6 +22,18 @@ def query_pairs(query: str) -> Iterator[tuple[str, str]]:
     for pair in _SEPARATOR.split(query):
         name, _, value = pair.partition("=")
         yield fold_name(unquote_plus(name).partition("[")[0]), unquote_plus(value)
+
+
+def without_keys(query: str) -> str:
+    """Return a query without the parameters in which clients send keys: those for the gateway are not an upstream's."""
+    pairs = _SEPARATOR.split(query)
+    kept = [pair for pair in pairs if not _has_key(pair)]
+    return query if len(kept) == len(pairs) else "&".join(kept)
+
+
+def _has_key(pair: str) -> bool:
+    name = fold_name(unquote_plus(pair.partition("=")[0]).partition("[")[0])
+    return re.sub("[-_]", "", name).lower() in KEYS
 
 
 def refuse_many_parameters(target: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from proxy.wire.call import parse_call
 from proxy.wire.errors import RequestError
-from proxy.wire.query import query_pairs
+from proxy.wire.query import query_pairs, without_keys
 
 BODY = b'{"model":"m"}'
 
@@ -48,3 +48,16 @@ def test_a_field_of_the_body_is_refused_in_the_query(query: str):
 def test_other_parameters_pass_unchanged(query: str):
     """Unknown ones are the upstream's business, `include` that of its policy."""
     assert parse_call(BODY, query=query).query == query
+
+
+@pytest.mark.parametrize(
+    ("query", "kept"),
+    [
+        ("", ""), ("limit=3&after=x", "limit=3&after=x"), ("a=1;b=2", "a=1;b=2"), ("a=1&api_key=x&b=2", "a=1&b=2"),
+        ("API-Key=x", ""), ("a=1;x-api-key=3", "a=1"), ("api%5Fkey=x&apikey=y&limit=3", "limit=3"), ("key[]=x", ""),
+        ("access_token=x&Authorization=y", ""), ("keys=1&monkey=2", "keys=1&monkey=2"),
+    ],
+)  # fmt: skip
+def test_a_key_in_a_query_is_not_forwarded(query: str, kept: str):
+    """It is one for the gateway, which does not accept it there."""
+    assert without_keys(query) == kept

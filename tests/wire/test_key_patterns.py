@@ -1,0 +1,68 @@
+"""Keys of many kinds are found in texts, and ordinary texts stay as they are."""
+
+import re
+
+import pytest
+
+from proxy.wire.key_patterns import REDACTED, redact_keys
+from tests.timeouts import fail_if_stuck
+
+PEM = "-----BEGIN {0} KEY-----\nProc-Type: 4,ENCRYPTED\n\nMIIEowIBAAKCAQEA7b\nx+/=\n-----END {0} KEY-----"
+KEYS = [
+    "sk-proj-abcdefghijklmnop1234", "sk-ant-api03-abcdefghijkl_mnop", "sk_live_4eC39HqLyjWDarjt", "rk_test_abcdefghijkl",
+    "hg_4N5UAyfS8pBK7w1MFmQTMbjs8aOk9ud9xWZ", "ghp_abcdefghijklmnopqrstuvwxyz0123456789",
+    "github_pat_11ABCDEFG0abcdefghij_klmnop", "glpat-abcdefghijklmnopqrst", "xoxb-123456789012-abcdefghijkl",
+    "xapp-1-A0123456789-abcdefgh", "hf_abcdefghijklmnopqrstuvwxyz", "npm_abcdefghijklmnopqrstuvwxyz0123456789",
+    "AKIAIOSFODNN7EXAMPLE", "ASIAIOSFODNN7EXAMPLE", "AIzaSyA-abcdefghijklmnopqrstuvwxyz012345",
+    "ya29.a0AfH6SMBabcdefghijklmnop", "GOCSPX-abcdefghijklmnop", "SG.abcdefghijklmnop.qrstuvwxyz012345",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
+    "Bearer abc.def", "bearer   0123456789", "hooks.slack.com/services/T00000000/B00000000/XXXXXXXXXXXXXXXX",
+    "AGE-SECRET-KEY-1QQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQ",
+    *(PEM.format(kind) for kind in ("RSA PRIVATE", "EC PRIVATE", "PRIVATE", "OPENSSH PRIVATE", "ENCRYPTED PRIVATE")),
+    PEM.format("PRIVATE").partition("x+")[0], PEM.format("PRIVATE").replace("\n", "\\n"),
+]  # fmt: skip
+NAMED = [
+    ("aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "wJalr"), ('{"password": "hunter2hunter2"}', "hunter2"),
+    ("API_KEY='0123456789abcdef'", "0123"), ("postgres://user:s3cretpass@db.example.com/x", "s3cret"),
+    ('{\\"api_key\\":\\"0123456789abcdef\\"}', "0123"), ("client_secret=0123456789abcdef&x=1", "0123"),
+]  # fmt: skip
+TEXTS = [
+    "", "Hello there.", "The secret of a good cake is butter.", "https://example.com:8080/a?b=c", "My password is short",
+    "sk-short", "a risk-free-investment-of-ours", "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
+    "task-abcdefghijklmnop", "import os\nkey = os.environ['X']", "mailto:ada@example.com", "the bearer", "a: b, c; d",
+    "Token counts: 123456789", "ratio 3:4@5",
+]  # fmt: skip
+SLOW = ["bearer" + " " * 99_999, "bearer " * 20_000, "sk-" * 40_000, "eyJ" * 40_000, "://" * 40_000, "a:" * 60_000, "://a:" * 30_000,
+        "-----BEGIN PRIVATE KEY-----" * 5_000, "secret" * 20_000, "secret = " * 15_000, "-" * 120_000, "password" + "\\" * 99_999]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_is_replaced_wherever_it_stands(key: str):
+    """Nothing of it is left, nor of its upper case where that is one."""
+    for text in (key, f"my key {key}", f"('{key}')", f"x={key}\nnext line", f'{{"a":"{key}"}}'):
+        shown = redact_keys(text)
+        pieces = [piece for piece in re.findall(r"\w{9,}", key) if piece not in ("BEGIN", "ENCRYPTED", "services")]
+
+        assert REDACTED in shown
+        assert [piece for piece in pieces if piece in shown] == []
+
+
+@pytest.mark.parametrize(("text", "value"), NAMED)
+def test_what_is_called_a_secret_is_replaced(text: str, value: str):
+    shown = redact_keys(text)
+
+    assert REDACTED in shown
+    assert value not in shown
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_other_texts_stay_as_they_are(text: str):
+    """A word that only looks like the beginning of a key among them."""
+    assert redact_keys(text) == text
+
+
+@pytest.mark.parametrize("text", SLOW, ids=range(len(SLOW)))
+def test_no_text_is_slow(text: str):
+    """A hundred thousand characters of beginnings of keys: quadratic work would take minutes."""
+    with fail_if_stuck():
+        redact_keys(text)

@@ -29,7 +29,7 @@ def add_to(commands: Any) -> None:
     """Add this subject's commands to a parser."""
     audit = commands.add_parser("audit", help="check and search audit files: verify | head | search")
     verbs = audit.add_subparsers(required=True, metavar="verify | head | search")
-    check = verbs.add_parser("verify", help="find the first line that was altered",
+    check = verbs.add_parser("verify", help="find the first line at which the chain breaks",
                              epilog="example: headgate audit verify --secret env:AUDIT_SECRET audit.jsonl")  # fmt: skip
     check.add_argument("file", type=Path, nargs="+", help="the files of one chain, the oldest first")
     check.add_argument("--secret", type=_secret, help="the secret of [audit]: env:NAME or file:PATH")
@@ -117,7 +117,7 @@ def _verify(options: argparse.Namespace) -> int:
     if found.altered is not None:
         path, number = places[-1]
         hint = " Or --secret is not its secret, or --after is missing." if found.altered == 1 else ""
-        print(f"{path}: line {number} was altered.{hint}")
+        print(f"{path}: the chain breaks at line {number}: it was changed, or lines before it were removed.{hint}")
         return ALTERED
     for head in found.contradicted:
         is_cut = head.seq > found.head.seq

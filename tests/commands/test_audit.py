@@ -30,6 +30,12 @@ def verify(file: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, st
     return code, printed.out, printed.err
 
 
+def broken_at(file: Path, number: int) -> str:
+    """Return what is printed where a line does not follow the one before it."""
+    hint = OR if number == 1 else ""
+    return f"{file}: the chain breaks at line {number}: it was changed, or lines before it were removed.{hint}\n"
+
+
 def test_an_intact_chain_is_exit_0(file: Path, capsys):
     """It prints the number of lines."""
     assert verify(file, capsys) == (0, f"{file}: 4 lines, the chain is intact.\n", "")
@@ -49,7 +55,15 @@ def test_an_altered_line_is_exit_1(file: Path, capsys, number: int):
     lines[number - 1] = lines[number - 1].replace(b"anna", b"ben")
     file.write_bytes(b"".join(lines))
 
-    assert verify(file, capsys) == (1, f"{file}: line {number} was altered.{OR if number == 1 else ''}\n", "")
+    assert verify(file, capsys) == (1, broken_at(file, number), "")
+
+
+def test_a_removed_line_is_exit_1(file: Path, capsys):
+    """The line that stands in its place is intact, but does not follow the one before."""
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([*lines[:2], lines[3]]))
+
+    assert verify(file, capsys) == (1, broken_at(file, 3), "")
 
 
 def test_a_file_of_another_kind_is_exit_1(tmp_path: Path, capsys):
@@ -103,7 +117,7 @@ def test_the_files_of_a_rotation_are_verified_together(file: Path, capsys):
     file.write_bytes(lines[3])
 
     assert command(capsys, "verify", older, file) == (0, f"{older}, {file}: 4 lines, the chain is intact.\n")
-    assert command(capsys, "verify", file) == (1, f"{file}: line 1 was altered.{OR}\n")
+    assert command(capsys, "verify", file) == (1, broken_at(file, 1))
     assert command(capsys, "verify", file, "--after", head.strip())[0] == 0
 
 

@@ -125,7 +125,7 @@ class Directory:
                 return self._signed_in(self.sign_in.identify(key, digest))
             if not self.is_current and digest not in self._ended and has_valid_checksum(key):
                 raise Unavailable("The gateway cannot look up this key at the moment.", code="keys_unavailable")
-        raise Unauthenticated("Incorrect API key provided. Ask the operator of this gateway for a key.")
+        raise Unauthenticated("Incorrect API key provided.")
 
     def _note_use(self, caller: Caller) -> Caller:
         if caller.key_id:

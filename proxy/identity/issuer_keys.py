@@ -102,8 +102,8 @@ class IssuerKeys:
         since_s = MIN_REFETCH_S if self._tried_at is None else now - self._tried_at
         if self._task is None and since_s < MIN_REFETCH_S:
             message = (
-                f"The key that has signed this token could not be fetched from the issuer '{name}'; try again later. "
-                "Who runs the identity provider can restore it, the operator of this gateway can see why."
+                f"The key that signed this token could not be fetched from the issuer '{name}'. "
+                "Try again later; the operator of this gateway can see the reason."
             )
             raise Unavailable(message, code="issuer_unavailable", after_s=MIN_REFETCH_S - since_s)
         if len(self._asked) < MAX_ABSENT:

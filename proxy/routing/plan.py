@@ -190,6 +190,6 @@ def _all_drained() -> BackendError:
 
 
 def _at_limit(wait_s: float) -> BackendError:
-    message = "The upstream's limits are used up; try again when they reset."
+    message = "The upstream's limits are used up until they reset."
     headers = {"Retry-After": str(math.ceil(wait_s)), "x-should-retry": "true"}
     return BackendError(message, status=429, code="upstream_limited", headers=headers, retryable=True, sent=False)

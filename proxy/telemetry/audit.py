@@ -87,7 +87,7 @@ class Audit(QueuedFile):
     def check(self) -> None:
         """Raises Unavailable if a decision could not be written, and so no other may be made."""
         if self.is_required and not self.is_healthy:
-            message = "The gateway cannot record what it decides at the moment; try again later."
+            message = "The gateway cannot record what it decides at the moment."
             raise Unavailable(message, code="audit_unavailable")
 
     def open(self) -> None:

@@ -13,13 +13,15 @@ from proxy.wire.errors import BackendRefusal, HeadgateError
 LiftedBy = Literal["client", "team admin", "operator", "none"]
 
 OPERATOR = frozenset({
-    "audit_unavailable", "backend_drained", "background_queue_full", "budget_unavailable", "connections_exhausted",
-    "cross_site_request", "deadline_exceeded", "issuer_unavailable", "keys_unavailable", "local_model_busy",
-    "local_model_unavailable",
-    "memory_exhausted", "model_not_found", "state_unavailable", "token_not_allowed", "too_many_calls",
-    "too_many_connections", "too_many_values", "upstream_auth", "upstream_busy", "upstream_limited",
-    "upstream_queue_full", "upstream_too_large",
+    "backend_drained", "background_queue_full", "connections_exhausted", "cross_site_request", "local_model_busy",
+    "memory_exhausted", "model_not_found", "token_not_allowed", "too_many_calls", "too_many_connections",
+    "too_many_values", "upstream_busy", "upstream_queue_full", "upstream_too_large",
 })  # fmt: skip
+OUTAGES = frozenset({
+    "audit_unavailable", "budget_unavailable", "deadline_exceeded", "issuer_unavailable", "keys_unavailable",
+    "local_model_unavailable", "state_unavailable", "upstream_auth", "upstream_limited",
+})  # fmt: skip
+"""Something that the gateway needs is away or does not work: the operator restores it, and there is no rule to lift."""
 NOT_REFUSED = frozenset({
     "cancel_timeout", "internal_error", "local_model_constraint_failed", "local_model_failed", "process_lost",
     "server_shutdown", "upstream_connect_timeout", "upstream_cut", "upstream_error", "upstream_invalid_response",
@@ -33,6 +35,7 @@ FORM_REASONS = frozenset({
 """Reasons of policies that no setting changes: the request has not the form that can be checked."""
 SENTENCES = {
     "operator": "The operator of this gateway can lift this.",
+    "outage": "Try again later, or ask the operator of this gateway.",
     "team admin": "An admin of your team or the operator of this gateway can issue a key.",
 }
 PERSON = "operator"
@@ -42,7 +45,7 @@ PERSON = "operator"
 def lifted_by(code: str | None) -> LiftedBy:
     """Return who can lift a refusal with this code. The code of a policy is its name, a dot and a reason."""
     policy, _, reason = (code or "").rpartition(".")
-    if code in OPERATOR or (policy and reason not in FORM_REASONS):
+    if code in OPERATOR or code in OUTAGES or (policy and reason not in FORM_REASONS):
         return "operator"
     if code == "invalid_api_key":
         return "team admin"
@@ -53,7 +56,7 @@ def add_lifter(error: HeadgateError, contact: str | None = None) -> None:
     """Let an error's message say who can lift it, once, and how that person is reached."""
     if isinstance(error, BackendRefusal):  # it has an upstream's words
         return
-    sentence = SENTENCES.get(lifted_by(error.code))
+    sentence = SENTENCES.get("outage" if error.code in OUTAGES else lifted_by(error.code))
     if sentence is not None and PERSON not in error.message:
         error.message += f" {sentence}"
     known = "" if contact is None else f" Contact: {contact}"

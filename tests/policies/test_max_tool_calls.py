@@ -1195,7 +1195,7 @@ async def test_a_chain_whose_budget_cannot_be_read_is_refused_for_the_moment(
 
     assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
     assert body["error"] == {
-        "message": "The budget of this chain cannot be read right now. The operator of this gateway can lift this.",
+        "message": "The budget of this chain cannot be read right now. Try again later, or ask the operator of this gateway.",
         "type": "server_error",
         "param": None,
         "code": "budget_unavailable",

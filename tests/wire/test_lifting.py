@@ -6,12 +6,13 @@ import pytest
 from pydantic import ValidationError
 
 from proxy.config.process_tables import ServerTable
-from proxy.wire.errors import BackendRefusal, RequestError
+from proxy.wire.errors import BackendRefusal, RequestError, Unavailable
 from proxy.wire.lifting import add_lifter
 from tests.conftest import tables_for
 from tests.raw import ask, post, until
 from tests.sockets import calling
 
+ISSUED = "An admin of your team or the operator of this gateway can issue a key. Contact: #llm-gateway"
 LIFTED = "The operator of this gateway can lift this. Contact: #llm-gateway"
 
 
@@ -25,12 +26,14 @@ async def test_refusals_say_it_on_each_transport(start_gateway, upstream, monkey
     by_http = await ask(gateway, post(body, api_key="sk-ada"))
     async with calling(gateway, Authorization="Bearer sk-ada") as caller:
         by_websocket = await caller.ask(input=[{"role": "user", "content": "a"}] * 2)
-    without_key = await ask(gateway, post(body, api_key="sk-other"))
+    wrong_key = await ask(gateway, post(body, api_key="sk-other"))
+    without_key = await ask(gateway, post(body))
     too_large = await ask(gateway, post(b" " * 1001, api_key="sk-ada"))
 
     assert by_http.error["message"].endswith(LIFTED)
     assert by_websocket["error"]["message"] == by_http.error["message"]
-    assert without_key.error["message"].endswith("Ask the operator of this gateway for a key. Contact: #llm-gateway")
+    assert wrong_key.error["message"] == f"Incorrect API key provided. {ISSUED}"
+    assert without_key.error["message"].endswith(f"(i.e. Authorization: Bearer YOUR_KEY). {ISSUED}")
     assert (too_large.status, too_large.error["message"].endswith(LIFTED)) == (413, True)
 
 
@@ -65,6 +68,16 @@ def test_words_of_others_stay():
     add_lifter(own, "#llm-gateway")
 
     assert (foreign.message, own.message) == ("No budget.", "The body is not valid JSON.")
+
+
+def test_an_outage_is_not_lifted():
+    """It ends by itself, or when the operator has restored what is away."""
+    outage = Unavailable("The store is away.", code="state_unavailable")
+    add_lifter(outage)
+    add_lifter(outage, "#llm-gateway")
+    sentence = "Try again later, or ask the operator of this gateway."
+
+    assert outage.message == f"The store is away. {sentence} Contact: #llm-gateway"
 
 
 def test_a_contact_is_one_line():

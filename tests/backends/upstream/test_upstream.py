@@ -328,7 +328,7 @@ UNCALLED = {
     ),
     "a key that was refused": (
         whole(b'{"error":{"message":"sk-gateway","code":401}}', JSON), 502, "upstream_auth",
-        "The upstream refused the gateway's own credentials. The operator of this gateway can lift this.",
+        "The upstream refused the gateway's own credentials. Try again later, or ask the operator of this gateway.",
     ),
     "a nested event": (whole(frame_of("error", b'{"type":"error","error":{%b}}' % LENGTH), SSE), *TOO_LONG),
     "a flat event": (whole(b': hi\n\ndata:{%b , "type" : "error"}\r\n\r\n' % LENGTH.replace(b',"type":"invalid_request_error"', b""), SSE), *TOO_LONG),
@@ -337,7 +337,7 @@ UNCALLED = {
     "an event with a detail": (whole(b'data: {"detail":"No.","status":429}\n\n', SSE), 429, "upstream_error", "No."),
     "an event about the key": (
         whole(b'data: {"error":{"message":"sk-gateway","status":401}}\n\n', SSE), 502, "upstream_auth",
-        "The upstream refused the gateway's own credentials. The operator of this gateway can lift this.",
+        "The upstream refused the gateway's own credentials. Try again later, or ask the operator of this gateway.",
     ),
 }  # fmt: skip
 

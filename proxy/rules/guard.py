@@ -1,7 +1,7 @@
 """Passes a reply on: applies the reply checks, and ends a stream that breaks off so that clients can read its end.
 
-This is the one loop on the way back: for each batch bind the response's id, run the checks, record the batch in the
-transcript, pass it on.
+This is the one loop on the way back: for each batch set the fields that the gateway resolved in place of the backend,
+bind the response's id, run the checks, record the batch in the transcript, pass it on.
 """
 
 import asyncio

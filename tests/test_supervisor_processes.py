@@ -95,7 +95,7 @@ async def test_running_streams_end_before_the_workers_do(start_workers: Start, h
 
 async def test_a_second_signal_ends_running_streams(start_workers: Start, http: aiohttp.ClientSession):
     """Of all workers, although they might go on for half a minute."""
-    gateway = await start_workers(pace_ms=60_000)
+    gateway = await start_workers(pace_ms=3_000)
     async with http.post(f"{gateway.address}/responses", json=REQUEST | {"stream": True}) as answer:
         await answer.content.readany()
         gateway.process.send_signal(signal.SIGTERM)

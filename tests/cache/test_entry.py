@@ -248,6 +248,17 @@ async def test_only_fields_that_the_response_has_are_replaced():
     assert [event["response"] for event in events] == [{"id": "r", "user": "second"}, {"id": "r"}]
 
 
+def test_the_body_of_one_caller_is_not_given_to_another():
+    """The first one's is made once, and kept; a call with other fields gets its own."""
+    entry, first, own = decoded(), make_call(**FIRST), FIRST | {"user": "second"}
+    bodies = [entry.reply(first, FOLLOWED) for _ in range(2)]
+
+    assert bodies[0] is bodies[1]
+    assert bodies[0] is not None
+    assert bodies[0].response == RESPONSE
+    assert body_for(entry, **own) == RESPONSE | own
+
+
 def test_the_echoed_fields_are_those_of_the_request():
     """Null where the request leaves them out."""
     assert echoed_fields(make_call(user="u", metadata={"a": "b"}, input="Hi")) == {

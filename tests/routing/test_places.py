@@ -101,7 +101,7 @@ async def test_the_wait_has_a_limit():
     at.give_back("a")
 
     assert (late.value.status, late.value.code, late.value.sent) == (503, "upstream_busy", False)
-    assert at.is_free
+    assert (at.is_free, at.waiting) == (True, 0)
 
 
 @pytest.mark.parametrize("was_given", [False, True])
@@ -149,4 +149,4 @@ async def test_no_place_is_lost_or_given_twice():
         if at.is_free:
             await at.take("a")
 
-    assert (most, running, free) == (3, 0, [True, True, True, False])
+    assert (most, running, free, at.waiting) == (3, 0, [True, True, True, False], 0)

@@ -91,6 +91,14 @@ def test_every_form_is_read(sent: Any, read: tuple[Any, ...]):
     )
 
 
+@pytest.mark.parametrize(("status", "expected"), [(499, "invalid_request_error"), (500, "server_error")])
+def test_an_error_without_a_type_has_that_of_its_status(status: int, expected: str):
+    error = read_error({"error": {"message": "x"}})
+
+    assert error is not None
+    assert error.envelope(status, "Something failed.")["error"]["type"] == expected
+
+
 @pytest.mark.parametrize(
     "value", [None, 1, "x", [], {}, {"id": "resp_1", "output": []}, {"error": None}, {"error": {}}, {"error": " "}, {"detail": []}, {"message": ""}, [[]]]
 )  # fmt: skip

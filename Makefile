@@ -105,6 +105,8 @@ COMPILE := $(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null || true
 COMPLETE = conflicts=$$($(PIP) check) || { echo "$$conflicts" >&2; exit 1; }
 
 .venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Headgate needs Python 3.11 or later. $(PYTHON) is $$($(PYTHON) -V); name another one: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv --without-pip .venv
 
 .venv/.runs: requirements.lock pyproject.toml | .venv/bin/python

@@ -125,7 +125,7 @@ class BudgetCheck:
         self._per, self._store, self._is_noted = policy.per, state.store, policy.per not in KNOWN
         self._who = shared_by(policy.per)
         self._meter = meter_of(policy.unit, state, refuses_unpriced=policy.on_unpriced == "refuse")
-        self._allowances = Allowances(state, NAME, self._most, self._note_use)
+        self._allowances = Allowances(state, self._most, self._note_use)
         self._held = self._allowances.held
         self._decimals = 4 if policy.unit == "usd" else 0
         self._header_start = f'"{state.name}";u={policy.unit};q={policy.limit:.{self._decimals}f};r='

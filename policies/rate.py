@@ -84,8 +84,8 @@ class RateLimit:
         """`local_limit` is how much this process grants by itself."""
         self.name, self.limit, self.window_s = name, limit, window_s
         self._policy = state.name
-        self._shared = Allowances(state, NAME, limit)
-        self._local = Allowances(replace(state, store=MemoryStore()), NAME, local_limit)
+        self._shared = Allowances(state, limit)
+        self._local = Allowances(replace(state, store=MemoryStore()), local_limit)
         self.held = self._shared.held
         item, unit = f'"{state.name}.{name}"', f'qu="{TOKENS}";' if name == TOKENS else ""
         self.policy_header, self._item = f"{item};q={limit};{unit}w={window_s:.0f}", item

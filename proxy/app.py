@@ -22,6 +22,7 @@ from proxy.admin.processes import Processes
 from proxy.composition import content_store
 from proxy.config.build import Config
 from proxy.control import Assignment
+from proxy.early_start import was_hung_up
 from proxy.gateway import ConfigGeneration, Gateway, callers_by_digest
 from proxy.http.assembly import build_server
 from proxy.http.key_fetch import fetch_keys
@@ -253,6 +254,8 @@ def _handle_signals(stop: Callable[[int], None], hang_up: Callable[[], None]) ->
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         is_terminal = sys.stderr is not None and sys.stderr.isatty()
         loop.add_signal_handler(signal.SIGHUP, partial(stop, signal.SIGHUP) if is_terminal else hang_up)
+        if was_hung_up():
+            hang_up()
 
 
 async def serve(

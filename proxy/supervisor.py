@@ -22,6 +22,7 @@ from proxy.admin.listener import listening
 from proxy.admin.processes import Processes
 from proxy.config.build import Config
 from proxy.control import CONTROL, LISTENER, NUMBER, SPOOL, TEXTS, Link, Questions
+from proxy.early_start import was_hung_up
 from proxy.http.health import Report
 from proxy.http.listening import ADMIN, bind, open_listeners
 from proxy.joint_reload import JointReload
@@ -118,6 +119,8 @@ class Supervisor:
         await self._all_started.wait()
         log.info("server.started", address=f"{self.address}/v1", workers=len(self._workers))
         greet(self.address)
+        if was_hung_up():
+            self._hang_up(signal.SIGHUP)
 
     def _stop(self, name: signal.Signals) -> None:
         """Let all workers finish; a second signal ends them at once."""

@@ -175,6 +175,17 @@ async def test_callers_and_secrets_are_read_again(start, upstream, tmp_path: Pat
     assert statuses == [401, 200, 200]
 
 
+async def test_what_needs_a_restart_is_compared_with_what_runs(start, upstream):
+    """Not with the last file: one that says again what runs changes nothing."""
+    async with start(**tables_for(upstream)) as gateway:
+        first = dict(gateway.tables["server"])
+        changed = [await gateway.reload(server={**first, "port": 1}) for _ in range(2)]
+        back = await gateway.reload(server=first)
+
+    assert changed == [(200, ["server.port: 0 -> 1 (needs a restart)"])] * 2
+    assert back == (200, [])
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_1000_calls_through_20_reloads_lose_nothing(workers: int, tmp_path: Path, capsys):
     """On connections that stay open and on new ones, streamed or not, by the command and by SIGHUP."""

@@ -32,17 +32,17 @@ class Allowances:
     """What this process holds of each counter of a limit. Those of which nothing is held are forgotten."""
 
     def __init__(
-        self, state: PolicyState, policy: str, limit: int, note_use: UseNoted | None = None,
+        self, state: PolicyState, limit: int, note_use: UseNoted | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        """`policy` names the limit in the log; the clock only moves forward."""
+        """The clock only moves forward."""
         self.held: dict[Hashable, Allowance] = {}
         self.limit = limit
         self.parts = PARTS * state.workers
         self.note_use = note_use
         self.clock = clock
         self._store = state.store
-        self._policy = policy
+        self._policy = state.name
         self._is_reached = True
         self._process, self._numbers = secrets.token_hex(8), count(1)
         self._timer: asyncio.TimerHandle | None = None

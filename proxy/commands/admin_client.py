@@ -157,7 +157,7 @@ def client_of(options: argparse.Namespace) -> AdminClient | None:
         return None
     if config is not None and not options.url:
         _check_state(client, config, options.config)
-    print(f"Done by the gateway at {url}.", file=sys.stderr)
+    print(f"Asking the gateway at {url}.", file=sys.stderr)
     return client
 
 

@@ -14,6 +14,7 @@ from proxy.cache.key import encode_call, name_of_parameter, relevant_fields, rel
 from proxy.cache.purge import partitions_of, purge
 from proxy.cache.vault import Partition, Vault
 from proxy.commands.admin_client import add_gateway, client_of, config_of
+from proxy.commands.options import DEFAULT_CONFIG, add_config
 from proxy.commands.shared_state import callers_of
 from proxy.config.build import Config, read
 from proxy.config.default import default_config
@@ -51,7 +52,7 @@ def add_to(commands: Any) -> None:
     hint = 'a request\'s body in JSON, or {"body": ..., "headers": ..., "query": ..., "team": ...}'
     explain.add_argument("first", type=Path, metavar="A.json", help=hint)
     explain.add_argument("second", type=Path, metavar="B.json", help=hint)
-    explain.add_argument("--config", type=Path, help="a TOML file; default: the embedded defaults")
+    add_config(explain, text=DEFAULT_CONFIG)
     explain.set_defaults(run=_explain)
     _add_store_commands(verbs)
 
@@ -103,13 +104,13 @@ def _purge(options: argparse.Namespace) -> int:
     if not wanted:
         raise ConfigError("cache purge: name what to remove: --team, --model or --prompt-cache-key")
     if (client := client_of(options)) is not None:
-        print(f"{client.ask('POST', '/cache/purge', wanted)['removed']} entries removed.")
+        print(f"Entries removed: {client.ask('POST', '/cache/purge', wanted)['removed']}.")
         return SUCCESS
     config = config_of(options)
     partitions = _partitions(config, options.team)
 
     removed = asyncio.run(_with_vault(config, lambda vault: purge(vault, partitions, wanted)))
-    print(f"{removed} entries removed.")
+    print(f"Entries removed: {removed}.")
     return SUCCESS
 
 

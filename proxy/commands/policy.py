@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from backends import least_values_of
 from policies import PolicyState
+from proxy.commands.options import add_config
 from proxy.commands.token_caller import caller_of_token
 from proxy.config.build import Config, read
 from proxy.config.plugin_tables import rules_of
@@ -98,7 +99,7 @@ def add_to(commands: Any) -> None:
     test = verbs.add_parser("test", help="check decisions against what files expect",
                             epilog="example: headgate policy test cases.toml --config my.toml")  # fmt: skip
     test.add_argument("files", nargs="+", type=Path, metavar="FILE", help="TOML or JSONL")
-    test.add_argument("--config", type=Path, help="the policies to test; default: those in each file")
+    add_config(test, text="the policies to test; default: those in each file")
     test.add_argument("--token", type=Path, help="a file with a token of an [[issuer]] of --config: the caller of "
                       "cases that name none; its signature and its times are not checked")  # fmt: skip
     test.set_defaults(run=_test)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from policies.support.globs import is_glob
 from proxy.app import serve
 from proxy.commands.options import DEFAULT_CONFIG, HOST, PORT, add_address, add_config, is_from
 from proxy.commands.outcome import INPUT_ERROR, SUCCESS, reason
@@ -116,12 +117,13 @@ def _with_address(config: Config, host: str | None, port: int | None) -> Config:
 
 
 def _greet(address: str, models: Sequence[str], *, is_open: bool) -> None:
-    """Print the address and a first request."""
-    model = next((model for model in models if "*" not in model), "YOUR-MODEL")
-    print(f"Headgate listens on {address}/v1. Try:", flush=True)
+    """Print the address and a first request; a stdout that takes nothing keeps nobody from being served."""
+    model = next((model for model in models if not is_glob(model)), "YOUR-MODEL")
     body = f'{{"model": "{model}", "input": "Hello!"}}'
     key = "" if is_open else " -H 'Authorization: Bearer YOUR-KEY'"
-    print(f"  curl {address}/v1/responses{key} -H 'Content-Type: application/json' -d '{body}'", flush=True)
+    with suppress(OSError):
+        print(f"Headgate listens on {address}/v1. Try:", flush=True)
+        print(f"  curl {address}/v1/responses{key} -H 'Content-Type: application/json' -d '{body}'", flush=True)
 
 
 def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

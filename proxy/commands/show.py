@@ -195,7 +195,8 @@ def _explain(options: argparse.Namespace) -> int:
 def _keys(explained: type[Table]) -> Iterator[str]:
     docs = field_docs(explained)
     for name, field in explained.model_fields.items():
-        default = "required" if field.is_required() else f"default {field.default!r}"
+        value = None if field.is_required() else field.get_default(call_default_factory=True)
+        default = "required" if field.is_required() else "optional" if value is None else f"default {_shown(value)}"
         yield f"  {name} ({default})"
         if name in docs:
             yield f"      {' '.join(docs[name].split())}"

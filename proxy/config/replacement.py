@@ -1,7 +1,7 @@
 """A config that takes the place of the running one: what it changes, and what of the running one it keeps."""
 
 from proxy.config.build import Config
-from proxy.config.difference import RESTARTED_SERVER_KEYS, differences, hidden_differences
+from proxy.config.difference import RESTARTED_SERVER_KEYS, differences, hidden_differences, with_restarted_tables
 from proxy.config.schema import has_teams
 from proxy.config.validation import ConfigError
 
@@ -54,6 +54,7 @@ def with_lasting_parts(running: Config, new: Config) -> Config:
         update={
             **{name: getattr(running, name) for name in LASTING},
             "server": new.server.model_copy(update=server),
+            "tables": with_restarted_tables(new.tables, running.tables),
             "unknown_ids": unknown_ids or ("deny" if several else "allow"),
         }
     )

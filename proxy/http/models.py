@@ -37,11 +37,17 @@ class ModelEndpoints:
     async def retrieve(self, exchange: Exchange) -> web.StreamResponse:
         models = await self._models(exchange.identify(self.directory))
         name = unquote(exchange.path_values["name"])  # SDKs write acme%2Fsmall
-        if name not in models:
-            raise UnknownModel(in_ascii(name))
-        model, route = models[name]
+        model, route = models[name] if name in models else self._unlisted(name, exchange.identify(self.directory))
         target = route.targets[0]
         return exchange.json_response({**_model(name, target.name), **await target.describe(model)})
+
+    def _unlisted(self, name: str, caller: Caller) -> tuple[str, Route]:
+        """Return the same of a name that a caller may send to a backend that lists no models. Raises UnknownModel."""
+        model = self.rules.resolve_model(name, caller)
+        route = None if model is None else self.routes.route_of(model)
+        if model is None or route is None or self.routes.has_list(route):
+            raise UnknownModel(in_ascii(name))
+        return model, route
 
     async def _models(self, caller: Caller) -> Mapping[str, tuple[str, Route]]:
         """Return the names that a caller may send, each with the model that is sent on and its route."""

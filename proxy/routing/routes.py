@@ -136,6 +136,10 @@ class Routes:
                 return route
         raise UnknownModel(model)
 
+    def has_list(self, route: Route) -> bool:
+        """Whether it is known which models the backends of a route have, after `models` was called."""
+        return not is_glob(route.model) or any(self._offers.get(target.name) for target in route.targets)
+
     async def _list_models(self) -> Mapping[str, Route]:
         targets = {target.name: target for _, route in self._routes for target in route.targets}
         offers = await asyncio.gather(*(self._models_of(target) for target in targets.values()))

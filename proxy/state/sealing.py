@@ -34,13 +34,9 @@ class Sealing:
         self._keys: dict[tuple[str, str], AESGCM] = {}
 
     async def start(self) -> None:
-        """Read the secret, and warn if it is one that only the store has. A store that fails is asked again later."""
+        """Read the secret, if only the store has it. A store that fails is asked again later."""
         if not self._is_generated:
             return
-        log.warning(
-            "state.secret_generated",
-            consequence="compacted conversations cannot be read any more once [state] loses its data; set its secret",
-        )
         try:
             await self._read_secret()
         except Unavailable as error:
@@ -75,9 +71,14 @@ class Sealing:
         return key
 
     async def _read_secret(self) -> bytes:
-        """Return the secret in the store; the first process that needs one creates it. Raises Unavailable."""
+        """Return the secret in the store; the first process that needs one makes it, and warns. Raises Unavailable."""
         try:
-            await self._store.put(STORED_SECRET, secrets.token_bytes(KEY_BYTES), ttl_s=LONGEST_S, if_absent=True)
+            own = secrets.token_bytes(KEY_BYTES)
+            if await self._store.put(STORED_SECRET, own, ttl_s=LONGEST_S, if_absent=True):
+                log.warning(
+                    "state.secret_generated",
+                    consequence="compacted conversations cannot be read once [state] loses its data; set its secret",
+                )
             self._secret = await self._store.get(STORED_SECRET)
         except StoreError as error:
             message = "The key of sealed values cannot be read at the moment."

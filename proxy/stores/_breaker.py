@@ -15,8 +15,12 @@ PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
 class StoreBreaker:
     """The state of one server. Times are those of a clock that only moves forward, in seconds."""
 
-    def __init__(self, max_faults: int) -> None:
-        """`max_faults` is how many commands in a row fail before it opens: one slow answer is no outage."""
+    def __init__(self, max_faults: int, address: str = "") -> None:
+        """`max_faults` is how many commands in a row fail before it opens: one slow answer is no outage.
+
+        `address` is the server's, as logs name it.
+        """
+        self._address = address
         self._max_faults = max_faults
         self._faults = 0
         self._opened_until: float | None = None
@@ -37,7 +41,7 @@ class StoreBreaker:
     def succeed(self) -> None:
         """Note a command that was answered, if only with an error."""
         if self._opened_until is not None:
-            log.info("store.resumed")
+            log.info("store.resumed", address=self._address)
         self._faults, self._opened_until, self._pause_s, self._is_trying = 0, None, PAUSE_S, False
         self.is_calm = True
 
@@ -49,7 +53,7 @@ class StoreBreaker:
             return
         if self._is_trying or self._faults >= self._max_faults:
             if self._opened_until is None:
-                log.warning("store.suspended", faults=self._faults)
+                log.warning("store.suspended", address=self._address, faults=self._faults)
             self._opened_until = now + self._pause_s
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         self._is_trying = False

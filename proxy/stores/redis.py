@@ -107,7 +107,7 @@ class RedisStore(Store):
 
     @cached_property
     def _server(self) -> RedisServer | RedisNodes:
-        timeout_s, breaker = self.timeout_ms / 1000, StoreBreaker(self.max_faults)
+        timeout_s, breaker = self.timeout_ms / 1000, StoreBreaker(self.max_faults, self.url)
         if self.cluster_nodes:
             return RedisNodes(self._client, timeout_s, breaker, self.max_connections)
         return RedisServer(self._client, timeout_s, breaker, self._watchers)

@@ -112,7 +112,7 @@ async def test_a_key_lives_by_the_gateway(commands: Commands):
     listed = orjson.loads((await commands.run("key", "list", "--format", "json")).out)
     _, found = await commands.console.ask("GET", "/audit?operator=owner")
 
-    assert f"Done by the gateway at {commands.console.admin}" in made.err
+    assert f"Asking the gateway at {commands.console.admin}" in made.err
     assert "eve (team search), expires: never" in made.err
     assert f"{key_id}, the old key, is valid until" in rotated.err
     assert revoked.out == f"{key_id} is revoked.\n"
@@ -136,7 +136,7 @@ async def test_the_same_is_printed_with_and_without_a_gateway(commands: Commands
         asked, direct = await commands.run(*arguments), await commands.run(*arguments, "--direct")
 
         assert asked.out == direct.out, arguments
-        assert ("Done by the gateway" in asked.err, "gateway" in direct.err) == (True, False)
+        assert ("Asking the gateway" in asked.err, "gateway" in direct.err) == (True, False)
         assert asked.out.count("\n") >= 1
 
 
@@ -155,7 +155,7 @@ async def test_the_gateway_changes_what_is_asked_for(commands: Commands):
     again = await commands.run("unblock", "--", "person")
 
     assert (purged.out, blocked.out, passed.out) == (
-        "1 entries removed.\n", "person is blocked.\n", "person is no longer blocked.\n",
+        "Entries removed: 1.\n", "person is blocked.\n", "person is no longer blocked.\n",
     )  # fmt: skip
     assert (report["hits"], refused, "not blocked" in again.out) == (0, 400, True)
 

@@ -179,9 +179,9 @@ async def test_purge_removes_what_it_names_and_stats_counts_the_rest(
     head = "team, model, entries"
     assert found == [
         [head, "blue, m, 2", "blue, n, 1", "red, m, 2", "red, n, 1"],
-        ["1 entries removed."],
+        ["Entries removed: 1."],
         [head, "blue, m, 2", "blue, n, 1", "red, m, 1", "red, n, 1"],
-        ["2 entries removed."],
+        ["Entries removed: 2."],
         [head, "blue, m, 2", "red, m, 1"],
     ]
 

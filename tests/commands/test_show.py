@@ -236,11 +236,13 @@ def test_explain_prints_the_docstring_of_a_module_and_every_key(package: str, na
     ("name", "printed"),
     [
         ("max_tool_calls", "  max (required)\n      The most calls that one response may make"),
-        ("max_tool_calls", "  on_exceed (default 'clamp')\n      What happens"),
+        ("max_tool_calls", '  on_exceed (default "clamp")\n      What happens'),
         ("metadata_limits", "  max_pairs (default 16)\n      How many pairs a call may carry."),
         ("redis", "  timeout_ms (default 50)\n      How long any one command may take"),
         ("upstream", "  base_url (required)\n      The address of the API, version included"),
-        ("local", "  keeps_state (default False)\n      Always false"),
+        ("upstream", "  headers (default {})\n"),
+        ("upstream", "  proxy (optional)\n"),
+        ("local", "  keeps_state (default false)\n      Always false"),
     ],
 )
 def test_explain_describes_a_key_with_its_default(name: str, printed: str, capsys):

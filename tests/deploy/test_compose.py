@@ -158,4 +158,4 @@ async def test_it_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_co
     assert (ready["status"], ready["state"], ready["cache"]) == ("ready", "up", "up")
     assert set(statuses) <= {200, 401}
     assert is_signed_in == has_console
-    assert ("Done by the gateway" in done.stderr.decode()) == has_console
+    assert ("Asking the gateway" in done.stderr.decode()) == has_console

@@ -5,7 +5,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.conftest import StartGateway, tables_for
+from tests.conftest import DATA, StartGateway, tables_for
 from tests.upstream import FakeUpstream
 
 KEYS = {"anna": "sk-anna-1", "ben": "sk-ben-1"}
@@ -92,3 +92,18 @@ async def test_an_alias_is_described_as_the_model_behind_it(start_gateway: Start
     assert described["headgate-demo"].pop("id") == "headgate-demo"
     assert described["small"] == described["headgate-demo"]
     assert len(described["small"]) > 3
+
+
+async def test_a_model_of_a_backend_without_a_list_is_found_if_it_may_be_sent(start_gateway: StartGateway, http):
+    """Clients ask for a model before they use it; only a call can tell that such a backend lacks one."""
+    address = await start_gateway({
+        "policy": [{"use": "models", "deny": ["*-pro"]}],
+        "backend": [{"name": "other", "use": "replay", "path": f"{DATA}/canonical.sse"}],
+        "route": [{"model": "gpt-*", "backend": "other"}],
+    })  # fmt: skip
+    statuses = {}
+    for name in ("gpt-5", "gpt-5-pro", "other"):
+        async with http.get(f"{address}/v1/models/{name}") as answer:
+            statuses[name] = answer.status
+
+    assert statuses == {"gpt-5": 200, "gpt-5-pro": 404, "other": 404}

@@ -71,7 +71,7 @@ class Worker:
 
 
 def worker_of(store: MemoryStore, limit: int, clock: Callable[[], float], workers: int = 2) -> Worker:
-    return Worker(Allowances(PolicyState(store, workers=workers), "budget", limit, clock=clock))
+    return Worker(Allowances(PolicyState(store, workers=workers), limit, clock=clock))
 
 
 class Processes(RuleBasedStateMachine):
@@ -206,9 +206,7 @@ async def test_no_window_grants_more_than_its_limit(steps: Any, limit: int):
     """Two processes whose calls use at once what they take, while minutes pass."""
     now, granted = [0.0], Counter[int]()
     store = timed_store(now)
-    workers = [
-        Worker(Allowances(PolicyState(store), "rate", limit, clock=lambda: now[0]), window_s=60.0) for _ in range(2)
-    ]
+    workers = [Worker(Allowances(PolicyState(store), limit, clock=lambda: now[0]), window_s=60.0) for _ in range(2)]
     for who, calls, amount, passed_s in steps:
         await asyncio.gather(*(workers[who].call(amount) for _ in range(calls)))
         for part in workers[who].running:
@@ -264,7 +262,7 @@ async def test_what_is_used_beyond_a_window_that_has_ended_counts_in_the_next():
     """Of a call that began in an earlier window."""
     now = [0.0]
     store = timed_store(now)
-    worker = Worker(Allowances(PolicyState(store), "rate", 100, clock=lambda: now[0]), window_s=60.0)
+    worker = Worker(Allowances(PolicyState(store), 100, clock=lambda: now[0]), window_s=60.0)
     await worker.call(10)
     now[0] = 61.0
     await worker.call(20)
@@ -278,7 +276,7 @@ async def test_what_is_used_beyond_the_last_window_begins_the_next():
     """If there was no call in between."""
     now = [0.0]
     store = timed_store(now)
-    worker = Worker(Allowances(PolicyState(store), "rate", 100, clock=lambda: now[0]), window_s=60.0)
+    worker = Worker(Allowances(PolicyState(store), 100, clock=lambda: now[0]), window_s=60.0)
     await worker.call(10)
     now[0] = 61.0
     await worker.end(0, 14)
@@ -288,7 +286,7 @@ async def test_what_is_used_beyond_the_last_window_begins_the_next():
 
 async def test_many_counters_are_brought_up_to_date_in_slices():
     """So that no period asks a store for thousands of things at once."""
-    allowances = Allowances(PolicyState(), "rate", 100)
+    allowances = Allowances(PolicyState(), 100)
     for number in range(SLICE + 1):
         allowances.add(number, str(number), 60.0, "", "")
     allowances.begin_period()

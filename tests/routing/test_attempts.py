@@ -341,6 +341,17 @@ async def test_moving_on_from_a_target_without_a_connection_is_no_retry():
     assert counts(first, second) == [FAULTS_IN_A_ROW, 100]  # then the first one is ejected
 
 
+async def test_a_call_that_ends_well_ends_a_row_of_faults():
+    """A target that fails now and then is not ejected."""
+    faults = (unreachable(),) * (FAULTS_IN_A_ROW - 1)
+    first = Scripted(name="a", answers=(*faults, RESPONSE, *faults), answer=RESPONSE)
+    second, attempts = Scripted(name="b", answer=RESPONSE), Attempts()
+    for _ in range(2 * FAULTS_IN_A_ROW):
+        assert await statuses(pool_of(first, second), attempts=attempts) == 200
+
+    assert counts(first, second) == [2 * FAULTS_IN_A_ROW, len(2 * faults)]
+
+
 async def test_the_only_target_is_never_ejected():
     """Nothing would be gained."""
     target, attempts = Scripted(answer=unreachable()), Attempts()

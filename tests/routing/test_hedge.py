@@ -10,6 +10,7 @@ from pydantic import PrivateAttr
 
 from backends import Backend
 from proxy.context import Context
+from proxy.lane import LANE_CALL, CallerConnection, LaneCall
 from proxy.routing.attempts import Attempts
 from proxy.routing.routes import PoolSettings, Route
 from proxy.wire.call import Call
@@ -158,6 +159,25 @@ async def test_some_calls_are_never_hedged(after_s: float | None, fields: dict[s
     """By default none is; tools that the server runs may have effects."""
     first, second = Gated(name="a"), Gated(name="b")
     answering = asyncio.create_task(answered_by(pool(first, second, after_s=after_s), make_context(), **fields))
+    await asyncio.sleep(3 * AFTER_S)
+    first._gate.set()
+
+    assert await answering == "a"
+    assert second._log == []
+
+
+class SpeakingGated(Gated):
+    @property
+    def speaks_websocket(self) -> bool:
+        return True
+
+
+async def test_a_turn_is_not_hedged_where_a_target_speaks_websocket():
+    """Its connection has what the conversation began with."""
+    first, second, context = SpeakingGated(name="a"), Gated(name="b"), make_context()
+    connection = CallerConnection({}, lambda _message, _lane: None, lambda *_: None)
+    context.set(LANE_CALL, LaneCall(connection, None))
+    answering = asyncio.create_task(answered_by(pool(first, second), context))
     await asyncio.sleep(3 * AFTER_S)
     first._gate.set()
 

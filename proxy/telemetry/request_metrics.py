@@ -35,9 +35,10 @@ class _Plan:
     """Fields of the record that are added to a counter, read at once by `read` ..."""
     read: Callable[[RequestRecord], tuple[Any, ...]] = attrgetter("status", "code")
     inference: Buckets | None = None
+    first_chunk: Buckets | None = None
     per_token: Buckets | None = None
-    steps: dict[str, Buckets] = field(default_factory=dict)
-    """... and steps of the path whose durations are added to a histogram."""
+    lookup: Buckets | None = None
+    """... and durations that are added to histograms."""
 
 
 class RequestMetrics:
@@ -77,7 +78,7 @@ class RequestMetrics:
                 cell.value += count
         if record.attempts is not None or record.repairs is not None or record.queue_s is not None:
             self._add_rare(record, record.backend or "")
-        if plan.steps or plan.inference is not None:
+        if plan.inference is not None or plan.lookup is not None:
             self._add_durations(plan, record, steps)
 
     def _add_rare(self, record: RequestRecord, target: str) -> None:
@@ -91,16 +92,22 @@ class RequestMetrics:
 
     @staticmethod
     def _add_durations(plan: _Plan, record: RequestRecord, steps: Steps) -> None:
-        """Add how long the cache and the backend took, and how fast its stream was after the first event."""
+        """Add how long the cache and the backend took, and how fast its stream was after the first event.
+
+        An attempt that failed before another one, or without an event, had no first one.
+        """
         first_s = 0.0
-        for step, lasted_s in steps:
-            if step in plan.steps:
-                plan.steps[step].add(lasted_s)
+        for step, lasted_s in steps if plan.first_chunk is not None or plan.lookup is not None else ():
+            if step == "backend":
                 first_s = lasted_s
+            elif step == "cache" and plan.lookup is not None:
+                plan.lookup.add(lasted_s)
         inference_s, tokens = record.inference_s, record.output_tokens
         if plan.inference is None or inference_s is None:
             return
         plan.inference.add(inference_s)
+        if plan.first_chunk is not None and record.first_event_s is not None:
+            plan.first_chunk.add(first_s)
         if plan.per_token is not None and type(tokens) is int and 1 < tokens < LARGEST_COUNT:
             plan.per_token.add(max(0.0, inference_s - first_s) / (tokens - 1))
 
@@ -147,7 +154,7 @@ class RequestMetrics:
         if record.inference_s is not None:
             plan.inference = self._inference.of(*inference, error)
             if record.stream:
-                plan.steps["backend"] = self._first_chunk.of(*inference)
+                plan.first_chunk = self._first_chunk.of(*inference)
                 plan.per_token = self._per_token.of(*inference) if outcome == "success" else None
         if record.cache not in FROM_CACHE or record.inference_s is not None or record.input_tokens is not None:
             plan.summed += [(name, counter.of(*inference, "unknown")) for name, counter in self._tokens.items()]
@@ -165,7 +172,7 @@ class RequestMetrics:
         team, route, model = labels
         plan.counted.append(self._lookups.of(team, route, outcome, record.cache_detail or ""))
         if outcome in LOOKED_UP:
-            plan.steps["cache"] = self._lookup_duration.of(outcome)
+            plan.lookup = self._lookup_duration.of(outcome)
         if outcome in FROM_CACHE:
             if record.saved_usd is not None:
                 plan.summed.append(("saved_usd", self._saved_cost.of(team, model, route)))

@@ -4,7 +4,9 @@ The upstream's canonical response has 5 and 7 tokens; the estimates are those of
 """
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from aiohttp import web
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import StatusCode, Tracer
+from opentelemetry.trace import SpanKind, StatusCode, Tracer
 
 from proxy.app import running
 from proxy.capture import captured_content
@@ -56,6 +58,7 @@ SEARCH = (
     b'data: {"type":"response.output_item.done","output_index":%d,"item":{"type":"web_search_call","id":"ws_%d",'
     b'"status":"completed","action":{"type":"search","query":"four"}}}\n\n'
 )
+INCOMPLETE = (Path(__file__).parent.parent / "data/incomplete.sse").read_bytes()
 COUNTED = {
     "headgate_calls_total": ("call", "headgate_transport", "headgate_outcome", "error_type"),
     "gen_ai_client_inference_usage_input_tokens_total": ("input",),
@@ -102,30 +105,51 @@ class End:
     """Status and error of each attempt."""
     fields: dict[str, Any] = field(default_factory=dict)
     """Fields of the log line."""
+    status: int = 200
+    """The status of the answer, in the log line, the span and the metrics; that of a background response is 200."""
+    decisions: tuple[str, ...] = ()
+    """Policy, decision and code in the metrics."""
+    has_begun: bool = False
+    """Whether an event of the reply has arrived."""
 
 
 ENDS: dict[str, tuple[Any, dict[str, Any], str, End]] = {
-    "success": (answering(), {}, "json stream websocket background", End(SENT, "success", attempts=[(200, None)])),
+    "success": (
+        answering(), {}, "json stream websocket background", End(SENT, "success", attempts=[(200, None)], has_begun=True),
+    ),
     "success with a key of the cache": (
-        answering(), KEY, "json stream websocket background", End(SENT, "success", attempts=[(200, None)]),
+        answering(), KEY, "json stream websocket background", End(SENT, "success", attempts=[(200, None)], has_begun=True),
+    ),
+    "incomplete": (
+        answering(INCOMPLETE), {}, "json stream websocket background",
+        End(SENT, "success", attempts=[(200, None)], has_begun=True,
+            fields={"finish_reason": "incomplete", "incomplete_reason": "max_output_tokens"}),
+    ),
+    "stalled": (
+        answering(BEGUN, hang), {"model": "own-stalling"}, "stream websocket background",
+        End(ESTIMATED, "failed upstream_stalled", root="!upstream_stalled", call="!upstream_stalled", has_begun=True,
+            attempts=[(200, "upstream_stalled")], fields={"code": "upstream_stalled"}),
     ),
     "hedged": (
         troubled_at_first, {"model": "own-hedged"}, "json stream websocket background",
         End(SENT | {"input_tokens": 10, "estimated": True}, "success", attempts=[(None, "cancelled"), (200, None)],
-            fields={"hedged": "slow", "backend": "own"}),
+            fields={"hedged": "slow", "backend": "own"}, has_begun=True),
     ),
     "answered by another backend": (
         troubled_at_first, {"model": "own-retried"}, "json stream websocket background",
-        End(SENT, "success", attempts=[(503, "503"), (200, None)], fields={"attempts": 2, "backend": "own"}),
+        End(SENT, "success", attempts=[(503, "503"), (200, None)], fields={"attempts": 2, "backend": "own"},
+            has_begun=True),
     ),
     "refused by a policy": (
         None, {"metadata": {"k": 1}}, "json stream websocket",
         End({}, "refused metadata_limits.value_not_a_string", root="metadata_limits.value_not_a_string",
-            fields={"policy": "metadata_limits", "outcome": "refused"}),
+            fields={"policy": "metadata_limits", "outcome": "refused"}, status=400,
+            decisions=("metadata_limits refused metadata_limits.value_not_a_string",)),
     ),
     "refused by the upstream": (
         refusing, {}, "json stream websocket",
-        End({}, "rejected 400", root="400", call="!400", attempts=[(400, "400")], fields={"upstream_code": "c"}),
+        End({}, "rejected 400", root="400", call="!400", attempts=[(400, "400")], fields={"upstream_code": "c"},
+            status=400),
     ),
     "failed because the upstream refused it": (  # its code stands for the status, which was that of the queued response
         refusing, {}, "background",
@@ -137,43 +161,45 @@ ENDS: dict[str, tuple[Any, dict[str, Any], str, End]] = {
     ),
     "failed with 500": (
         failing, {}, "json stream websocket",
-        End({}, "failed 500", root="!500", call="!500", attempts=[(500, "500"), (500, "500")], fields={"upstream_code": "c"}),
+        End({}, "failed 500", root="!500", call="!500", attempts=[(500, "500"), (500, "500")],
+            fields={"upstream_code": "c"}, status=500),
     ),
     "refused key": (
         refusing_the_key, {}, "json stream websocket background",
         End({}, "failed upstream_auth", root="!upstream_auth", call="!upstream_auth", attempts=[(None, "upstream_auth")],
-            fields={"code": "upstream_auth"}),
+            fields={"code": "upstream_auth"}, status=502),
     ),
     "unreachable": (
         answering(), {"model": "own-gone"}, "json stream websocket background",
         End({}, "failed upstream_unreachable", root="!upstream_unreachable", call="!upstream_unreachable",
-            attempts=[(None, "upstream_unreachable")] * 2, fields={"code": "upstream_unreachable"}),
+            attempts=[(None, "upstream_unreachable")] * 2, fields={"code": "upstream_unreachable"}, status=502),
     ),
     "invalid answer": (
         invalid, {}, "json stream websocket background",
         End(ASKED, "failed upstream_invalid_response", root="!upstream_invalid_response", call="!upstream_invalid_response",
-            attempts=[(None, "upstream_invalid_response")], fields={"code": "upstream_invalid_response"}),
+            attempts=[(None, "upstream_invalid_response")], fields={"code": "upstream_invalid_response"}, status=502),
     ),
     "cut": (
         answering(BEGUN), {}, "stream websocket background",
         End(ESTIMATED, "failed upstream_cut", root="!upstream_cut", call="!upstream_cut",
-            attempts=[(200, "upstream_cut")], fields={"code": "upstream_cut"}),
+            attempts=[(200, "upstream_cut")], fields={"code": "upstream_cut"}, has_begun=True),
     ),
     "failed in a 200": (
         streaming(BEGUN, FAILED), {}, "stream websocket background",
         End(ESTIMATED, "failed response_failed", root="!response_failed", call="!response_failed",
-            attempts=[(200, None)], fields={"finish_reason": "failed", "upstream_code": "server_error"}),
+            attempts=[(200, None)], fields={"finish_reason": "failed", "upstream_code": "server_error"}, has_begun=True),
     ),
     "timeout": (
         hang, {"model": "own-late"}, "json stream websocket background",
         End(ASKED, "failed upstream_timeout", root="!upstream_timeout", call="!upstream_timeout",
-            attempts=[(None, "upstream_timeout")], fields={"code": "upstream_timeout"}),
+            attempts=[(None, "upstream_timeout")], fields={"code": "upstream_timeout"}, status=504),
     ),
     "stopped": (
         answering(BEGUN + SEARCH % (2, 1) + SEARCH % (3, 2), hang),
         {"model": "own-stopped", "tools": [{"type": "web_search"}]}, "stream websocket background",
         End(ESTIMATED | {"output_tokens": 3}, "stopped", attempts=[(200, None)],
-            fields={"policy": "max_tool_calls", "outcome": "stopped", "incomplete_reason": "max_tool_calls"}),
+            fields={"policy": "max_tool_calls", "outcome": "stopped", "incomplete_reason": "max_tool_calls"},
+            decisions=("max_tool_calls changed", "max_tool_calls stopped max_tool_calls.exceeded"), has_begun=True),
     ),
 }  # fmt: skip
 CASES = [pytest.param(name, way, id=f"{name}-{way}") for name, end in ENDS.items() for way in end[2].split()]
@@ -212,6 +238,7 @@ def tables_of(upstream: FakeUpstream) -> dict[str, Any]:
             backend | {"name": "own"},
             backend | {"name": "slow", "base_url": f"{upstream.address}/slow/v1"},
             backend | {"name": "late", "first_event_timeout_s": 0.2},
+            backend | {"name": "stalling", "between_events_timeout_s": 0.2},
             backend | {"name": "busy", "base_url": f"{upstream.address}/busy/v1"},
             backend | {"name": "gone", "base_url": "http://127.0.0.1:1/v1"},
             backend | {"name": "fake", "keeps_state": True},
@@ -221,6 +248,7 @@ def tables_of(upstream: FakeUpstream) -> dict[str, Any]:
             {"model": "own-retried", "backends": ["busy", "own"]},
             {"model": "own-gone", "backend": "gone"},
             {"model": "own-late", "backend": "late"},
+            {"model": "own-stalling", "backend": "stalling"},
             {"model": "own*", "backend": "own"},
             {"model": "*", "backend": "fake"},
         ],
@@ -303,6 +331,72 @@ async def test_every_end_is_reported_on_every_way(scene: Scene, name: str, way: 
     for span in calls if tokens else []:
         counts = [span.attributes.get(f"{kind}") for kind in ("gen_ai.usage.input_tokens", "llm.token_count.prompt")]
         assert counts == [end.tokens["input_tokens"]] * 2
+
+
+SERIES = {
+    "http_server_request_duration_seconds_count": (
+        "http", "http_request_method", "http_route", "http_response_status_code", "error_type",
+    ),
+    "headgate_policy_decisions_total": ("policy", "headgate_policy", "headgate_policy_decision", "error_type"),
+    "gen_ai_client_inference_duration_seconds_count": ("inference", "error_type"),
+    "gen_ai_client_inference_time_to_first_chunk_seconds_count": ("first chunk",),
+    "gen_ai_server_time_per_output_token_seconds_count": ("per token",),
+    "headgate_target_attempts_total": ("attempt", "http_response_status_code", "error_type"),
+    "headgate_retries_total": ("retries",),
+    "headgate_unpriced_total": ("unpriced",),
+}  # fmt: skip
+"""The counts of other metrics, with the labels that the table says something of."""
+STATUSES = {"upstream_timeout": 504}
+"""Of an attempt that ended with an error of the gateway, where it is not 502."""
+
+
+def series_of(end: End, way: str) -> Counter[str]:
+    """Return what else is counted of an end."""
+    is_streamed, error = way in ("stream", "websocket"), end.outcome.partition(" ")[2]
+    status, http_error = (200, "") if way == "background" else (end.status, error)
+    counted = Counter([f"policy {decision}" for decision in end.decisions])
+    if way != "websocket":
+        counted[f"http POST /v1/responses {status} {http_error}".strip()] += 1
+    if end.attempts:
+        counted[f"inference {error}".strip()] += 1
+    if is_streamed and end.has_begun:
+        counted["first chunk"] += 1
+        counted["per token"] += end.outcome == "success"
+    for answered, failed in end.attempts:
+        if failed != "cancelled":  # another one was faster
+            counted[f"attempt {answered or f'{STATUSES.get(str(failed), 502)} {failed}'}"] += 1
+    counted["retries"] += len(end.attempts) - 1 if end.attempts and "hedged" not in end.fields else 0
+    return +counted
+
+
+@pytest.mark.parametrize(("name", "way"), CASES)
+async def test_every_end_has_its_statuses_and_series(scene: Scene, name: str, way: str):
+    """Line, span and metrics have one status; a first event is measured where there was one, each attempt once."""
+    answer, body, _, end = ENDS[name]
+    scene.ways.upstream.answer = answer
+    before = await scene.counted()
+    await WAYS[way](scene.ways, ({"model": "own"} if way == "background" else {}) | body)
+    await until(lambda: lines_of(scene.logged) != [])
+    line, counted = scene.line(), changes(before, await scene.counted(), SERIES)
+    root, calls = scene.named(ROOTS.get(way, "POST /v1"))[0], scene.named("chat ")
+    attempts = [span for span in scene.spans.get_finished_spans() if span.name == "POST"]
+    status, is_streamed = 200 if way == "background" else end.status, way in ("stream", "websocket")
+    names = [{*call.attributes} & {"gen_ai.request.stream", "gen_ai.response.time_to_first_chunk"} for call in calls]
+    first = {"gen_ai.response.time_to_first_chunk"} if end.has_begun else set()
+
+    assert counted == series_of(end, way)
+    assert (line["status"], root.attributes["http.response.status_code"]) == (status, status)
+    assert root.kind is (SpanKind.INTERNAL if way == "background" else SpanKind.SERVER)
+    assert {span.kind for span in (*calls, *attempts)} <= {SpanKind.CLIENT}
+    assert {span.parent.span_id for span in attempts} <= {call.context.span_id for call in calls}
+    assert [[event.name for event in call.events] for call in calls] == [
+        ["headgate.first_event"] * end.has_begun
+    ] * len(calls)
+    assert names == [{"gen_ai.request.stream"} | first if is_streamed else set()] * len(calls)
+    assert ("first_event_s" in line) == end.has_begun
+    assert {call.attributes["server.port"] for call in calls} <= {
+        attempt.attributes["server.port"] for attempt in attempts
+    }
 
 
 @pytest.mark.parametrize("way", LEAVING)

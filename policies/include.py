@@ -16,6 +16,7 @@ from proxy.context import Context
 from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.query import query_pairs
+from proxy.wire.refusals import wrong_type
 
 FIELD = "include"
 
@@ -45,7 +46,7 @@ class Include(Policy):
             if requested is None:
                 return call
             if not isinstance(requested, list):
-                raise PolicyViolation("not_an_array", f"{FIELD} is not an array of strings.", param=FIELD)
+                raise PolicyViolation("not_an_array", wrong_type(FIELD, "an array of strings", requested), param=FIELD)
             kept = list(_allowed_values(requested, allows, rejects=rejects))
             return call if len(kept) == len(requested) else call.with_fields(include=kept)
 
@@ -57,7 +58,7 @@ def _allowed_values(values: list[object], allows: Callable[[object], bool], *, r
     for index, value in enumerate(values):
         param = f"{FIELD}[{index}]"
         if not isinstance(value, str):
-            raise PolicyViolation("not_a_string", f"{param} is not a string.", param=param)
+            raise PolicyViolation("not_a_string", wrong_type(param, "a string", value), param=param)
         if allows(value):
             yield value
         elif rejects:

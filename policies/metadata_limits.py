@@ -22,6 +22,7 @@ from proxy.context import Caller, Context
 from proxy.wire.call import Call, Operation
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.fields import fold_name, normalize
+from proxy.wire.refusals import wrong_type
 
 FIELD = "metadata"
 ANY_KEY = ("*",)
@@ -119,7 +120,7 @@ class MetadataLimits(Policy):
             if sent is None:
                 sent = {}
             if not isinstance(sent, dict):
-                raise PolicyViolation("not_an_object", "metadata is not an object of string pairs.", param=FIELD)
+                raise PolicyViolation("not_an_object", wrong_type(FIELD, "an object", sent), param=FIELD)
             pairs = {**sent, **{key: _fill(text, call, context.caller) for key, text in templates.items()}}
             if len(pairs) > max_pairs:
                 found = f"metadata has {len(pairs)} pairs{own}; the limit is {max_pairs}."
@@ -183,7 +184,7 @@ class MetadataValues:
     def check(self, key: str, value: object) -> None:
         """Raises PolicyViolation for a value that is not allowed under this key."""
         if not isinstance(value, str):
-            raise PolicyViolation("value_not_a_string", f"{_param(key)} is not a string.", param=_param(key))
+            raise PolicyViolation("value_not_a_string", wrong_type(_param(key), "a string", value), param=_param(key))
         if len(value) > self._max_chars:
             found = f"{_param(key)} has {len(value)} characters; the limit is {self._max_chars}."
             raise PolicyViolation("value_too_long", found, param=_param(key))

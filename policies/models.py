@@ -24,8 +24,10 @@ from proxy.context import Context
 from proxy.wire.call import MODEL_OPERATIONS, RELAYED_FIELDS, Call, Operation
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.fields import normalize
+from proxy.wire.refusals import wrong_type
 
 FIELD = "model"
+NO_MODEL = f"Missing required parameter: '{FIELD}'."
 Name = Annotated[str, Field(min_length=1)]
 # Source: https://platform.openai.com/docs/models (gpt-5-pro-2025-10-06), and -20251006 or @20251006 elsewhere
 _SNAPSHOT = re.compile(r"[-@]20[0-9]{2}-?[0-9]{2}-?[0-9]{2}\s*$")
@@ -64,7 +66,8 @@ class Models(Policy):
             if requested is None and (not is_restricted or call.operation in RELAYED_FIELDS):
                 return call
             if not isinstance(requested, str):
-                raise PolicyViolation("not_a_string", f"{FIELD} is missing or not a string.", param=FIELD)
+                message = NO_MODEL if requested is None else wrong_type(FIELD, "a string", requested)
+                raise PolicyViolation("not_a_string", message, param=FIELD)
             model = resolve(requested)
             if model is None:
                 raise PolicyViolation("not_allowed", f"{FIELD} is '{requested[:64]}'; it is not allowed.", param=FIELD)

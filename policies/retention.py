@@ -16,6 +16,7 @@ from policies import Policy, PolicyState, RequestCheck
 from proxy.context import Context
 from proxy.wire.call import INPUT_OPERATIONS, MODEL_OPERATIONS, Call, Operation
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.refusals import wrong_type
 
 Permission = Literal["allow", "deny"]
 
@@ -73,7 +74,7 @@ def _read_flag(value: object, field: str, *, default: bool) -> bool:
     if value is None:
         return default
     if not isinstance(value, bool):
-        raise PolicyViolation("not_a_boolean", f"{field} is neither true nor false.", param=field)
+        raise PolicyViolation("not_a_boolean", wrong_type(field, "a boolean", value), param=field)
     return value
 
 

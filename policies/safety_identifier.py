@@ -28,6 +28,7 @@ from proxy.stores import Store, StoreError
 from proxy.wire.call import Call, Operation
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.loggable import short_message
+from proxy.wire.refusals import wrong_type
 
 log = structlog.get_logger()
 
@@ -162,7 +163,7 @@ class SafetyIdentifier(Policy):
                     raise PolicyViolation("required", f"{FIELD} is missing; this gateway requires one.", param=FIELD)
                 return call, ()
             if not isinstance(sent, str):
-                raise PolicyViolation("not_a_string", f"{FIELD} is not a string.", param=FIELD)
+                raise PolicyViolation("not_a_string", wrong_type(FIELD, "a string", sent), param=FIELD)
             if pii != "allow" and _is_personal(sent):
                 if pii == "reject":
                     raise PolicyViolation("personal", f"{FIELD} looks like personal data; hash it.", param=FIELD)

@@ -16,6 +16,7 @@ from policies.support.globs import AllowList
 from proxy.context import Context
 from proxy.wire.call import RELAYED_FIELDS, Call, Operation
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.refusals import wrong_type
 
 FIELD = "service_tier"
 PROTOCOL_DEFAULT = "auto"  # the tier of a call that names none
@@ -49,7 +50,7 @@ class ServiceTier(Policy):
                 is_set = default and call.operation not in RELAYED_FIELDS
                 return call.with_fields(service_tier=default) if is_set else call
             if not isinstance(requested, str):
-                raise PolicyViolation("not_a_string", f"{FIELD} is not a string.", param=FIELD)
+                raise PolicyViolation("not_a_string", wrong_type(FIELD, "a string", requested), param=FIELD)
             if not allows(requested):
                 raise PolicyViolation("not_allowed", f"{FIELD} is '{requested[:64]}'; it is not allowed.", param=FIELD)
             return call

@@ -33,6 +33,7 @@ from policies.support.walk import PLAIN_TOOL_FIELDS, TOOLS, ToolList, has_tools_
 from proxy.context import Context
 from proxy.wire.call import INPUT_OPERATIONS, Call, Operation
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.refusals import wrong_type
 
 Tool = dict[str, Any]
 ANY = ("*",)
@@ -208,13 +209,13 @@ def _each(lists: Sequence[ToolList]) -> Iterator[tuple[str, Tool]]:
         if found.value is None:
             continue
         if not isinstance(found.value, list):
-            message = "A list of tools is of another type; only an array is allowed."
+            message = wrong_type(TOOLS, "an array of objects", found.value)
             raise PolicyViolation("not_an_array", message, param=found.param)
         for index, tool in enumerate(found.value):
-            param = f"{TOOLS}[{index}]" if found.param == TOOLS else found.param
+            place = f"{TOOLS}[{index}]"
+            param = place if found.param == TOOLS else found.param
             if not isinstance(tool, dict):
-                message = "A tool is not an object; only objects are allowed."
-                raise PolicyViolation("not_an_object", message, param=param)
+                raise PolicyViolation("not_an_object", wrong_type(place, "an object", tool), param=param)
             if not isinstance(kind := tool.get("type"), str):
                 message = f"A tool has {_describe('type', kind)}; only a string is allowed."
                 raise PolicyViolation("no_type", message, param=param)

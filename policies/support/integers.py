@@ -4,16 +4,13 @@ Source: what api.openai.com answers to `max_output_tokens` and `max_tool_calls` 
 """
 
 from proxy.wire.errors import PolicyViolation
-
-# What the protocol calls the type of a JSON value.
-TYPE_NAMES = {bool: "a boolean", float: "a decimal number", str: "a string", list: "an array", dict: "an object"}
+from proxy.wire.refusals import wrong_type
 
 
 def checked_integer(value: object, field: str, *, least: int) -> int:
     """Return the value of a field that must be an integer of at least `least`. Raises PolicyViolation."""
     if not isinstance(value, int) or isinstance(value, bool):
-        found = TYPE_NAMES.get(type(value), "another type")
-        message = f"Invalid type for '{field}': expected an integer, but got {found} instead."
+        message = wrong_type(field, "an integer", value)
         raise PolicyViolation("not_an_integer", message, param=field, code="invalid_type")
     if value < least:
         found = f"Expected a value >= {least}, but got {value} instead."

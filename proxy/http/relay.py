@@ -23,6 +23,7 @@ from proxy.wire.errors import RequestError
 from proxy.wire.headers import forwarded_headers
 from proxy.wire.loggable import in_ascii
 from proxy.wire.query import refuse_body_fields
+from proxy.wire.refusals import invalid_type
 from proxy.wire.relay import RelayReply, RelayRequest
 from proxy.workers import MemoryLease
 
@@ -117,7 +118,7 @@ def parse_relayed(raw: bytes, *, query: str = "", max_values: int = 1_000_000) -
     body, encoded = parse_object(raw, query=query, max_values=max_values)
     model: Any = body.get("model")
     if model is not None and (not isinstance(model, str) or not model):
-        raise RequestError("model must be a non-empty string.", code="invalid_type", param="model")
+        raise invalid_type("model", "a non-empty string", model)
     return Call(body, operation="relay", received_bytes=len(raw)).with_encoded(encoded), raw
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from proxy.wire.body import parse_object
 from proxy.wire.errors import RequestError
 from proxy.wire.large_json import dumps
+from proxy.wire.refusals import invalid_type
 from proxy.wire.resource import ResourceRequest
 
 Operation = Literal[
@@ -187,7 +188,7 @@ def call_of_body(
         _check_model(body)
     _check_references(body)
     if not (body.get("stream") is None or isinstance(body["stream"], bool)):
-        raise RequestError("stream must be a boolean.", code="invalid_type", param="stream")
+        raise invalid_type("stream", "a boolean", body["stream"])
     return Call(body, headers, query, operation, received_bytes)
 
 
@@ -196,7 +197,7 @@ def _check_model(body: Mapping[str, Any]) -> None:
     if model is None:
         raise RequestError("Missing required parameter: 'model'.", code="missing_required_parameter", param="model")
     if not isinstance(model, str) or not model:
-        raise RequestError("model must be a non-empty string.", code="invalid_type", param="model")
+        raise invalid_type("model", "a non-empty string", model)
     if len(model) > MAX_MODEL_CHARS:
         message = f"model has {len(model)} characters; the limit is {MAX_MODEL_CHARS}."
         raise RequestError(message, code="invalid_value", param="model")
@@ -210,12 +211,11 @@ def _check_references(body: Mapping[str, Any]) -> None:
     """
     previous, conversation = body.get("previous_response_id"), body.get("conversation")
     if previous is not None and not isinstance(previous, str):
-        message = "previous_response_id must be a string."
-        raise RequestError(message, code="invalid_type", param="previous_response_id")
-    named = conversation.get("id") if isinstance(conversation, dict) else conversation
-    if named is not None and not isinstance(named, str):
-        message = "conversation must be a string, or an object whose id is a string."
-        raise RequestError(message, code="invalid_type", param="conversation")
+        raise invalid_type("previous_response_id", "a string", previous)
+    if not isinstance(conversation, str | dict | None):
+        raise invalid_type("conversation", "a string or an object", conversation)
+    if isinstance(conversation, dict) and not isinstance(named := conversation.get("id"), str | None):
+        raise invalid_type("conversation.id", "a string", named)
     if previous is not None and conversation is not None:
         message = (
             "Mutually exclusive parameters: Ensure you are only providing one of: 'previous_response_id' or "

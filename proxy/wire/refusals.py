@@ -12,7 +12,7 @@ TYPE_NAMES = {
     type(None): "null",
     bool: "a boolean",
     int: "an integer",
-    float: "a decimal",
+    float: "a decimal number",
     str: "a string",
     list: "an array",
     dict: "an object",
@@ -20,10 +20,13 @@ TYPE_NAMES = {
 
 
 def invalid_type(param: str, expected: str, found: Any) -> RequestError:
-    return RequestError(
-        f"Invalid type for '{param}': expected {expected}, but got {TYPE_NAMES[type(found)]} instead.",
-        code="invalid_type", param=param,
-    )  # fmt: skip
+    return RequestError(wrong_type(param, expected, found), code="invalid_type", param=param)
+
+
+def wrong_type(param: str, expected: str, found: Any) -> str:
+    """Return the message for a JSON value of another type than the one that is expected."""
+    name = "an empty string" if found == "" else TYPE_NAMES.get(type(found), "another type")
+    return f"Invalid type for '{param}': expected {expected}, but got {name} instead."
 
 
 def invalid_value(param: str, found: str, supported: str) -> RequestError:

@@ -547,8 +547,8 @@ LONG, SHORT = "x" * 10_000, "x" * 48
 @pytest.mark.parametrize(
     ("body", "text"),
     [
-        ({"tools": 7}, "A list of tools is of another type; only an array is allowed."),
-        ({"tools": [7]}, "A tool is not an object; only objects are allowed."),
+        ({"tools": 7}, "Invalid type for 'tools': expected an array of objects, but got an integer instead."),
+        ({"tools": [7]}, "Invalid type for 'tools[0]': expected an object, but got an integer instead."),
         ({"tools": [{"name": "ask"}]}, "A tool has no type; only a string is allowed."),
         ({"tools": [{"type": None}]}, "A tool has no type; only a string is allowed."),
         ({"tools": [{"type": ["function"]}]}, "A tool has a type that is not a string; only a string is allowed."),

@@ -216,8 +216,26 @@ def test_a_continued_response_is_named_by_a_string(previous: bytes):
     """No owner could be found for anything else."""
     error = error_of(b'{"model":"m","previous_response_id":%b}' % previous)
 
-    assert (error.message, error.code) == ("previous_response_id must be a string.", "invalid_type")
-    assert error.param == "previous_response_id"
+    assert error.message.startswith("Invalid type for 'previous_response_id': expected a string, but got a")
+    assert (error.code, error.param) == ("invalid_type", "previous_response_id")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "text"),
+    [
+        ({"model": ""}, "model", "expected a non-empty string, but got an empty string"),
+        ({"model": 1.5}, "model", "expected a non-empty string, but got a decimal number"),
+        ({"stream": "true"}, "stream", "expected a boolean, but got a string"),
+        ({"conversation": 7}, "conversation", "expected a string or an object, but got an integer"),
+        ({"conversation": {"id": ["c"]}}, "conversation.id", "expected a string, but got an array"),
+    ],
+)
+def test_wrong_types_are_refused_in_the_words_of_the_protocol(fields: dict[str, Any], param: str, text: str):
+    """The same as those of fields that other parts of the gateway check."""
+    error = error_of(orjson.dumps({"model": "m"} | fields))
+
+    assert (error.code, error.param) == ("invalid_type", param)
+    assert error.message == f"Invalid type for '{param}': {text} instead."
 
 
 def test_a_model_of_more_than_256_characters_is_refused():

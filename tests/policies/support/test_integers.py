@@ -23,7 +23,7 @@ def test_an_integer_of_at_least_the_minimum_is_returned(value: int):
         ("16", "a string"),
         ([16], "an array"),
         ({}, "an object"),
-        (None, "another type"),
+        (None, "null"),
     ],
 )
 def test_any_other_value_is_refused_by_the_protocols_name_of_its_type(value: Any, kind: str):

@@ -142,7 +142,7 @@ IMAGE = {"type": "input_image", "image_url": "data:"}
         ({"input": [message(["user"], "Hi")]}, "input[0].role", "but got an array instead"),
         ({"input": [message("tool", "Hi")]}, "input[0].role", "Invalid value: 'tool'"),
         ({"input": [message("user", None)]}, "input[0].content", "Missing required parameter"),
-        ({"input": [message("user", 1.5)]}, "input[0].content", "but got a decimal instead"),
+        ({"input": [message("user", 1.5)]}, "input[0].content", "but got a decimal number instead"),
         ({"input": [message("user", {"type": "input_text"})]}, "input[0].content", "but got an object instead"),
         ({"input": [message("user", ["Hi"])]}, "input[0].content[0]", "but got a string instead"),
         ({"input": [message("user", [{"text": "Hi"}])]}, "input[0].content[0].type", "Missing required parameter"),

@@ -84,7 +84,7 @@ def test_ignored_fields_of_parameters_are_named(body, names):
             "Invalid 'max_output_tokens': integer below minimum value. Expected a value >= 16, but got 10 instead.",
         ),
         ({"max_output_tokens": True}, "max_output_tokens", "invalid_type", "but got a boolean instead"),
-        ({"max_output_tokens": 20.0}, "max_output_tokens", "invalid_type", "but got a decimal instead"),
+        ({"max_output_tokens": 20.0}, "max_output_tokens", "invalid_type", "but got a decimal number instead"),
         ({"temperature": -0.1}, "temperature", "decimal_below_min_value", "Expected a value >= 0, but got -0.1"),
         ({"temperature": 2.1}, "temperature", "decimal_above_max_value", "Expected a value <= 2, but got 2.1"),
         ({"temperature": "1"}, "temperature", "invalid_type", "but got a string instead"),

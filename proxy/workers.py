@@ -157,6 +157,8 @@ class Workers:
             working.cancel()
             working.add_done_callback(_close_result)
             raise
+        finally:
+            del done, working  # they have the exception, whose traceback has this frame: a cycle, with all of the call
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

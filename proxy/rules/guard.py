@@ -111,7 +111,7 @@ class Guard:
                 del received, batch  # or their events would stay in memory until the next ones come
             failure = stream_cut()
         except (BackendError, Unavailable) as error:
-            failure = error
+            failure = error.with_traceback(None)  # which has this frame, and would keep all of the call in a cycle
         except asyncio.CancelledError as cancelled:
             failure = shutdown_error(cancelled)
         yield await _end_failed(failure, call, context)

@@ -12,6 +12,7 @@ import pytest
 
 from proxy.context import Context
 from proxy.wire.call import Call
+from proxy.wire.sse import MAX_FRAME_BYTES
 from tests.conftest import tables_for
 from tests.http.test_memory_budget import ENDS, LARGE_INPUT, break_off, refuse
 from tests.loop_work import GATEWAY
@@ -92,6 +93,17 @@ SOCKET_ENDS = {
 }
 
 
+async def send_long_frame(gateway: str, upstream: FakeUpstream) -> None:
+    """Read a stream that ends where a frame is longer than what is kept of one."""
+    begun = CANONICAL[: CANONICAL.index(b"\n\n") + 2]
+    upstream.answer = streaming(begun, *[b"data: " + b"x" * 1_000_000 + b"\n"] * (MAX_FRAME_BYTES // 1_000_000 + 1))
+    answer = await ask(gateway, post(b'{"model":"m","stream":true,%b}' % LARGE_INPUT))
+    assert b"response.failed" in answer.body
+
+
+STREAM_ENDS = {"a frame is too long": send_long_frame}
+
+
 def with_pool(upstream: FakeUpstream, **keys: Any) -> dict[str, Any]:
     """Return tables of a gateway with two targets."""
     address = {"use": "upstream", "base_url": f"{upstream.address}/v1", "keeps_state": True}
@@ -124,7 +136,7 @@ LAST_EVENTS = dict.fromkeys(SOCKET_ENDS, "websocket.closed") | dict.fromkeys(BAC
 NOT_ANSWERED = {name: end for name, end in (ENDS | SOCKET_ENDS).items() if not name.endswith(("answered", "streamed"))}
 Tables = Callable[[FakeUpstream], dict[str, Any]]
 GATEWAYS: dict[str, tuple[Tables, dict[str, End]]] = {
-    "plain": (lambda _: {"cache": None}, ENDS | SOCKET_ENDS),
+    "plain": (lambda _: {"cache": None}, ENDS | SOCKET_ENDS | STREAM_ENDS),
     "with a cache": (lambda _: {"cache": {"use": "memory", "when": "always", "collapse": "process"}}, NOT_ANSWERED),
     "with a pool": (with_pool, ENDS),
     "with hedging": (partial(with_pool, hedge_after_ms=1), ENDS | SOCKET_ENDS),

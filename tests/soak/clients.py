@@ -15,6 +15,7 @@ GET_HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 HALF_BODIES, HALF_BODY_BYTES = 200, 10_000_000
 SLOW_HEADS, UNREAD_STREAMS, READYZ, CONNECTIONS = 1000, 40, 300, 1200
 MANY_VALUES_CALLERS = 8
+BURST_CONNECTIONS, BURST_BYTES, BURST_S = 400, 262_144, 0.5
 HOLD_S = 4
 
 
@@ -41,6 +42,25 @@ async def send_many_values(target: Target) -> None:
 
 async def send_includes(target: Target) -> None:
     await _repeat_call(target, 4, bodies.includes())
+
+
+async def send_bursts(target: Target) -> None:
+    """Send the first part of a body on 400 connections at once, again and again."""
+    head, part = build_head(HALF_BODY_BYTES), b"{" + b" " * (BURST_BYTES - 1)
+    while True:
+        opened = await asyncio.gather(*(_open(target.port, head) for _ in range(BURST_CONNECTIONS)))
+        for writer in opened:
+            writer.write(part)
+        await asyncio.sleep(BURST_S)
+        for writer in opened:
+            writer.transport.abort()
+        target.outcomes[f"{BURST_CONNECTIONS} parts"] += 1
+
+
+async def _open(port: int, data: bytes) -> asyncio.StreamWriter:
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    return writer
 
 
 async def send_largest_bodies(target: Target) -> None:
@@ -241,6 +261,7 @@ CLIENTS: dict[str, Client] = {
     "one_escape": send_one_escape,
     "conversation": send_conversation,
     "half_bodies": send_half_bodies,
+    "bursts": send_bursts,
     "largest_bodies": send_largest_bodies,
     "many_values": send_many_values,
     "includes": send_includes,

@@ -47,7 +47,7 @@ SLOW := tests/backends/training tests/bench tests/clients tests/deploy tests/soa
   $(addprefix tests/stores/,$(addsuffix .py,test_counters test_memory test_store sqlite/test_commit_thread \
     sqlite/test_database sqlite/test_large_values sqlite/test_transaction)) \
   $(addprefix tests/test_,$(addsuffix .py,app app_shutdown attacks background compaction composed_schemas degraded dialects \
-    disconnects drain_delay endpoints history limits_over_time local_cancel local_model main newcomer ownership_endpoints pool_kill reload \
+    disconnects drain_delay early_start endpoints history limits_over_time local_cancel local_model main newcomer ownership_endpoints pool_kill reload \
     request_forms rolling_restart second_signal shutdown steering stored_state upstream_faults workers)) \
   $(addprefix tests/admin/,console/test_browser.py console/test_console.py api/test_dispatch.py api/test_resources.py api/test_schema.py api/test_scope.py test_oidc.py test_sessions.py) \
   tests/commands/test_admin_client.py tests/commands/test_backup.py tests/commands/test_identity.py tests/commands/test_key.py tests/policies/test_max_tool_calls.py tests/routing/test_attempts.py \

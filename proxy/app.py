@@ -256,6 +256,8 @@ def _handle_signals(stop: Callable[[int], None], hang_up: Callable[[], None]) ->
         loop.add_signal_handler(signal.SIGHUP, partial(stop, signal.SIGHUP) if is_terminal else hang_up)
         if was_hung_up():
             hang_up()
+    else:
+        log.info("server.hang_ups_ignored")
 
 
 async def serve(

@@ -99,6 +99,8 @@ class Supervisor:
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             is_terminal = sys.stderr is not None and sys.stderr.isatty()
             loop.add_signal_handler(signal.SIGHUP, self._stop if is_terminal else self._hang_up, signal.SIGHUP)
+        else:
+            log.info("server.hang_ups_ignored")
         async with AsyncExitStack() as resources:
             keepers = [asyncio.create_task(self._keep(worker)) for worker in self._workers]
             greeting = asyncio.create_task(self._greet(greet))

@@ -27,12 +27,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def starting(folder: Path, redirected: str = ">stdout 2>stderr", **server: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a gateway in a folder whose streams a shell has redirected."""
+def starting(
+    folder: Path, redirected: str = ">stdout 2>stderr", *, before: str = "", **server: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a gateway in a folder, by a shell that redirects its streams and runs something else before."""
     keys = "\n".join(f"{key} = {value}" for key, value in server.items())
     (folder / "gateway.toml").write_text(f"[server]\n{keys}\n[state]\nuse = 'sqlite'\npath = 'state.db'\n{CANNED}")
     command = f'cd {folder}; export PYTHONPATH="{ROOT}"; exec "{sys.executable}" -m proxy serve --config gateway.toml'
-    with subprocess.Popen(["sh", "-c", f"{command} {redirected}"]) as process:
+    with subprocess.Popen(["sh", "-c", f"{before} {command} {redirected}"]) as process:
         try:
             yield process
         finally:
@@ -78,6 +80,17 @@ def test_a_hang_up_before_it_serves_is_a_reload_afterwards(tmp_path: Path, worke
         assert "server.started" not in logged(tmp_path)
         wait_for(lambda: "config.reloaded" in logged(tmp_path), process)
         assert serves(port)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_process_that_ignores_hang_ups_says_so(tmp_path: Path, workers: int):
+    """An operator would wait for a reload that never comes."""
+    with starting(tmp_path, ">stdout 2>stderr", before="trap '' HUP;", port=0, workers=workers) as process:
+        wait_for(lambda: "server.started" in logged(tmp_path), process)
+        process.send_signal(signal.SIGHUP)
+
+        assert "server.hang_ups_ignored" in logged(tmp_path)
+        assert process.poll() is None
 
 
 def test_ctrl_c_before_it_serves_ends_it_without_a_traceback(tmp_path: Path):

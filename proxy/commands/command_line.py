@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
 from proxy.commands.outcome import INPUT_ERROR, SUCCESS, reason
 from proxy.config.validation import ConfigError
@@ -26,6 +27,17 @@ SUBJECTS = {
     "backup": ("backup",),
 }
 """The modules of this package that add commands, and the names of these. Only what a command needs is imported."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Refuses unknown arguments of a command with the usage of that command; argparse prints that of all commands."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse the arguments of this command; argparse calls it for the parser of each command and verb."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options, unknown
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -57,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _read(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the options, `run` among them, which is None for the server. Raises SystemExit for what is not valid."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="headgate",
         description="The gateway in front of every model.",
         epilog="example: headgate serve --config my.toml",

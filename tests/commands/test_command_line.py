@@ -1,13 +1,14 @@
 """Which module has which command."""
 
 import argparse
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from proxy.commands import command_line
-from proxy.commands.command_line import SUBJECTS
+from proxy.commands.command_line import SUBJECTS, CommandParser
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
@@ -35,3 +36,40 @@ def test_help_has_every_command(capsys):
     ]
 
     assert lines == [name for names in SUBJECTS.values() for name in names]
+
+
+def parsers_of(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Yield the parsers of all commands and verbs that do something."""
+    verbs = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not verbs:
+        yield parser
+    for choices in verbs:
+        for each in choices.values():
+            yield from parsers_of(each)
+
+
+def test_an_unknown_argument_is_refused_with_the_usage_of_its_command(capsys):
+    """Of every command and verb, whatever it requires."""
+    parser = CommandParser(prog="headgate")
+    commands = parser.add_subparsers()
+    for subject in SUBJECTS:
+        import_module(f"proxy.commands.{subject}").add_to(commands)
+    leaves = [*parsers_of(parser)]
+    for leaf in leaves:
+        for action in leaf._actions:
+            action.required = False
+        with pytest.raises(SystemExit):
+            parser.parse_args([*leaf.prog.split()[1:], "--unknown"])
+        printed = capsys.readouterr().err
+
+        assert printed.startswith(f"usage: {leaf.prog} [-h]")
+        assert printed.endswith(f"{leaf.prog}: error: unrecognized arguments: --unknown\n")
+    assert {leaf.prog for leaf in leaves} >= {"headgate serve", "headgate audit search", "headgate key create"}
+
+
+def test_an_unknown_option_before_the_command_is_refused_with_the_usage_of_all(capsys):
+    """It belongs to none of them."""
+    with pytest.raises(SystemExit):
+        command_line.run(["--unknown", "serve"])
+
+    assert capsys.readouterr().err.startswith("usage: headgate [-h] [--version] COMMAND")

@@ -65,8 +65,9 @@ def serves(port: int) -> bool:
 
 
 def logged(folder: Path) -> list[str]:
-    """Return the events in the log."""
-    written = (folder / "stderr").read_bytes()
+    """Return the events in the log, which is there soon."""
+    path = folder / "stderr"
+    written = path.read_bytes() if path.exists() else b""
     return [orjson.loads(line)["event"] for line in written[: written.rfind(b"\n") + 1].splitlines()]
 
 

@@ -88,7 +88,7 @@ class Transcript:
     def _count(self, event: Event) -> None:
         if event.type in ITEM_EVENTS:
             self._item_bytes += len(event.raw)
-        self._parsed_bytes += event.count_parsed()
+        self._parsed_bytes += event.parsed_bytes or event.count_parsed()
 
     def size_of_run(self, run: Run) -> int | None:
         """Return how many bytes of a run `see_run` would keep; None for one that only `see` can record."""
@@ -146,12 +146,12 @@ class Transcript:
         """Return how many bytes of a batch `see` would keep, at most."""
         if self._frame_limit is not None:
             kept = sum([len(unit.sse) for unit in batch])
-        elif self._open or any(unit.type in ITEM_EVENTS for unit in batch):
+        elif self._open or not ITEM_EVENTS.isdisjoint([unit.type for unit in batch]):
             kept = sum([len(unit.raw) for unit in batch])
         else:
             kept = 0
         events = [unit for unit in batch if isinstance(unit, Event) and unit.type in KEPT_EVENTS]
-        return kept + sum([event.count_parsed() for event in events])
+        return kept + sum([event.parsed_bytes or event.count_parsed() for event in events])
 
     def drop_frames(self) -> bool:
         """Stop keeping frames for `frames`; return whether they were kept."""

@@ -3,6 +3,7 @@
 import pytest
 
 from proxy.wire import event
+from proxy.wire.bounds import parsed_size
 from proxy.wire.event import (
     FOLLOWED,
     SMALL_BYTES,
@@ -258,3 +259,14 @@ LARGE = b'"' + b"a" * SMALL_BYTES + b'"'
 def test_the_type_is_found_in_any_form(payload: bytes, kind: str):
     """Of a large message only where it is the first key."""
     assert event_type(payload) == kind
+
+
+@pytest.mark.parametrize("count", [0, 1, 100, 2_000, 40_000])
+def test_what_an_event_is_parsed_to_is_counted_as_any_text(count: int):
+    """Short and long events alike; one that was composed counts from its encoding on."""
+    event = Event("response.created", data={"type": "response.created", "values": [0] * count})
+    before = event.count_parsed()
+    frame = event.encode(0)
+
+    assert (before, event.count_parsed()) == (0, parsed_size(frame, 10**6)[1] - len(frame))
+    assert event.parsed_bytes == event.count_parsed()

@@ -76,14 +76,14 @@ class Stream(Passage):
             self._context.memory.grow(after - before)
         return batch
 
-    def pass_runs(self, outlet: Outlet) -> None:
-        """Give runs to an outlet, unless what arrives is decompressed or mended first."""
+    def forward_runs(self, outlet: Outlet) -> None:
+        """Forward runs, unless what arrives has to be decompressed or mended first."""
         if self._repairs is None and self._decoder.is_plain:
             self._outlet = outlet
-            self.answer.offer_chunks(self._pass)
+            self.answer.offer_chunks(self._forward_chunk)
 
-    def _pass(self, chunk: bytes) -> bool:
-        """Give a chunk that arrives while the next one is awaited to the outlet. Return whether it was taken."""
+    def _forward_chunk(self, chunk: bytes) -> bool:
+        """Give a chunk to the outlet if it is one run that needs no change. Return whether it was taken."""
         run = None if len(chunk) > self._step_bytes else self._parser.run_in(chunk)
         return run is not None and not self._limits.scrubber.is_in(run) and self._outlet(run)
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from proxy.http.answer import Answer
 from proxy.http.pieces import PIECE_BYTES
 from proxy.wire.event import TERMINALS, Batch, Reply
-from proxy.wire.passage import pass_runs
+from proxy.wire.passage import forward_runs
 
 SENTINEL = b"data: [DONE]\n\n"
 COMMENT = b": keep-alive\n\n"
@@ -76,7 +76,7 @@ async def send(
 
 async def _write_rest(answer: Answer, batches: AsyncIterator[Batch], *, is_ended: bool) -> None:
     """Write what follows the first batch, and the sentinel if no batch was the last one."""
-    pass_runs(batches, answer.write_run)
+    forward_runs(batches, answer.write_run)
     async for batch in batches:
         if is_ended:  # nothing follows, but what was opened ends now
             continue

@@ -27,7 +27,7 @@ from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, envelope
 from proxy.wire.event import Batch, Event, Reply
 from proxy.wire.foreign_errors import DEFAULT_CODE, ForeignError
-from proxy.wire.passage import Outlet, Passage, pass_runs
+from proxy.wire.passage import Outlet, Passage, forward_runs
 from proxy.wire.stream_errors import error_in, key_refused, refusal_of_error, stream_cut
 
 REFUSED_FOR_NOW = frozenset({408, 429})
@@ -201,8 +201,8 @@ class _Begun(Passage):
     def __anext__(self) -> Awaitable[Batch]:
         return self._batches.__anext__() if self._first is None else self._take_first()
 
-    def pass_runs(self, outlet: Outlet) -> None:
-        pass_runs(self._batches, outlet)
+    def forward_runs(self, outlet: Outlet) -> None:
+        forward_runs(self._batches, outlet)
 
     async def _take_first(self) -> Batch:
         first, self._first = self._first or (), None

@@ -1,7 +1,7 @@
 """Passes a reply on: applies the reply checks, and ends a stream that breaks off so that clients can read its end.
 
 This is the one loop on the way back: for each batch set the fields that the gateway resolved in place of the backend,
-bind the response's id, run the checks, record the batch in the transcript, pass it on.
+bind the response's id, run the checks, add the batch to the transcript, pass it on.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import structlog
 from proxy.context import Context
 from proxy.rules.admit import REPLY_CHECKS, ActiveCheck
 from proxy.rules.decisions import Decisions
-from proxy.rules.recording import GuardedBatches, record, record_run
+from proxy.rules.transcribing import GuardedBatches, add_run_to_transcript, add_to_transcript
 from proxy.shutdown import ShuttingDown, shutdown_error
 from proxy.wire.body_events import changed_response, events_of_body, terminal_of_body
 from proxy.wire.call import Call
@@ -63,12 +63,12 @@ class Guard:
             return reply
         checks = [*(context.get(REPLY_CHECKS) or ())]
         if reply.batches is not None:
-            passed = self._pass_stream(call, reply.batches, checks, context)
+            passed = self._guard_stream(call, reply.batches, checks, context)
             batches = GuardedBatches(passed, reply.batches, context)
             return Reply(reply.status, reply.headers, batches=batches, response=reply.response)
-        return await self._pass_body(call, reply, checks, context)
+        return await self._guard_body(call, reply, checks, context)
 
-    async def _pass_body(self, call: Call, reply: Reply, checks: list[ActiveCheck], context: Context) -> Reply:
+    async def _guard_body(self, call: Call, reply: Reply, checks: list[ActiveCheck], context: Context) -> Reply:
         transcript = context.transcript
         context.note_first_event()
         if context.response_fields:
@@ -89,7 +89,7 @@ class Guard:
         await context.complete_reply()
         return await _complete_body(reply, context) if context.response_fields else reply  # it may not be stored
 
-    async def _pass_stream(
+    async def _guard_stream(
         self, call: Call, batches: AsyncIterator[Batch], checks: list[ActiveCheck], context: Context
     ) -> AsyncIterator[Batch]:
         transcript = context.transcript
@@ -97,7 +97,7 @@ class Guard:
         try:
             async for received in batches:
                 if len(received) == 1 and transcript.is_started and isinstance(run := received[0], Run):
-                    record_run(run, context)  # most batches of a stream: deltas that only pass
+                    add_run_to_transcript(run, context)  # most batches of a stream: deltas that only pass
                     yield received
                     continue
                 batch, stopped_by = await self._receive(received, checks, call, context)
@@ -119,7 +119,7 @@ class Guard:
     async def _receive(
         self, received: Batch, checks: list[ActiveCheck], call: Call, context: Context
     ) -> tuple[Batch, str | None]:
-        """Check and record one batch; return what of it is passed on, and the name of the rule that stopped it."""
+        """Check a batch and add it to the transcript; return what of it passes, and the rule that stopped it."""
         if not context.transcript.is_started:
             context.note_first_event()
         if context.response_fields:
@@ -129,7 +129,7 @@ class Guard:
                 await context.see_response(unit.response)
         checked = await self._check(received, checks, call, context) if checks else (until_terminal(received), None)
         received, stopped_by = checked
-        record(received, context)
+        add_to_transcript(received, context)
         if context.transcript.terminal is not None:
             received = await _complete(received, context)
         return received, stopped_by

@@ -1,10 +1,11 @@
-"""The short way of runs: from where they arrive to where they are written, past the task that reads the batches.
+"""Forwards runs of deltas straight from the connection on which they arrive to the connection of the client.
 
-Most of a stream are deltas that arrive one by one. To wake a task for each, through all that waits for it, costs more
-than everything that is done with one. So who reads batches may give them an outlet; they call it with each run that
-arrives while the next batch is awaited. Everything else, and what the outlet does not take, comes as a batch.
+Most of a stream is deltas that arrive one at a time. To wake the task of the request for each of them, and to pass it
+through every iterator between, costs more than all other work on a delta. So the reader of the batches gives the source
+an outlet: a function that takes a run. While the reader awaits its next batch, the source calls the outlet with each
+run as it arrives, and the task sleeps on. Events, and runs that the outlet does not take, come in the next batch.
 
-A wrapper of batches that has no `pass_runs` sees all of them: whatever changes or keeps batches needs no more.
+An iterator that changes or keeps batches is no Passage, and so receives every run in a batch.
 """
 
 from abc import abstractmethod
@@ -13,20 +14,20 @@ from collections.abc import AsyncIterator, Callable
 from proxy.wire.event import Batch, Run
 
 Outlet = Callable[[Run], bool]
-"""Takes a run now and returns True, or returns False and has done nothing. It raises nothing."""
+"""Takes a run at once and returns True, or does nothing and returns False. It raises nothing."""
 
 
 class Passage(AsyncIterator[Batch]):
-    """Batches that can give runs to an outlet."""
+    """Batches whose runs can be forwarded to an outlet."""
 
     __slots__ = ()
 
     @abstractmethod
-    def pass_runs(self, outlet: Outlet) -> None:
-        """Offer each run to an outlet from now on. Call it when a batch was read, once."""
+    def forward_runs(self, outlet: Outlet) -> None:
+        """Offer each run that arrives between batches to the outlet. Called once, after a batch was read."""
 
 
-def pass_runs(batches: AsyncIterator[Batch], outlet: Outlet) -> None:
-    """Let batches give their runs to an outlet, if they can."""
+def forward_runs(batches: AsyncIterator[Batch], outlet: Outlet) -> None:
+    """Let the outlet have the runs of these batches, if they are a Passage."""
     if isinstance(batches, Passage):
-        batches.pass_runs(outlet)
+        batches.forward_runs(outlet)

@@ -14,6 +14,8 @@ from proxy.wire.partial_item import PartialItem, index_of
 MAX_EXACT = 2**53 - 1  # the greatest integer that JavaScript clients read exactly
 LOG_BYTES = 16_777_216
 """How much of a stream is kept to close its open items with, in bytes; of longer items the beginning is kept."""
+MAX_KEPT_BYTES = 268_435_456
+"""How large the kept part of one reply may be, in bytes."""
 FRAME_WORK = 16
 """How many bytes of an item take as much work as one byte of its frames."""
 MAX_MARKS = 10_000
@@ -96,8 +98,9 @@ class Transcript:
             return None
         if not self._open:
             return None if self._log else 0
-        size = len(run.raw)
-        return size if self._log_bytes + size <= LOG_BYTES else None
+        size, log_bytes = len(run.raw), self._log_bytes
+        has_room = log_bytes + size <= LOG_BYTES and self._parsed_bytes + log_bytes + size <= MAX_KEPT_BYTES
+        return size if has_room else None
 
     def see_run(self, run: Run, size: int) -> None:
         """Record a run of a stream that has begun; `size` is what `size_of_run` has returned."""
@@ -131,6 +134,10 @@ class Transcript:
     def kept_bytes(self) -> int:
         """How many bytes of memory the kept part of a stream takes."""
         return self._parsed_bytes + self._log_bytes
+
+    def has_room_for(self, size: int) -> bool:
+        """Return whether this many bytes more can be kept."""
+        return self.kept_bytes + size <= MAX_KEPT_BYTES
 
     @property
     def response_bytes(self) -> int:

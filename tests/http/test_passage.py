@@ -14,7 +14,7 @@ from backends.upstream.headers import HeaderFilter
 from backends.upstream.scrub import REPLACEMENT, Scrubber
 from backends.upstream.stream import Stream
 from proxy.http import send
-from proxy.rules.recording import GuardedBatches
+from proxy.rules.transcribing import GuardedBatches
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Batch, Run
 from proxy.wire.passage import Outlet
@@ -85,7 +85,7 @@ async def test_a_run_is_taken_where_it_arrives():
     async with opened() as (stream, pieces):
         pieces.writer.write(chunk(BEFORE))
         first = await anext(stream)
-        stream.pass_runs(lambda run: taken.append(run.sse) is None)
+        stream.forward_runs(lambda run: taken.append(run.sse) is None)
         following = asyncio.ensure_future(anext(stream))
         for count, text in enumerate("abc", 1):
             pieces.writer.write(chunk(delta(text)))
@@ -114,7 +114,7 @@ async def test_each_frame_comes_once_and_in_order(dialect: str, seed: int):
     async with opened() as (stream, pieces):
         pieces.writer.write(chunk(frames[0]))
         seen.extend(unit.sse for unit in await anext(stream))
-        stream.pass_runs(take)
+        stream.forward_runs(take)
         reading = asyncio.create_task(read(stream, seen))
         while at < len(whole):
             if chosen.random() < 0.5:  # at the end of a frame
@@ -139,7 +139,7 @@ async def test_a_run_with_the_key_of_the_gateway_is_not_passed():
     async with opened("sk-secret-of-the-gateway") as (stream, pieces):
         pieces.writer.write(chunk(BEFORE))
         await anext(stream)
-        stream.pass_runs(lambda run: taken.append(run) is None)
+        stream.forward_runs(lambda run: taken.append(run) is None)
         following = asyncio.ensure_future(anext(stream))
         pieces.writer.write(chunk(delta("sk-secret-of-the-gateway")))
         batch = await following
@@ -155,7 +155,7 @@ async def test_what_is_taken_begins_the_time_for_the_next_event():
     async with opened(first_event_s=0.5, between_events_s=0.5) as (stream, pieces):
         pieces.writer.write(chunk(BEFORE))
         await anext(stream)
-        stream.pass_runs(lambda run: taken.append(run) is None)
+        stream.forward_runs(lambda run: taken.append(run) is None)
         following = asyncio.ensure_future(anext(stream))
         for count in range(1, 6):
             await asyncio.sleep(0.2)
@@ -171,7 +171,7 @@ class Way:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.passed = self.batches = 0
-        pass_runs, write_batch = GuardedBatches.pass_runs, send._write_batch
+        forward_runs, write_batch = GuardedBatches.forward_runs, send._write_batch
 
         def counting(batches: GuardedBatches, outlet: Outlet) -> None:
             def count(run: Run) -> bool:
@@ -179,13 +179,13 @@ class Way:
                 self.passed += is_written
                 return is_written
 
-            pass_runs(batches, count)
+            forward_runs(batches, count)
 
         async def count_batch(answer: Any, batch: Batch) -> bool:
             self.batches += 1
             return await write_batch(answer, batch)
 
-        monkeypatch.setattr(GuardedBatches, "pass_runs", counting)
+        monkeypatch.setattr(GuardedBatches, "forward_runs", counting)
         monkeypatch.setattr(send, "_write_batch", count_batch)
 
 
@@ -232,7 +232,7 @@ def text_of(body: bytes) -> bytes:
     return frames
 
 
-async def test_deltas_take_the_short_way_through_a_gateway(gateway: str, upstream: FakeUpstream, way: Way):
+async def test_deltas_take_the_shortcut_through_a_gateway(gateway: str, upstream: FakeUpstream, way: Way):
     """The client receives the bytes of the upstream."""
     upstream.answer, steps = step_by_step("abcdef")
     frames = text_of(await receive(gateway, steps, 6))
@@ -267,7 +267,7 @@ async def test_a_stream_that_is_kept_is_kept_whole(start_gateway, upstream: Fake
 
 async def test_runs_wait_while_there_is_no_memory(gateway: str, upstream: FakeUpstream, way: Way, monkeypatch):
     """The guard sees them then, and ends the stream as it ends one of batches."""
-    monkeypatch.setattr("proxy.rules.recording.MAX_KEPT_BYTES", 20_000)
+    monkeypatch.setattr("proxy.wire.transcript.MAX_KEPT_BYTES", 20_000)
     upstream.answer, steps = step_by_step(["x" * 1_000] * 40)
     last = events(text_of(await receive(gateway, steps, 40)))[-2]
 
@@ -275,7 +275,7 @@ async def test_runs_wait_while_there_is_no_memory(gateway: str, upstream: FakeUp
     assert (last["type"], last["response"]["error"]["code"]) == ("response.failed", "server_error")
 
 
-async def test_deltas_take_the_short_way_to_a_websocket(gateway: str, upstream: FakeUpstream, way: Way):
+async def test_deltas_take_the_shortcut_to_a_websocket(gateway: str, upstream: FakeUpstream, way: Way):
     """Each is a message of its own."""
     upstream.answer, steps = step_by_step("abc")
     async with calling(gateway) as caller:
@@ -294,7 +294,7 @@ async def test_deltas_take_the_short_way_to_a_websocket(gateway: str, upstream: 
 
 
 async def test_a_websocket_that_does_not_read_gets_every_delta_later(gateway: str, upstream: FakeUpstream):
-    """It is written in order, whichever way it took."""
+    """It is written in order, whether forwarded or in a batch."""
     texts = [f"{number:08}{'x' * 16_000}" for number in range(2_000)]
 
     async def rest(response: Any) -> None:

@@ -8,7 +8,6 @@ import orjson
 import pytest
 
 from policies import Policy, PolicyState, ReplyCheck, ReplyCheckFactory
-from proxy.rules import recording
 from proxy.rules.guard import require_stream, until_terminal
 from proxy.rules.rule import compile_selector
 from proxy.shutdown import cancel_for_shutdown
@@ -406,7 +405,7 @@ async def test_callbacks_of_the_reply_run_when_it_is_complete(
 
 async def test_a_stream_whose_items_are_too_large_is_ended(monkeypatch: pytest.MonkeyPatch):
     """The limit protects the gateway; the client gets an end that it can read."""
-    monkeypatch.setattr(recording, "MAX_KEPT_BYTES", 9_000)
+    monkeypatch.setattr("proxy.wire.transcript.MAX_KEPT_BYTES", 9_000)
     context = make_context()
     events = events_in(await sent(await guarded(NO_RULES, STREAM, stream_reply(CANONICAL, size=100), context)))
 

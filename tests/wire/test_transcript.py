@@ -350,6 +350,18 @@ def test_the_size_of_what_is_kept_is_known():
     assert sizes == [0, begun, begun + len(text.sse), items, items]
 
 
+@pytest.mark.parametrize("missing_bytes", [0, 1])
+def test_what_is_kept_of_one_reply_is_limited(monkeypatch: pytest.MonkeyPatch, missing_bytes: int):
+    """The last byte of the limit is included, for batches and for single runs alike."""
+    run, transcript = Run(CANONICAL[5]), Transcript()
+    transcript.see([event(**added(0, id="a"))])
+    room = len(run.raw) - missing_bytes
+    monkeypatch.setattr("proxy.wire.transcript.MAX_KEPT_BYTES", transcript.kept_bytes + room)
+
+    assert transcript.size_of_run(run) == (None if missing_bytes else len(run.raw))
+    assert transcript.has_room_for(len(run.raw)) == (missing_bytes == 0)
+
+
 @pytest.mark.parametrize("number", ["created", "output_item.added", "output_item.done", "completed"])
 def test_what_is_parsed_and_kept_counts_by_its_values(number: str):
     """An event of many small values takes far more memory than its frame."""

@@ -24,7 +24,7 @@ from proxy.wire.ending import failure_events
 from proxy.wire.errors import HeadgateError
 from proxy.wire.event import TERMINALS, Batch, Event, MessageRun, Reply, Run, parse_leniently
 from proxy.wire.lifting import add_lifter
-from proxy.wire.passage import pass_runs
+from proxy.wire.passage import forward_runs
 from proxy.workers import LARGE_BYTES, MemoryLease
 
 log = structlog.get_logger()
@@ -165,7 +165,7 @@ class TurnRunner:
                 turn.is_ended = is_error or batch[-1].type in TERMINALS
                 await self._socket.send(payloads)
                 if is_first:
-                    pass_runs(reply.batches, partial(self._send_run, turn))
+                    forward_runs(reply.batches, partial(self._send_run, turn))
         record.status = 200
 
     def _send_run(self, turn: Turn, run: Run) -> bool:

@@ -1,27 +1,24 @@
-"""Records what passes a guard in the transcript, and counts what is kept of it in the memory of the call."""
+"""Adds what passes a guard to the transcript of the reply, and reserves memory for what the transcript keeps of it."""
 
 from collections.abc import AsyncIterator, Awaitable
 
 from proxy.context import Context
 from proxy.wire.errors import BackendError, Unavailable
 from proxy.wire.event import Batch, Run
-from proxy.wire.passage import Outlet, Passage, pass_runs
-
-MAX_KEPT_BYTES = 268_435_456
-"""How large the items of one response may be together, in bytes."""
+from proxy.wire.passage import Outlet, Passage, forward_runs
 
 
-def record(batch: Batch, context: Context) -> None:
-    """Add a batch to the transcript, and what is kept of it to the call's memory.
+def add_to_transcript(batch: Batch, context: Context) -> None:
+    """Add a batch to the transcript, and reserve memory for what is kept of it.
 
-    Raises BackendError or Unavailable before anything is recorded, if there is no room for the batch.
+    Raises BackendError or Unavailable before anything is added, if there is no room for the batch.
     """
     transcript, memory = context.transcript, context.memory
     before, size = transcript.kept_bytes, transcript.size_of(batch)
     if size == before == 0:  # nothing of it is kept
         transcript.see(batch)
         return
-    if before + size > MAX_KEPT_BYTES:
+    if not transcript.has_room_for(size):
         raise BackendError("The items of the response are too large.", code="upstream_too_large", source="gateway")
     try:
         memory.grow(size)
@@ -36,24 +33,24 @@ def record(batch: Batch, context: Context) -> None:
         memory.grow(difference)
 
 
-def record_run(run: Run, context: Context) -> None:
-    """Record frames that only pass, as `record` does."""
+def add_run_to_transcript(run: Run, context: Context) -> None:
+    """Do the same for a single run, at a lower cost where that is possible."""
     transcript = context.transcript
     size = transcript.size_of_run(run)
-    if size is None or transcript.kept_bytes + size > MAX_KEPT_BYTES:
-        record([run], context)
+    if size is None:
+        add_to_transcript([run], context)
     else:
         context.memory.grow(size)
         transcript.see_run(run, size)
 
 
 class GuardedBatches(Passage):
-    """The batches that a guard passes on, and the short way of the runs between them: a guard only records those."""
+    """The batches that a guard passes on. Runs that are forwarded past the guard are only added to the transcript."""
 
     __slots__ = ("_batches", "_context", "_outlet", "_received")
 
     def __init__(self, batches: AsyncIterator[Batch], received: AsyncIterator[Batch], context: Context) -> None:
-        """`received` are those that the guard reads."""
+        """`batches` are what the guard passes on, `received` what it reads."""
         self._batches = batches
         self._received: AsyncIterator[Batch] | None = received
         self._context = context
@@ -62,22 +59,23 @@ class GuardedBatches(Passage):
     def __anext__(self) -> Awaitable[Batch]:
         return self._batches.__anext__()
 
-    def pass_runs(self, outlet: Outlet) -> None:
-        """Record each run that the outlet takes, unless all frames are kept: then the guard sees every batch."""
-        received, self._received = self._received, None  # which will refer to these: no cycle may keep a call
+    def forward_runs(self, outlet: Outlet) -> None:
+        """Forward runs, unless the transcript keeps all frames: then the guard has to see every batch."""
+        received, self._received = self._received, None  # they will refer to this object, and a cycle would keep both
         if received is not None and not self._context.transcript.keeps_frames:
             self._outlet = outlet
-            pass_runs(received, self._pass)
+            forward_runs(received, self._forward)
 
-    def _pass(self, run: Run) -> bool:
+    def _forward(self, run: Run) -> bool:
+        """Give a run to the outlet, and add it to the transcript if the outlet has taken it; return whether it has."""
         transcript, memory = self._context.transcript, self._context.memory
         size = transcript.size_of_run(run)
-        if size is None or transcript.kept_bytes + size > MAX_KEPT_BYTES:
+        if size is None:
             return False
         try:
             memory.grow(size)
         except Unavailable:
-            return False  # the guard drops what can be spared, or ends the stream
+            return False  # it comes as a batch, for which the guard frees memory or ends the stream
         if self._outlet(run):
             transcript.see_run(run, size)
             return True

@@ -47,7 +47,7 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[bytes]) 
     while not condition():
         assert process.poll() is None
         assert time.monotonic() < end
-        time.sleep(0.001)
+        time.sleep(0.01)
 
 
 def catches_hang_ups(process: subprocess.Popen[bytes]) -> bool:
@@ -105,7 +105,7 @@ def test_ctrl_c_before_it_serves_ends_it_without_a_traceback(tmp_path: Path):
     assert "Traceback" not in (tmp_path / "stderr").read_text()
 
 
-@pytest.mark.parametrize("redirected", [">/dev/full 2>stderr", ">&- 2>stderr", ">stdout 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("redirected", [">/dev/full 2>stderr", "<&- >&- 2>&-"])
 def test_a_stream_that_takes_nothing_does_not_keep_it_from_serving(tmp_path: Path, redirected: str):
     """Nothing that it prints is worth an outage."""
     port = free_port()

@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 MAX_WORD_BYTES = 64
-# As in backends/local/model/tokens.py: added tokens that look like tags control the model, too.
+# As in backends/local/model/tokenizer.py: added tokens that look like tags control the model, too.
 TAG = re.compile(r"[<\[]\S*[>\]]")
 
 

@@ -51,7 +51,7 @@ class KeysTable(Table):
     """Keys that `headgate key` issues, beside the callers of the config. Without this table there are none."""
 
     refresh_s: Annotated[float, Field(ge=0.05, le=60)] = 0.5
-    """How often each process reads what was changed, in seconds: so long a revoked key is still accepted."""
+    """How often each process reads what was changed, in seconds; a revoked key is accepted for this long at most."""
 
 
 def has_teams(callers: Sequence[CallerTable], *others: object) -> bool:

@@ -18,8 +18,8 @@ class UsageTable(Table):
     """Keys of the callers' metadata whose values have rows of their own; a tag of the caller's key with that name comes
     first."""
     flush_s: Annotated[float, Field(ge=0.05, le=300)] = 5
-    """How often each process writes what it has counted, in seconds: so old may an answer be, and as much is lost if a
-    gateway of one process is killed."""
+    """How often each process writes what it has counted, in seconds. A report can be this old, and this much is lost if
+    a gateway of one process is killed."""
     max_rows: PositiveInt = 2_000
     """How many rows each process counts in an hour; beyond it models and metadata are "other". A team may have as many
     as it leaves free."""

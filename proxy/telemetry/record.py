@@ -179,25 +179,23 @@ class RequestRecord:
 
     def known(self) -> dict[str, str | int | float | bool]:
         """Return the fields that are known, in order. A value that is no scalar is recorded by the name of its type."""
-        known = fields_of(RECORDED, _values_of(self))
-        return known if fits_log(known) else fit_for_log(known)
+        known: dict[str, Any] = {}
+        return known if add_known(known, RECORDED, _values_of(self)) else fit_for_log(known)
 
 
-def fields_of(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
-    """Return the values that are known by their names."""
-    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
-
-
-def fits_log(fields: Mapping[str, Any]) -> bool:
-    """Whether all fields are scalars, and all texts among them short and printable."""
-    texts = []
-    for value in fields.values():
+def add_known(fields: dict[str, Any], names: Sequence[str], values: Sequence[Any]) -> bool:
+    """Add the values that are known. Return whether they are scalars, and the texts among them short and printable."""
+    texts, fits = [], True
+    for name, value in zip(names, values, strict=True):
+        if value is None:
+            continue
+        fields[name] = value
         kind = type(value)
         if kind is str and len(value) <= LONGEST_CHARS:
             texts.append(value)
         elif kind not in NUMBERS:
-            return False
-    return "".join(texts).isprintable()
+            fits = False
+    return fits and "".join(texts).isprintable()
 
 
 def fit_for_log(known: dict[str, Any]) -> dict[str, Any]:

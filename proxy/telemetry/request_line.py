@@ -2,10 +2,11 @@
 
 from datetime import UTC, datetime
 from operator import attrgetter
+from typing import Any
 
 import orjson
 
-from proxy.telemetry.record import RECORDED, RequestRecord, fields_of, fit_for_log, fits_log
+from proxy.telemetry.record import RECORDED, RequestRecord, add_known, fit_for_log
 
 COMMON = (
     "method", "caller", "team", "key_id", "issuer", "key_fingerprint", "model", "stream", "status", "code", "policy",
@@ -30,19 +31,18 @@ class RequestLines:
         """Return the line of a request that has ended: its record is complete."""
         common = _common_of(record)
         end = self._ends.get((event, common)) or self._make_end(event, common)
-        fields = fields_of(OWN, _own_of(record))
-        if not fits_log(fields):
-            fields = fit_for_log(fields)
-        own = {
-            "timestamp": datetime.fromtimestamp(ended_at, UTC), "request_id": request_id, **fields,
+        own: dict[str, Any] = {
+            "timestamp": datetime.fromtimestamp(ended_at, UTC), "request_id": request_id,
             "duration_ms": round(duration_s * 1e5) / 100,
         }  # fmt: skip
+        if not add_known(own, OWN, _own_of(record)):
+            own |= fit_for_log({name: own.pop(name) for name in OWN if name in own})
         return b"%b,%b" % (orjson.dumps(own)[:-1], end)
 
     def _make_end(self, event: str, common: tuple[object, ...]) -> bytes:
         """Return the end of lines with these values. It is remembered if they are as short as they should be."""
-        fields = fields_of(COMMON, common)
-        is_short = fits_log(fields)
+        fields: dict[str, Any] = {}
+        is_short = add_known(fields, COMMON, common)
         end = orjson.dumps({"level": "info", **(fields if is_short else fit_for_log(fields)), "event": event})[1:]
         if is_short:
             if len(self._ends) >= MAX_ENDS:

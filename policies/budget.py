@@ -200,7 +200,7 @@ class BudgetCheck:
         )
 
     def _exhausted(self, left_s: float, header: str) -> LimitExceeded:
-        until = "" if self._window == "total" else f" It begins anew in {timedelta(seconds=round(left_s))}."
+        until = "" if self._window == "total" else f" It is reset in {timedelta(seconds=round(left_s))}."
         message = f"The budget of {self._limit} is used up or reserved.{until}"
         refusal = LimitExceeded("exhausted", message, after_s=left_s, headers={HEADER: header})
         refusal.retry = False  # an SDK would try again within seconds

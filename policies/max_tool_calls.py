@@ -196,7 +196,8 @@ def _budget_check(tally: Tally, budget: ChainBudget, chains: Chains, call: Call,
         if made > budget.granted:
             raise _exceeded(budget.granted)
         is_terminal = event.type in TERMINALS
-        # A chain of which nothing is used loses nothing if its response could not be bound: it would begin anew.
+        # A chain of which nothing is used loses nothing if its response could not be bound:
+        # it would start a new budget.
         has_used = continues or budget.is_reserved or budget.granted > 0
         if has_used and (is_terminal or event.type == "response.created") and not chains.is_bound(context):
             raise _unavailable()

@@ -48,7 +48,7 @@ class OidcTable(Table):
     counts; who has none is refused. A "team_admin" and a "viewer" are limited to the team that `team` of the [[issuer]]
     names; a "global_viewer" sees all teams."""
     scope: Annotated[str, Field(pattern=r"^[\x21\x23-\x5b\x5d-\x7e ]+$")] = "openid profile email"
-    """What is asked of the issuer; some need "groups" in it for their claim."""
+    """The scopes that are requested from the issuer; some need "groups" for that claim."""
 
     @field_validator("role")
     @classmethod
@@ -58,7 +58,7 @@ class OidcTable(Table):
 
 
 class AdminTable(Table):
-    """The listener of operators: metrics, health, admin API and console; without this table there is none."""
+    """The listener for operators: metrics, health, admin API and console; without this table there is none."""
 
     host: str = "127.0.0.1"
     """The address to listen on. On any other than loopback the console and the API need a [[admin.key]], and only a

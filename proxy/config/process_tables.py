@@ -48,7 +48,8 @@ class ServerTable(Table):
     drain_s: NonNegativeFloat = 30
     """How long running calls may continue after SIGTERM, in seconds."""
     drain_delay_s: NonNegativeFloat = 0
-    """How long /readyz says 503 before that, while requests are still accepted, in seconds: load balancers notice."""
+    """How long /readyz says 503 before that, while requests are still accepted, in seconds, so that load balancers
+    notice."""
     max_body_bytes: PositiveInt = 134_217_728
     """The largest request body, in bytes; real requests with files reach 73 MB."""
     max_body_values: PositiveInt = 200_000
@@ -70,20 +71,21 @@ class ServerTable(Table):
     write_timeout_s: PositiveFloat = 60
     """How long a client may leave an answer unread while more of it waits to be sent, in seconds."""
     max_connections: PositiveInt | None = None
-    """How many connections are served at once; one more gets 503. Default: what the limit on open files allows. With
-    several teams an idle connection is closed for one more, and no team has all calls: of as many, WebSocket turns
-    included, a quarter is kept for teams that have few; one more gets 429."""
+    """How many connections are served at once; one more gets 503. Default: what the limit on open files allows. As many
+    calls, WebSocket turns included, can run at once; with several teams a quarter of them is kept for teams that have
+    few, and one more gets 429. An idle connection is then closed to make room for a new one."""
     websockets_per_caller: NonNegativeInt = 256
     """How many WebSocket connections a caller may have at once; one more gets 429. 0: none, an upgrade gets 426."""
     trusted_proxies: tuple[Network, ...] = ()
-    """Networks of one's own proxies, whose `X-Forwarded-For` is believed: ["10.0.0.0/8"]. The client's address is the
+    """Networks of your own proxies, whose `X-Forwarded-For` is believed: ["10.0.0.0/8"]. The client's address is the
     last one there that is in none of them. Default: none, it is the address of the connection."""
     trust_traceparent: bool = True
     """Whether a caller's `traceparent` is continued and passed on; else traces begin here."""
     log_metadata: tuple[str, ...] = ()
     """Keys of the callers' metadata whose values are in the log line of a call, as "metadata.KEY"."""
     deadline_s: PositiveFloat | None = None
-    """How long after a request arrives its backend may begin to answer, in seconds. Default: no limit but its own."""
+    """How long after a request's arrival its backend may take to begin to answer, in seconds. Default: no limit but the
+    backend's own."""
 
     @model_validator(mode="after")
     def _certificate_and_key(self) -> Self:

@@ -91,20 +91,20 @@ class RouteTable(Table):
     weights: dict[str, PositiveFloat] = Field(default_factory=dict)
     """With "weighted": the weight of each backend by its name; default 1."""
     affinity_max_per_min: PositiveInt | None = None
-    """With "affinity": of a key with more calls in a minute, as many as this go to one backend, then as many to the
-    next one, and so on. Each process counts its own calls. Default: all go to one."""
+    """With "affinity": the most calls of one key in a minute that go to one backend; the next ones go to the next
+    backend, and so on. Each process counts its own calls. Default: all go to one."""
     fallback: tuple[FallbackTable, ...] = ()
     """Routes to other models that are tried in this order when all backends of this one fail."""
     attempts: PositiveInt | None = None
-    """How often a call may be sent to backends of this route, repetitions by the caller's SDK included. Default: 2, or
-    the number of backends if that is larger. 1: never again."""
+    """How often a call may be sent to backends of this route, retries by the caller's SDK included. Default: 2, or
+    the number of backends if that is larger. 1: it is never sent again."""
     cache: CacheWhen | None = None
     """Which of its calls are cached: see `when` of [cache], which is the default."""
     retry_within_s: PositiveFloat = 60
     """How long after a call's first attempt another one may begin, in seconds."""
     hedge_after_ms: PositiveFloat | None = None
-    """How long the first event may take before another backend is asked too, in milliseconds; the later one of both is
-    cancelled, but may have to be paid. Default: never. Calls with tools that the server runs are not asked twice."""
+    """How long the first event may take before another backend is asked too, in milliseconds; the slower one is
+    cancelled, but may have to be paid for. Default: never. Calls with tools that the server runs are not hedged."""
 
     @property
     def backend_names(self) -> tuple[str, ...]:
@@ -202,7 +202,7 @@ class CacheTable(Table):
     collapsed_cost: Literal["leader", "each"] = "leader"
     """Who is charged for a shared call in budgets: the first caller, or each of them."""
     pace: Pacing = "instant"
-    """How fast a stream is given again: "instant" at once, "recorded" in the time that it took first."""
+    """How fast a stream is given again: "instant" at once, "recorded" at its original pace."""
     share: Share = "team"
     """Who gets an answer again: "caller", "team", or "all" teams; a stored answer is never another team's."""
     secret: LongSecret | None = None

@@ -1,4 +1,4 @@
-"""The address of the client of a request, behind proxies of one's own."""
+"""The address of the client of a request, behind the operator's own proxies."""
 
 import re
 from collections.abc import Sequence

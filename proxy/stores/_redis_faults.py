@@ -39,7 +39,7 @@ class RedisFaults:
     """Notes faults, and keeps commands from a server that has not answered for some time."""
 
     def __init__(self, breaker: StoreBreaker, timeout_s: float, renew: Callable[[], None]) -> None:
-        """`renew` opens connections anew: the server takes no writes, and another one may have its address by now."""
+        """`renew` reopens connections: the server takes no writes, and another one may have its address by now."""
         self.breaker = breaker
         self._timeout_s = timeout_s
         self._renew = renew

@@ -145,7 +145,7 @@ class RedisServer:
             raise
 
     def _renew(self) -> None:
-        """Open connections anew."""
+        """Reopen connections."""
         link, self.link, self._has_moved = self.link, None, True
         if link is not None:
             link.retire()

@@ -8,7 +8,7 @@ Keeps: until an entry expires or Redis evicts it. A value is a string, a counter
 Fails: with StoreError when Redis cannot be reached, answers with an error, or does not answer within `timeout_ms`. A
     command is sent once, because a repeated one could be carried out twice. Answers are matched to commands by their
     order: one whose sender has left is dropped, and one that is late closes the connection, so that it cannot reach
-    another command. After a write that a replica refuses connections are opened anew, to reach the new primary. After
+    another command. After a write that a replica refuses connections are reopened, to reach the new primary. After
     several commands without an answer none is sent for a while.
 Source: https://redis.readthedocs.io/en/stable/asyncio_examples.html, https://redis.io/docs/latest/commands/eval/
 """

@@ -1,4 +1,4 @@
-"""Requests that have ended, and are logged, measured and listed soon after: many in one go.
+"""Requests that have ended, and are logged, measured and listed soon after: in batches.
 
 The work for one takes a third of the time when it follows that for another: what it needs is in the processor's caches.
 """

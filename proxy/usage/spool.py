@@ -27,7 +27,7 @@ Sums = dict[tuple[str, str], list[int]]
 
 @dataclass(slots=True)
 class Batch:
-    """What is added to the store in one go. Its source and its number say which batch it is."""
+    """What is added to the store in one batch. Its source and its number say which batch it is."""
 
     source: str
     number: int

@@ -44,7 +44,7 @@ async def test_calls_are_counted_until_the_budget_begins_anew():
         '"policy";u=requests;q=2;r=1;t=43200', '"policy";u=requests;q=2;r=0;t=43200',
     ]  # fmt: skip
     assert (refused.status, refused.reason, refused.retry) == (429, "exhausted", False)
-    assert refused.message == "The budget of 2 requests (day) is used up or reserved. It begins anew in 12:00:00."
+    assert refused.message == "The budget of 2 requests (day) is used up or reserved. It is reset in 12:00:00."
     assert refused.headers == {"Retry-After": "43200", "x-headgate-budget": '"policy";u=requests;q=2;r=0;t=43200'}
 
 

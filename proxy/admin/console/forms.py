@@ -27,7 +27,7 @@ Fields = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a form led to: its page with these values; without values the page is loaded anew, with a notice."""
+    """What a form led to: its page with these values; without values the page is reloaded, with a notice."""
 
     values: Values | None = None
     notice: str = ""

@@ -1,4 +1,4 @@
-"""The part of the first page that moves: drawn anew with each sample."""
+"""The part of the first page that moves: redrawn with each sample."""
 
 from collections.abc import AsyncIterator
 

@@ -10,7 +10,7 @@ from proxy.state.items import StoredItem
 from proxy.wire.errors import RequestError
 from proxy.wire.items import JSON
 from proxy.wire.query import query_pairs
-from proxy.wire.refusals import invalid_value, out_of_range, shorten
+from proxy.wire.refusals import invalid_type, invalid_value, out_of_range, shorten
 
 DEFAULT_LIMIT, MAX_LIMIT = 20, 100
 PAGE_PARAMETERS = frozenset({"limit", "order", "after"})
@@ -71,8 +71,7 @@ def read_integer_parameter(text: str | None, name: str) -> int | None:
         return None
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdigit()):
-        message = f"Invalid type for '{name}': expected an integer, but got a string instead."
-        raise RequestError(message, code="invalid_type", param=name)
+        raise invalid_type(name, "an integer", text)
     if len(digits.lstrip("0")) > MAX_DIGITS:
         return LARGEST if digits == text else -LARGEST
     return int(text)

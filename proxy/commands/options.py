@@ -32,7 +32,7 @@ def is_from(variable: str, value: object) -> bool:
 
 
 def _config(text: str) -> Path:
-    """Raises ArgumentTypeError for a variable that names no file; that of an option is said where it is read."""
+    """Raises ArgumentTypeError for a variable that names no file; a file of the option is checked where it is read."""
     path = Path(text)
     if is_from(CONFIG, text) and (path.is_dir() or not os.access(path, os.R_OK)):
         raise argparse.ArgumentTypeError(f"{CONFIG} is '{text}', which is no file that can be read")

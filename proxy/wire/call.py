@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from proxy.wire.body import parse_object
 from proxy.wire.errors import RequestError
 from proxy.wire.large_json import dumps
-from proxy.wire.refusals import invalid_type
+from proxy.wire.refusals import invalid_type, wrong_type
 from proxy.wire.resource import ResourceRequest
 
 Operation = Literal[
@@ -215,7 +215,8 @@ def _check_references(body: Mapping[str, Any]) -> None:
     if not isinstance(conversation, str | dict | None):
         raise invalid_type("conversation", "a string or an object", conversation)
     if isinstance(conversation, dict) and not isinstance(named := conversation.get("id"), str | None):
-        raise invalid_type("conversation.id", "a string", named)
+        message = wrong_type("conversation.id", "a string", named)
+        raise RequestError(message, code="invalid_type", param="conversation")
     if previous is not None and conversation is not None:
         message = (
             "Mutually exclusive parameters: Ensure you are only providing one of: 'previous_response_id' or "

@@ -32,14 +32,14 @@ FORM_REASONS = frozenset({
     "alternative_field", "lookalike", "malformed", "mismatch", "no_type", "not_a_boolean", "not_a_string",
     "not_an_array", "not_an_object", "too_many_values", "unresolved", "userinfo", "value_not_a_string",
 })  # fmt: skip
-"""Reasons of policies that no setting changes: the request has not the form that can be checked."""
+"""Reasons of policies that no setting changes: the request does not have a form that can be checked."""
 SENTENCES = {
     "operator": "The operator of this gateway can lift this.",
     "outage": "Try again later, or ask the operator of this gateway.",
     "team admin": "An admin of your team or the operator of this gateway can issue a key.",
 }
 PERSON = "operator"
-"""Messages that have this word say it themselves."""
+"""Messages with this word already say who can help."""
 
 
 def lifted_by(code: str | None) -> LiftedBy:

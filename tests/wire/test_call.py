@@ -227,7 +227,6 @@ def test_a_continued_response_is_named_by_a_string(previous: bytes):
         ({"model": 1.5}, "model", "expected a non-empty string, but got a decimal number"),
         ({"stream": "true"}, "stream", "expected a boolean, but got a string"),
         ({"conversation": 7}, "conversation", "expected a string or an object, but got an integer"),
-        ({"conversation": {"id": ["c"]}}, "conversation.id", "expected a string, but got an array"),
     ],
 )
 def test_wrong_types_are_refused_in_the_words_of_the_protocol(fields: dict[str, Any], param: str, text: str):
@@ -236,6 +235,14 @@ def test_wrong_types_are_refused_in_the_words_of_the_protocol(fields: dict[str, 
 
     assert (error.code, error.param) == ("invalid_type", param)
     assert error.message == f"Invalid type for '{param}': {text} instead."
+
+
+def test_the_id_of_a_conversation_is_a_string():
+    """The message names the id, `param` the field of the request."""
+    error = error_of(b'{"model":"m","conversation":{"id":["c"]}}')
+
+    assert error.message == "Invalid type for 'conversation.id': expected a string, but got an array instead."
+    assert (error.code, error.param) == ("invalid_type", "conversation")
 
 
 def test_a_model_of_more_than_256_characters_is_refused():

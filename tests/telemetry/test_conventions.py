@@ -35,7 +35,7 @@ TYPES: Mapping[str, tuple[type, ...]] = {
 LITERAL = re.compile(
     r'"((?:gen_ai|openai|http|server|client|error|url|network|db|process|cpu|llm|openinference)\.[a-z_.]+)"'
 )
-EVENTS = {"server.started", "server.stopping", "server.stopped"}
+EVENTS = {"server.started", "server.hang_ups_ignored", "server.stopping", "server.stopped"}
 """Events of the log, which are no names of attributes."""
 ELSEWHERE = ("gen_ai.", "openai.", "llm.", "openinference.")
 """Namespaces that OpenTelemetry's package does not have, or not any more."""

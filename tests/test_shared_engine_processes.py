@@ -102,6 +102,7 @@ async def test_a_model_is_loaded_once_for_all_workers(http: aiohttp.ClientSessio
             with pytest.raises(aiohttp.ClientError):
                 await endless.read()
         after = [await gateway.call(http) for _ in range(4)]
+        await until(lambda: sum(line["event"] == "backend.started" for line in gateway.lines) == 4)
         gateway.process.send_signal(signal.SIGTERM)
         status = await gateway.process.wait()
 

@@ -101,6 +101,14 @@ def test_a_steering_message_has_no_call():
     )
 
 
+def test_a_steering_message_has_no_call_to_remember():
+    """Whatever is known of calls that are repeated."""
+    message = parse(type="response.steer", input="x", previous_response_id="resp_1")
+    message.remember()
+
+    assert message.call is None
+
+
 def test_an_error_has_a_status_and_a_code_that_is_a_string():
     plain = orjson.loads(error_message(RequestError("No."), {"X-A": "1", "Content-Type": "x"}))
     busy = orjson.loads(error_message(Unavailable("Busy.", code="server_shutdown"), {}))

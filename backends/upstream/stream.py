@@ -1,6 +1,7 @@
 """A streamed answer: parses what arrives in steps, between which other calls have a turn."""
 
 import asyncio
+from functools import partial
 
 from backends.upstream.body import AnswerLimits, UpstreamAnswer, read_chunk
 from backends.upstream.decode import Decoder
@@ -41,7 +42,6 @@ class Stream(Passage):
         self._decoder = decoder
         self._is_ended = False
         self.is_complete = False  # whether the response's terminal event was received
-        self._outlet: Outlet
 
     async def __anext__(self) -> Batch:
         parser = self._parser
@@ -79,13 +79,13 @@ class Stream(Passage):
     def forward_runs(self, outlet: Outlet) -> None:
         """Forward runs, unless what arrives has to be decompressed or mended first."""
         if self._repairs is None and self._decoder.is_plain:
-            self._outlet = outlet
-            self.answer.offer_chunks(self._forward_chunk)
+            # Only the answer knows the outlet, until it is closed: who holds that holds this stream too.
+            self.answer.offer_chunks(partial(self._forward_chunk, outlet))
 
-    def _forward_chunk(self, chunk: bytes) -> bool:
+    def _forward_chunk(self, outlet: Outlet, chunk: bytes) -> bool:
         """Give a chunk to the outlet if it is one run that needs no change. Return whether it was taken."""
         run = None if len(chunk) > self._step_bytes else self._parser.run_in(chunk)
-        return run is not None and not self._limits.scrubber.is_in(run) and self._outlet(run)
+        return run is not None and not self._limits.scrubber.is_in(run) and outlet(run)
 
     def _parse(self, chunk: bytes) -> Batch:
         """Return the units of a chunk, and none of it while there are more of the one before; an empty one ends the

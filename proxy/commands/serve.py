@@ -117,7 +117,7 @@ def _with_address(config: Config, host: str | None, port: int | None) -> Config:
 
 
 def _greet(address: str, models: Sequence[str], *, is_open: bool) -> None:
-    """Print the address and a first request; a stdout that takes nothing keeps nobody from being served."""
+    """Print the address and a first request. A stdout that takes nothing is no reason not to serve."""
     model = next((model for model in models if not is_glob(model)), "YOUR-MODEL")
     body = f'{{"model": "{model}", "input": "Hello!"}}'
     key = "" if is_open else " -H 'Authorization: Bearer YOUR-KEY'"

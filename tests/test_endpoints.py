@@ -433,6 +433,21 @@ async def test_calls_without_a_model_go_to_the_default_route(start_gateway: Star
     assert found == [None, None, None, MODEL]
 
 
+async def test_input_tokens_may_be_asked_with_an_empty_body(start_gateway: StartGateway, upstream: StatefulUpstream):
+    """Every field is optional there; clients send the content type of JSON with an empty body."""
+    address = await start_gateway(tables(upstream, route=[{"model": MODEL, "backend": "fake", "default": True}]))
+    answers = []
+    async with aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as http:
+        for body in (b"{}", b""):
+            async with http.post(f"{address}/v1/responses/input_tokens", data=body) as answer:
+                answers.append((answer.status, await answer.json()))
+            async with http.post(f"{address}/v1/responses", data=b"") as refused:
+                assert (refused.status, (await refused.json())["error"]["code"]) == (400, "invalid_json")
+
+    assert answers[0] == answers[1]
+    assert answers[1][0] == 200
+
+
 async def test_without_a_default_route_a_call_needs_a_model(address: str, upstream: StatefulUpstream):
     async with aiohttp.ClientSession() as http:
         for path in ("responses", "responses/input_tokens", "responses/compact"):

@@ -26,6 +26,9 @@ from proxy.workers import LARGE_BYTES, MANY_VALUES, BodyMemory, MemoryLease, Wor
 
 T = TypeVar("T")
 
+OPTIONAL_BODIES = frozenset({"input_tokens"})
+"""The operations whose fields are all optional: an empty body is an empty object."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ingress:
@@ -75,6 +78,8 @@ class Ingress:
         """Return the call in the body; the same for one that the team has sent lately. Raises as `read` does."""
         headers = forwarded_headers(exchange.request.headers, self.header_names)
         raw = await self._receive(exchange, memory)
+        if not raw and operation in OPTIONAL_BODIES:
+            raw = b"{}"
         team, recent = exchange.record.team or "", self.recent
         may_be_recent = operation == "create" and not exchange.query
         if may_be_recent and (found := recent.find(team, raw)) is not None:

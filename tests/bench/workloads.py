@@ -87,6 +87,7 @@ SOCKETS = f"WebSocket, burst of {BURST_DELTAS} deltas"
 PACED = f"100 streams at once, {PACED_DELTAS} deltas {1000 * TICK_S:g} ms apart"
 WORKLOADS = (
     Workload("json", "JSON", build_body("json"), 32),
+    Workload("different", "JSON, each body different", build_body("json", seed=COUNTER.decode()), 32),
     Workload("large", "JSON, 200 kB each way", build_body("large", instructions="x" * LARGE_CHARS), 8),
     Workload(
         "everything", "JSON, all policies", build_body("json"), 32, servers=("bare", "headgate, all policies"),

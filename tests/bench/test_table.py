@@ -73,7 +73,7 @@ def test_a_rival_is_compared_in_the_rows_that_any_gateway_can_serve():
     """WebSocket mode and the cache are Headgate's own."""
     compared = {each.name: each for workload in WORKLOADS for each in compare_with(["other"], workload)}
 
-    assert set(compared) == {"json", "large", "burst", "paced", "many"}
+    assert set(compared) == {"json", "different", "large", "burst", "paced", "many"}
     assert compared["json"].servers == ("bare", "other")
     assert compared["json"].label == "JSON, other"
 

@@ -15,6 +15,24 @@ from proxy.wire.event import Event
 
 RequestCheck = Callable[[Call, Context], Call | Awaitable[Call]]
 """Applied to every call: returns it, changed or not, or raises PolicyViolation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repeatable:
+    """A request check that depends on nothing but the call, its caller, and what `again` checks.
+
+    A call that was let pass and is received again is let pass as before; only `again` is applied to it then, with the
+    call as the check returned it, which it returns too. None: there is nothing that can have changed. Whether there is
+    a check of the reply must depend on nothing else either.
+    """
+
+    check: RequestCheck
+    again: RequestCheck | None = None
+
+    def __call__(self, call: Call, context: Context) -> Call | Awaitable[Call]:
+        return self.check(call, context)
+
+
 EventCheck = Callable[[Event], Awaitable[Event]]
 """Applied to every followed event before it is passed on: returns it, changed or not, or raises Stop."""
 
@@ -125,7 +143,7 @@ class Policy(Table):
 
         Called once at startup, so that the function has its settings in local variables: reading an attribute of a
         pydantic model takes as long as reading a dozen of them. The function is `async` only if it has to wait. What it
-        reserves for a call it gives back in `context.on_end`.
+        reserves for a call it gives back in `context.on_end`. A `Repeatable` is not applied again to the same call.
         """
         del state
         return _pass

@@ -5,7 +5,7 @@ Response: what it checks in the reply, or "passes".
 Source: the link to the specification of the fields it checks.
 """
 
-from policies import Policy, PolicyState, RequestCheck
+from policies import Policy, PolicyState, Repeatable, RequestCheck
 from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
@@ -26,4 +26,4 @@ class Template(Policy):
                 raise PolicyViolation("forbidden", f"model is {call.model}; it is not allowed.", param="model")
             return call
 
-        return check
+        return Repeatable(check)

@@ -19,7 +19,7 @@ import orjson
 import structlog
 from pydantic import Field, PositiveFloat, model_validator
 
-from policies import Balance, Policy, PolicyState, RequestCheck
+from policies import Balance, Policy, PolicyState, Repeatable, RequestCheck
 from policies.support.allowance import Allowance, CallPart
 from policies.support.allowances import Allowances
 from policies.support.meters import MILLION, Unit, meter_of
@@ -81,7 +81,8 @@ class Budget(Policy):
         return True
 
     def request_check(self, state: PolicyState) -> RequestCheck:
-        return BudgetCheck(self, state, self._clock, self._scale).check
+        check = BudgetCheck(self, state, self._clock, self._scale).check
+        return Repeatable(check, again=check)
 
     async def balances(self, state: PolicyState, callers: Iterable[Caller], models: Iterable[str]) -> Sequence[Balance]:
         """Return what is left to each team, caller, key or model; end users and values of metadata are noted."""

@@ -18,7 +18,7 @@ from typing import Annotated, ClassVar
 import structlog
 from pydantic import Field, PositiveInt
 
-from policies import Policy, PolicyState, RequestCheck
+from policies import Policy, PolicyState, Repeatable, RequestCheck
 from policies.support.reservation import counter_key
 from policies.support.sharing import LIMITED, Per, shared_by
 from proxy.context import Context
@@ -64,7 +64,7 @@ class ConcurrencyLimit(Policy):
             context.on_end(partial(places.give_back, shared, place))
             return call
 
-        return check
+        return Repeatable(check, again=check)
 
 
 class _Places:

@@ -11,7 +11,7 @@ Source: https://platform.openai.com/docs/api-reference/responses/create, and sup
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from policies import Policy, PolicyState, RequestCheck
+from policies import Policy, PolicyState, Repeatable, RequestCheck
 from policies.support import alternatives
 from policies.support.alternatives import short_name
 from policies.support.walk import plain_name
@@ -70,7 +70,7 @@ class Fields(Policy):
                     raise PolicyViolation("unknown", message, param=short_name(name))
             return call
 
-        return check
+        return Repeatable(check)
 
 
 def _check_query(query: str, denied: frozenset[str], allowed: frozenset[str] | None) -> None:

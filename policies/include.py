@@ -10,7 +10,7 @@ Source: https://platform.openai.com/docs/api-reference/responses/create#response
 from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal
 
-from policies import Policy, PolicyState, RequestCheck
+from policies import Policy, PolicyState, Repeatable, RequestCheck
 from policies.support.globs import AllowList
 from proxy.context import Context
 from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
@@ -50,7 +50,7 @@ class Include(Policy):
             kept = list(_allowed_values(requested, allows, rejects=rejects))
             return call if len(kept) == len(requested) else call.with_fields(include=kept)
 
-        return check
+        return Repeatable(check)
 
 
 def _allowed_values(values: list[object], allows: Callable[[object], bool], *, rejects: bool) -> Iterator[str]:

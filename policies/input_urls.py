@@ -23,7 +23,7 @@ from typing import ClassVar, Self
 
 from pydantic import NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from policies import Policy, PolicyState, RequestCheck
+from policies import Policy, PolicyState, Repeatable, RequestCheck
 from policies.support.alternatives import INPUT, alternatives_check
 from policies.support.globs import compile_globs
 from policies.support.hosts import is_public, is_public_address, parse_host
@@ -115,7 +115,7 @@ class InputUrls(Policy):
                         hosts.setdefault(host, path_of(path))
             return call if resolver is None or not hosts else _resolve(resolver, hosts, call, context)
 
-        return check
+        return Repeatable(check) if resolver is None else check  # what a name resolves to may change
 
     def _reference_check(self) -> Callable[[str, str], Problem | None]:
         """Return the function that checks one reference, given its normalized name and its value."""

@@ -15,7 +15,16 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 import structlog
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from policies import Chains, EventCheck, Policy, PolicyState, ReplyCheck, ReplyCheckFactory, RequestCheck
+from policies import (
+    Chains,
+    EventCheck,
+    Policy,
+    PolicyState,
+    Repeatable,
+    ReplyCheck,
+    ReplyCheckFactory,
+    RequestCheck,
+)
 from policies.support.integers import checked_integer
 from policies.support.reservation import Reservation, counter_key
 from policies.support.tally import Tally
@@ -74,7 +83,7 @@ class MaxToolCalls(Policy):
                 return call
             return call.with_fields(max_tool_calls=number_for(requested))
 
-        return check
+        return Repeatable(check)
 
     def _number_rule(self, least: int) -> Callable[[object], int]:
         """Return the function that gives the number to send for what a caller requests. It raises PolicyViolation.

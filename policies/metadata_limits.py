@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
-from policies import Policy, PolicyState, RequestCheck
+from policies import Policy, PolicyState, Repeatable, RequestCheck
 from policies.support.globs import compile_globs
 from policies.support.patterns import compile_pattern
 from proxy.context import Caller, Context
@@ -95,7 +95,7 @@ class MetadataLimits(Policy):
         max_pairs, max_key_chars, max_value_chars = self.max_pairs, self.max_key_chars, self.max_value_chars
         check_fully = self._full_check()
         if self.allowed != ANY_KEY or self.required or self.forbidden or self.values or self.set:
-            return check_fully
+            return Repeatable(check_fully)
 
         def check(call: Call, context: Context) -> Call:
             sent = call.body.get(FIELD)
@@ -108,7 +108,7 @@ class MetadataLimits(Policy):
                     return check_fully(call, context)
             return call
 
-        return check
+        return Repeatable(check)
 
     def _full_check(self) -> Callable[[Call, Context], Call]:
         """Return the check of every limit, one pair after the other."""

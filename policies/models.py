@@ -17,7 +17,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from policies import Policy, PolicyState, RequestCheck
+from policies import Policy, PolicyState, Repeatable, RequestCheck
 from policies.support import alternatives
 from policies.support.globs import AllowList
 from proxy.context import Context
@@ -73,7 +73,7 @@ class Models(Policy):
                 raise PolicyViolation("not_allowed", f"{FIELD} is '{requested[:64]}'; it is not allowed.", param=FIELD)
             return call if model == requested else call.with_fields(model=model)
 
-        return check
+        return Repeatable(check)
 
     def resolve_model(self, model: str) -> str | None:
         return self._resolve(model)

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from policies import Policy, PolicyState, RequestCheck
+from policies import Policy, PolicyState, Repeatable, RequestCheck
 from policies.support.integers import checked_integer
 from proxy.context import Context
 from proxy.wire.call import Call, Operation
@@ -51,4 +51,4 @@ class OutputTokens(Policy):
                 raise PolicyViolation("too_many", f"{FIELD} is {requested}; the limit is {limit}.", param=FIELD)
             return call.with_fields(max_output_tokens=limit)
 
-        return check
+        return Repeatable(check)

@@ -17,7 +17,7 @@ from typing import Annotated, ClassVar, Self
 import structlog
 from pydantic import Field, PositiveInt, model_validator
 
-from policies import Policy, PolicyState, RequestCheck
+from policies import Policy, PolicyState, Repeatable, RequestCheck
 from policies.support.allowance import Allowance, CallPart
 from policies.support.allowances import Allowances
 from policies.support.expected_tokens import ExpectedTokens
@@ -62,7 +62,8 @@ class Rate(Policy):
         return self
 
     def request_check(self, state: PolicyState) -> RequestCheck:
-        return RateCheck(self._limits(state), state.name, shared_by(self.per)).check
+        check = RateCheck(self._limits(state), state.name, shared_by(self.per)).check
+        return Repeatable(check, again=check)
 
     def _limits(self, state: PolicyState) -> Sequence["RateLimit"]:
         named = (

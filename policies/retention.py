@@ -12,7 +12,7 @@ Source: https://platform.openai.com/docs/guides/your-data
 
 from typing import ClassVar, Literal
 
-from policies import Policy, PolicyState, RequestCheck
+from policies import Policy, PolicyState, Repeatable, RequestCheck
 from proxy.context import Context
 from proxy.wire.call import INPUT_OPERATIONS, MODEL_OPERATIONS, Call, Operation
 from proxy.wire.errors import PolicyViolation
@@ -66,7 +66,7 @@ class Retention(Policy):
                 raise _refusal("store", "is true, which is its default; only false is allowed")
             return call.with_fields(store=False)
 
-        return check
+        return Repeatable(check)
 
 
 def _read_flag(value: object, field: str, *, default: bool) -> bool:

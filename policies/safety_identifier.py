@@ -18,7 +18,7 @@ from typing import ClassVar, Literal, Self
 import structlog
 from pydantic import PositiveInt, field_validator, model_validator
 
-from policies import Policy, PolicyState, RequestCheck
+from policies import Policy, PolicyState, Repeatable, RequestCheck
 from policies.support.patterns import compile_pattern
 from policies.support.principal import DERIVED, blocked_key, derive_identifier, hash_value
 from proxy.config.secrets import Secret
@@ -108,7 +108,12 @@ class SafetyIdentifier(Policy):
             identifier = named.body.get(FIELD)
             return refuse_blocked(named, (identifier, *older)) if isinstance(identifier, str) else named
 
-        return check
+        def check_again(call: Call, _context: Context) -> Call | Awaitable[Call]:
+            identifier = call.body.get(FIELD)
+            return refuse_blocked(call, (identifier,)) if isinstance(identifier, str) else call
+
+        is_derived = self.source == "caller" or self.pii == "hash"  # from a header too, or with older keys
+        return check if is_derived else Repeatable(check, check_again)
 
     def identify(self, identifier: str, callers: Iterable[Caller], end_users: Iterable[str]) -> str | None:
         """Return the caller and end user that an identifier was derived from, or the value that it is the hash of."""

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 
 from pydantic import model_validator
 
-from policies import Policy, PolicyState, RequestCheck
+from policies import Policy, PolicyState, Repeatable, RequestCheck
 from policies.support.globs import AllowList
 from proxy.context import Context
 from proxy.wire.call import RELAYED_FIELDS, Call, Operation
@@ -55,4 +55,4 @@ class ServiceTier(Policy):
                 raise PolicyViolation("not_allowed", f"{FIELD} is '{requested[:64]}'; it is not allowed.", param=FIELD)
             return call
 
-        return check
+        return Repeatable(check)

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Self
 import orjson
 from pydantic import NonNegativeInt, model_validator
 
-from policies import Policy, PolicyState, RequestCheck
+from policies import Policy, PolicyState, Repeatable, RequestCheck
 from policies.support.alternatives import INPUT, TOOLS, alternatives_check
 from policies.support.tools import plain_type
 from policies.support.walk import ITEM_FIELDS, ToolList, is_tool_report, plain_name, tool_lists, walk
@@ -82,7 +82,7 @@ class Size(Policy):
                 check_fully(call.body)
             return call
 
-        return check
+        return Repeatable(check)
 
     def _full_check(self) -> Callable[[Mapping[str, Any]], None]:
         """Return the function that counts everything in a body. It raises PolicyViolation."""

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
-from policies import Policy, PolicyState, RequestCheck
+from policies import Policy, PolicyState, Repeatable, RequestCheck
 from policies.support import alternatives
 from policies.support.globs import AllowList
 from policies.support.mcp import ServerList, require_servers
@@ -95,7 +95,7 @@ class Tools(Policy):
                 return call
             return rules.apply(call, tool_lists(body))
 
-        return check
+        return Repeatable(check)
 
 
 class ToolRules:

@@ -1,7 +1,8 @@
 """Calls that were received lately: a body or a message that a team sends again is not parsed again.
 
 Clients send the same body when they retry, and identical calls are what a cache is for. What is remembered is what it
-was parsed to and what follows from it alone (`Call.fact`); no decision about a call is.
+was parsed to, what follows from it alone (`Call.fact`), and what parts of the path have concluded of it
+(`Call.conclusions`), such as how the policies let it pass. What can change between two calls is decided each time.
 """
 
 from collections import OrderedDict
@@ -16,8 +17,8 @@ MAX_BYTES = 8_388_608
 """How much memory the remembered calls of one transport may take together, with what they are parsed to."""
 MAX_ONCE = 4096
 """How many bodies are known to have been received once."""
-OVERHEAD_BYTES = 1024
-"""What a call takes beside its body, in bytes."""
+OVERHEAD_BYTES = 3072
+"""What a call takes beside its body, in bytes, with what is concluded of it."""
 
 
 class Parsed(Protocol):
@@ -81,4 +82,5 @@ class RecentCalls(Generic[T]):
 
 
 def _size_bytes(body: bytes, recent: RecentCall[T]) -> int:
-    return OVERHEAD_BYTES + len(body) + recent.parsed_bytes
+    """Return what a call takes: the body as it was received, parsed, and encoded again as policies have changed it."""
+    return OVERHEAD_BYTES + 2 * len(body) + recent.parsed_bytes

@@ -1,15 +1,15 @@
 """Applies the policies to a request, in the order of the config."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import get_args
 
 from policies import EventCheck, PolicyState, ReplyCheckFactory, RequestCheck
 from proxy.context import Context, Slot
 from proxy.rules.decisions import Decisions
 from proxy.rules.key_models import rule_of_key
+from proxy.rules.repeated import AdmissionNotes, KnownAdmission
 from proxy.rules.rule import Rule
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.recorder import Recorder
@@ -54,11 +54,15 @@ class RequestAdmission:
             for state in [states[id(rule)]]
         ]
         self._plans = {
-            operation: [step for step in plan if operation in step[0].policy.operations]
+            operation: [
+                (rule, check, reply_check if operation in MODEL_OPERATIONS else None, holds)
+                for rule, check, reply_check, holds in plan
+                if operation in rule.policy.operations
+            ]
             for operation in get_args(Operation)
         }
 
-    async def admit(self, call: Call, context: Context) -> Call:
+    def admit(self, call: Call, context: Context) -> Awaitable[Call]:
         """Return the call as the policies of its operation allow it. Raises PolicyViolation, Unavailable.
 
         Only calls that create responses are recorded: a recording is tried on policies as such calls.
@@ -66,7 +70,10 @@ class RequestAdmission:
         if self._audit is not None:
             self._audit.check()
         if self._recorder is None or call.operation != "create":
-            return await self._check(call, context)
+            return self._check(call, context)
+        return self._check_recorded(self._recorder, call, context)
+
+    async def _check_recorded(self, recorder: Recorder, call: Call, context: Context) -> Call:
         code = None
         try:
             return await self._check(call, context)
@@ -74,11 +81,36 @@ class RequestAdmission:
             code = error.code
             raise
         finally:
-            await context.run(call.size_bytes, self._recorder.write, call, context.caller, code)
+            await context.run(call.size_bytes, recorder.write, call, context.caller, code)
 
-    async def _check(self, call: Call, context: Context) -> Call:
-        decisions, recorded = self._decisions, self._decisions.are_recorded(context)
-        is_large = context.is_large(call.size_bytes)
+    def _check(self, call: Call, context: Context) -> Awaitable[Call]:
+        """Return the call as all policies allow it: as before if it was let pass before. Raises as `admit`."""
+        is_recorded = self._decisions.are_recorded(context)
+        if call.conclusions is None or is_recorded:
+            return self._apply(call, context, None, is_recorded=is_recorded)
+        known: KnownAdmission | None = call.conclusions.get(self)
+        if known is None or known.caller is not context.caller:
+            return self._apply(call, context, AdmissionNotes(), is_recorded=False)
+        return self._check_again(known, context)
+
+    async def _check_again(self, known: KnownAdmission, context: Context) -> Call:
+        """Return a call as it was allowed before; what may have changed is checked. Raises as `admit`."""
+        for rule, check, call in known.again:
+            try:
+                if check is None:
+                    self._decisions.record(rule, call, context, "changed")
+                elif not isinstance(checked := check(call, context), Call):
+                    await checked
+            except (Unavailable, PolicyViolation) as error:
+                self._refuse(rule, call, context, error)
+        context.held_fields = known.held_fields
+        return known.call
+
+    async def _apply(
+        self, received: Call, context: Context, notes: AdmissionNotes | None, *, is_recorded: bool
+    ) -> Call:  # fmt: skip
+        """Return the call as all policies allow it, and note how if there are notes. Raises as `admit`."""
+        call, is_large = received, context.is_large(received.size_bytes)
         applied: list[tuple[Rule, ReplyCheckFactory, frozenset[str]]] = []
         plan, models = self._plans[call.operation], context.caller.models
         for rule, check, reply_check, holds in _with_key_models(plan, call, models) if models else plan:
@@ -95,16 +127,26 @@ class RequestAdmission:
                     checked = await checked  # few checks wait; a coroutine for each would be half of their cost
             except (Unavailable, PolicyViolation) as error:
                 self._refuse(rule, call, context, error)
+                notes = None  # it is reported each time
                 continue
-            if checked is not call:
-                call = self._change(rule, call, checked, context)
-            elif recorded:
-                decisions.record(rule, call, context, "allowed")
-        if call.operation in MODEL_OPERATIONS:
-            prepare = partial(_reply_checks, applied, call, context)  # it may look through the whole request
-            context.set(REPLY_CHECKS, await context.run_large(prepare) if is_large else prepare())
+            if is_recorded and checked is call:
+                self._decisions.record(rule, call, context, "allowed")
+            passed = call if checked is call else self._change(rule, call, checked, context)
+            if notes is not None and not notes.add(rule, check, call, passed, is_reported=passed is not checked):
+                notes = None
+            call = passed
+        chosen = applied, call, context  # to choose may take looking through the whole request
+        checks = await context.run_large(_reply_checks, *chosen) if is_large else _reply_checks(*chosen)
+        context.set(REPLY_CHECKS, checks)
         await context.encode(call)  # everything that follows reads it
+        if notes is not None and not checks:
+            self._conclude(received, notes.known(call, context))
         return call
+
+    def _conclude(self, received: Call, known: KnownAdmission) -> None:
+        """Note how a call was let pass, for the next time that it is received."""
+        if received.conclusions is not None:
+            received.conclusions[self] = known
 
     def _refuse(self, rule: Rule, call: Call, context: Context, error: Unavailable | PolicyViolation) -> None:
         """Report what a policy raised; raise it where the rule is enforced."""

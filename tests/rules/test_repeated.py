@@ -1,0 +1,157 @@
+"""A call that is received again: it passes as before, and what can have changed is checked each time."""
+
+import hashlib
+
+import pytest
+from pydantic import PrivateAttr
+
+from policies import Policy, PolicyState, Repeatable, RequestCheck
+from policies.metadata_limits import MetadataLimits
+from policies.models import Models
+from policies.safety_identifier import SafetyIdentifier, blocked_key
+from proxy.context import Caller, Context
+from proxy.rules import Rules
+from proxy.rules.rule import compile_selector
+from proxy.telemetry.recent import CallHistory
+from proxy.wire.call import Call
+from proxy.wire.errors import PolicyViolation
+from tests.conftest import tables_for
+from tests.examples import ANNA, make_call, make_context
+from tests.raw import ask, post
+from tests.rules.samples import InstantStamp, Refusal, make_rule, make_rules
+from tests.upstream import FakeUpstream
+
+
+class Counted(Policy):
+    """Counts how often it is applied in full, and how often to a call that is received again."""
+
+    limit: int = 100
+    _full: list[Call] = PrivateAttr(default_factory=list)
+    _again: list[Call] = PrivateAttr(default_factory=list)
+
+    def request_check(self, state: PolicyState) -> RequestCheck:
+        del state
+
+        def check(call: Call, _context: Context) -> Call:
+            self._full.append(call)
+            return call if "marked" in call.body else call.with_fields(marked=True)
+
+        def check_again(call: Call, _context: Context) -> Call:
+            self._again.append(call)
+            if len(self._again) > self.limit:
+                raise PolicyViolation("too_often", "The call was repeated too often.")
+            return call
+
+        return Repeatable(check, check_again)
+
+
+def remembered(**fields: object) -> Call:
+    """Return a call that is received again."""
+    call = make_call(**fields)
+    call.remember()
+    return call
+
+
+async def admit(rules: Rules, call: Call, caller: Caller = ANNA) -> tuple[Call, Context]:
+    """Return a call as it is allowed in a request of its own, and the context of that."""
+    context = make_context(caller)
+    context.trace.history = CallHistory()
+    return await rules.admit(call, context), context
+
+
+async def test_a_call_that_is_received_again_passes_as_before():
+    """It is the same call then; what may have changed is checked, and the change is recorded each time."""
+    policy, call = Counted(), remembered()
+    rules = make_rules(make_rule(MetadataLimits(set={"team": "{caller.team}"})), make_rule(policy))
+    first, _ = await admit(rules, call)
+    second, context = await admit(rules, call)
+
+    assert first.body == {"model": "m", "metadata": {"team": "search"}, "marked": True}
+    assert second is first
+    assert second.encoded == Call(first.body).encoded
+    assert (len(policy._full), policy._again) == (1, [first])
+    assert [made.policy for made in context.trace.history.decisions] == ["metadatalimits", "counted"]
+    assert rules.decisions.counts["counted", "changed", ""] == 2
+
+
+async def test_what_is_checked_again_may_refuse(logged):
+    """With its code; where the rule only reports, the call passes."""
+    call = remembered(marked=True)
+    enforced, reported = (make_rules(make_rule(Counted(limit=1), mode)) for mode in ("enforce", "report"))
+    for rules in (enforced, reported):
+        await admit(rules, call)
+        await admit(rules, call)
+    with pytest.raises(PolicyViolation, match="repeated too often") as caught:
+        await admit(enforced, call)
+    allowed, context = await admit(reported, call)
+
+    assert caught.value.code == "counted.too_often"
+    assert allowed is call
+    assert context.answer_headers == {"x-headgate-policy": "report; counted.too_often"}
+    assert [line["outcome"] for line in logged] == ["refused", "reported"]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [make_rule(InstantStamp()), make_rule(Refusal(), "report"), make_rule(Models(aliases={"m": "n"}), "report")],
+    ids=["not_repeatable", "refusal_reported", "change_reported"],
+)
+async def test_nothing_is_known_of_a_call_that_is_judged_each_time(rule, logged):
+    """A check that may depend on anything, and what is reported with each call."""
+    policy, call = Counted(), remembered(marked=True)
+    rules = make_rules(rule, make_rule(policy))
+    for _ in range(3):
+        await admit(rules, call)
+
+    assert call.conclusions == {}
+    assert len(policy._full) == 3
+
+
+async def test_each_caller_of_a_team_is_judged():
+    """Also one with the name of another: its key was replaced, and may name other models now."""
+    rules = make_rules(make_rule(Models(deny=("m",)), callers=compile_selector(["bert"])), make_rule(Counted()))
+    call = remembered()
+    allowed, _ = await admit(rules, call)
+    for caller in (Caller("bert", "search"), Caller("anna", "search", models=("other-*",))):
+        with pytest.raises(PolicyViolation):
+            await admit(rules, call, caller)
+
+    assert (await admit(rules, call))[0] is allowed
+
+
+async def test_other_rules_judge_for_themselves():
+    """Those of a config that is served after a reload."""
+    call = remembered()
+    await admit(make_rules(make_rule(Models())), call)
+    with pytest.raises(PolicyViolation):
+        await admit(make_rules(make_rule(Models(deny=("m",)))), call)
+
+
+async def test_an_identifier_that_is_blocked_meanwhile_is_refused():
+    """Blocking takes effect with the next call, however often the same call was let pass."""
+    state = PolicyState()
+    rules = Rules([make_rule(SafetyIdentifier(user="move"))], state)
+    call = remembered(user="u1")
+    allowed, _ = await admit(rules, call)
+
+    assert (await admit(rules, call))[0] is allowed
+    await state.store.put(blocked_key("u1"), b"1", ttl_s=60)
+    with pytest.raises(PolicyViolation, match="is blocked"):
+        await admit(rules, call)
+    await state.store.delete(blocked_key("u1"))
+    assert (await admit(rules, call))[0] is allowed
+
+
+async def test_limits_count_every_call(start_gateway, upstream: FakeUpstream):
+    """Of a body that is sent again and again as many pass as the limits allow, for each caller of a team by itself."""
+    callers = [
+        {"name": name, "team": "t", "key_sha256": hashlib.sha256(name.encode()).hexdigest()} for name in ("a", "b")
+    ]
+    limits = [{"use": "rate", "requests": 4, "per": "caller"}, {"use": "budget", "limit": 6, "unit": "requests"}]
+    gateway = await start_gateway(tables_for(upstream, caller=callers, policy=limits, cache=None))
+    body = b'{"model":"m","input":"Hi"}'
+    statuses = [
+        [(await ask(gateway, post(body, authorization=f"Bearer {name}"))).status for _ in range(5)] for name in "ab"
+    ]
+
+    assert statuses == [[200] * 4 + [429], [200] * 2 + [429] * 3]

@@ -8,7 +8,6 @@ from backends.upstream.decode import Decoder
 from backends.upstream.dialects.repairs import StreamRepairs
 from backends.upstream.errors import invalid_answer
 from proxy.context import Context
-from proxy.wire.bounds import has_more_values
 from proxy.wire.event import TERMINALS, Batch
 from proxy.wire.large_json import DENSE_BYTES
 from proxy.wire.passage import Outlet, Passage
@@ -35,7 +34,7 @@ class Stream(Passage):
         self._repairs = StreamRepairs(limits.repairs, context.followed, model) if limits.repairs else None
         self._step_bytes = MENDED_STEP_BYTES if limits.repairs else STEP_BYTES
         followed = context.followed if self._repairs is None else self._repairs.followed
-        self._parser = SSEParser(followed, max_units=STEP_UNITS)
+        self._parser = SSEParser(followed, max_units=STEP_UNITS, max_values=MANY_VALUES)
         self._context = context
         self._received = start  # and not parsed yet
         self._limits = limits
@@ -46,7 +45,7 @@ class Stream(Passage):
     async def __anext__(self) -> Batch:
         parser = self._parser
         while not self._is_ended or parser.has_more:
-            batch = self._parse(b"") if parser.has_more else await self._receive()
+            batch = await (self._continue() if parser.has_more else self._receive())
             if self._repairs is not None:
                 batch = await self._mend(batch, self._repairs)
             if parser.has_more or not batch or len(batch) > STEP_UNITS:
@@ -70,11 +69,14 @@ class Stream(Passage):
         if len(chunk) > self._step_bytes:
             self._received, chunk = chunk[self._step_bytes :], chunk[: self._step_bytes]
         before = self._parser.pending_bytes
-        takes_long = before >= DENSE_BYTES or has_more_values(chunk, MANY_VALUES)
-        batch = await self._context.run_large(self._parse, chunk) if takes_long else self._parse(chunk)
+        batch = await self._context.run_large(self._parse, chunk) if before >= DENSE_BYTES else self._parse(chunk)
         if (after := self._parser.pending_bytes) != before:
             self._context.memory.grow(after - before)
         return batch
+
+    async def _continue(self) -> Batch:
+        """Return the next units of what was received. A frame of many values is parsed in a thread."""
+        return await self._context.run_large(self._parse, b"") if self._parser.takes_long else self._parse(b"")
 
     def forward_runs(self, outlet: Outlet) -> None:
         """Forward runs, unless what arrives has to be decompressed or mended first."""

@@ -1,22 +1,17 @@
 r"""Server-sent events: splits a byte stream into followed events and the runs of frames between them.
 
-Most frames are deltas that only pass through, so they are neither parsed nor split from each other. A quote inside a
-JSON string is always escaped, so the bytes `"type":"response.completed"` occur only where an object has that key and
-value. One regular expression over all whole frames finds the few that may be followed events, whichever way the server
-writes its JSON, and only these are parsed: the `type` at the top level of the data decides, `event:` lines do not.
+Most frames are deltas that only pass through, so they are neither parsed nor split from each other. One search over all
+whole frames finds the few that may be followed events (`candidates.py`), and only these are parsed: the `type` at the
+top level of the data decides, `event:` lines do not.
 
 Work is linear: a byte is searched for blank lines when it arrives, and for candidates when its frame is whole.
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
 
-import re
 from collections.abc import Iterator
-from functools import lru_cache
-from itertools import groupby, islice
-
-import orjson
 
 from proxy.wire.bounds import has_more_values
+from proxy.wire.candidates import candidate_patterns, candidates, has_candidates
 from proxy.wire.event import LONG_FRAME_BYTES, Event, Run, parse_leniently, payload_of
 from proxy.wire.json_parser import TooMuchText
 
@@ -39,14 +34,21 @@ class SSEParser:
     """
 
     def __init__(
-        self, followed: frozenset[str], *, max_frame_bytes: int = MAX_FRAME_BYTES, max_units: int | None = None
-    ) -> None:
-        """`max_units` is how many events and runs `feed` returns at most; `more` returns those after them."""
+        self, followed: frozenset[str], *, max_frame_bytes: int = MAX_FRAME_BYTES, max_units: int | None = None,
+        max_values: int | None = None,
+    ) -> None:  # fmt: skip
+        """`max_units` is how many events and runs `feed` returns at most; `more` returns those after them.
+
+        A followed frame of more than `max_values` values is left for `more`, too: parsing it takes long.
+        """
         self._followed = followed
         self._max_units = max_units
-        self._units: Iterator[Event | Run] = iter(())  # of the frames that are whole
+        self._max_values = max_frame_bytes if max_values is None else max_values  # no text has more values than bytes
+        self._units: Iterator[Event | Run | None] = iter(())  # of the frames that are whole; None: one takes long
         self.has_more = False
         """Whether there may be units that were not returned yet."""
+        self.takes_long = False
+        """Whether `more` parses a frame of more than `max_values` values next."""
         self._max_frame_bytes = max_frame_bytes
         self._patterns = candidate_patterns(followed)
         self._tail = bytearray()  # the unfinished frame
@@ -89,14 +91,21 @@ class SSEParser:
     def run_in(self, chunk: bytes) -> Run | None:
         """Return a chunk that is one run of whole frames, as `feed` would; None for any other, which `feed` gets."""
         is_whole = self._started and not self._tail and not self.has_more and chunk.endswith(FRAME_ENDS)
-        if not is_whole or len(chunk) > self._max_frame_bytes or self._first_candidates(chunk):
+        if not is_whole or len(chunk) > self._max_frame_bytes or has_candidates(chunk, self._patterns):
             return None
         return Run(chunk)
 
     def more(self) -> list[Event | Run]:
         """Return the next units of the frames that are whole, before the next `feed`."""
-        batch = list(islice(self._units, self._max_units))
-        self.has_more = len(batch) == self._max_units
+        batch: list[Event | Run] = []
+        self.has_more = True
+        for unit in self._units:
+            if unit is None:
+                return batch
+            batch.append(unit)
+            if len(batch) == self._max_units:
+                return batch
+        self.has_more = False
         return batch
 
     def close(self) -> list[Event | Run]:
@@ -130,23 +139,34 @@ class SSEParser:
         """Return whole frames as followed events and runs, without sentinels."""
         if len(frames) > self._max_frame_bytes:
             self._check_length(frames)
-        matches = self._first_candidates(frames)
-        if not matches:  # most chunks are deltas
+        places = candidates(frames, self._patterns)
+        if places is None:  # most chunks are deltas
             return [Run(frames)] if frames else []
-        self._units = self._units_in(frames, matches)
+        self._units = self._units_in(frames, places)
         return self.more()
 
-    def _first_candidates(self, frames: bytes) -> list[re.Match[bytes]]:
-        """Return for each pattern the first place where it matches."""
-        return [m for byte, pattern in self._patterns if byte in frames and (m := pattern.search(frames))]
+    def _units_in(self, frames: bytes, places: Iterator[int]) -> Iterator[Event | Run | None]:
+        """Yield the units of whole frames, of which those at these places may be followed events or sentinels.
 
-    def _units_in(self, frames: bytes, matches: list[re.Match[bytes]]) -> Iterator[Event | Run]:
-        run = 0
-        for start, end in _candidates(frames, matches):
+        Before a frame that takes long to parse it yields None.
+        """
+        pairs = _pairs_in(frames, 0, len(frames))
+        run = end = 0
+        for at in places:
+            if at < end:
+                continue  # in the same frame as the one before
+            start = _last_frame_end(frames, end, at, pairs) or end
+            while frames[start] in b"\r\n":  # one more line end than the frame before needed
+                start += 1
+            end = _first_frame_end(frames, at, pairs)
             frame = frames[start:end]
             payload = payload_of(frame)
             event = None
             if payload.strip() != SENTINEL:
+                if len(payload) > self._max_values and has_more_values(payload, self._max_values):
+                    self.takes_long = True
+                    yield None
+                    self.takes_long = False
                 event = self._followed_event(frame, payload)
                 if event is None:
                     continue
@@ -159,7 +179,7 @@ class SSEParser:
             yield Run(frames[run:])
 
     def _followed_event(self, frame: bytes, payload: bytes) -> Event | None:
-        if has_more_values(payload, MAX_FRAME_VALUES):
+        if len(payload) > MAX_FRAME_VALUES and has_more_values(payload, MAX_FRAME_VALUES):
             raise ValueError(f"a server-sent frame has more than {MAX_FRAME_VALUES} values")
         try:
             data = parse_leniently(payload)
@@ -176,28 +196,16 @@ class SSEParser:
         return event
 
 
-def _candidates(frames: bytes, matches: list[re.Match[bytes]]) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each frame that may be a followed event or a sentinel; `matches` are the first ones."""
-    pairs = _pairs_in(frames, 0, len(frames))
-    end = 0
-    while matches:
-        at = min([match.start() for match in matches])
-        start = _last_frame_end(frames, end, at, pairs) or end
-        while frames[start] in b"\r\n":  # one more line end than the frame before needed
-            start += 1
-        end = _first_frame_end(frames, at, pairs)
-        yield start, end
-        renewed = [match if match.start() >= end else match.re.search(frames, end) for match in matches]
-        matches = [match for match in renewed if match]
-
-
 def _last_frame_end(buffer: bytes | bytearray, start: int, stop: int, pairs: tuple[bytes, ...] | None = None) -> int:
     """Return the index after the last blank line between `start` and `stop`, or 0 if there is none.
 
     `pairs` are the pairs of line ends that occur in the buffer, if that is known.
     """
-    at = -1
-    for pair in pairs or _pairs_in(buffer, start, stop):
+    pairs = pairs or _pairs_in(buffer, start, stop)
+    at = buffer.rfind(pairs[0], start, stop)
+    if len(pairs) == 1:
+        return at + len(pairs[0]) if at >= 0 else 0
+    for pair in pairs[1:]:
         at = max(at, buffer.rfind(pair, max(at, start), stop))
     return 0 if at < 0 else _end_of_blank_line(buffer, at)
 
@@ -232,36 +240,3 @@ def _pairs_in(buffer: bytes | bytearray, start: int, stop: int) -> tuple[bytes, 
 
 def _end_of_blank_line(buffer: bytes | bytearray, at: int) -> int:
     return at + 3 if buffer.startswith(b"\r\n", at + 1) else at + 2
-
-
-@lru_cache(maxsize=256)
-def candidate_patterns(followed: frozenset[str]) -> tuple[tuple[bytes, re.Pattern[bytes]], ...]:
-    r"""Return the patterns of which each candidate has at least one, and for each a rare byte that it needs.
-
-    The first finds the end of the key `"type"` before a followed value. After the key or its colon the data may
-    continue in a new `data:` line, so a line end there makes a candidate as well. The second finds the sentinel. The
-    third finds keys and values that are written with escapes: servers write accents, quotes or `<` as `\u` and four hex
-    digits, but no letter of a type, so only the codes of these letters are searched.
-
-    Each pattern is one rare byte, which `re` finds faster than a text, and looks ahead from there.
-    """
-    values = _any_of([orjson.dumps(kind)[1:-1] for kind in followed])
-    letters = "".join(sorted({*"type", *"".join(followed)}))
-    escapes = b"u(?i:%b)" % _any_of(re.findall(b"....", letters.encode("utf-16-be").hex().encode()))
-    if "/" in letters:
-        escapes += b"|/"
-    return (
-        (b"y", re.compile(rb'y(?=pe"[ \t:]*+(?:[\r\n]|"%b"))' % values)),
-        (b"D", re.compile(rb"D(?=ONE\])")),
-        (b"\\", re.compile(rb"\\(?=%b)" % escapes)),
-    )
-
-
-def _any_of(texts: list[bytes]) -> bytes:
-    """Return a pattern of these texts in which the beginnings that they share are compared once."""
-    if len(texts) == 1:
-        return re.escape(texts[0])
-    branches = []
-    for first, group in groupby(sorted(texts), key=lambda text: text[:1]):
-        branches.append(re.escape(first) + _any_of([text[1:] for text in group]) if first else b"")
-    return branches[0] if len(branches) == 1 else b"(?:%b)" % b"|".join(branches)

@@ -587,3 +587,16 @@ def test_a_followed_event_with_too_much_json_ends_the_stream(monkeypatch: pytest
 
     with pytest.raises(ValueError, match="more than 10 bytes of JSON"):
         parser.feed(b'data: {"type":"response.completed","response":{}}\n\n')
+
+
+def test_a_frame_of_many_values_is_left_for_a_call_of_its_own():
+    """The caller may make that call in a thread. Frames of fewer values, and deltas, are returned at once."""
+    dense = COMPLETED.replace(b"2}", b"[%b1]}" % (b"1," * 50))
+    parser = SSEParser(FOLLOWED, max_values=50)
+
+    assert [unit.sse for unit in parser.feed(CREATED + DELTA + dense + CREATED)] == [CREATED]
+    assert parser.takes_long
+    assert parser.has_more
+    assert [unit.sse for unit in parser.more()] == [DELTA, dense, CREATED]
+    assert not parser.takes_long
+    assert not parser.has_more

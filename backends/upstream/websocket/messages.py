@@ -17,11 +17,12 @@ from backends.upstream.refusals import MAX_REFUSAL_BYTES, MAX_REFUSAL_VALUES
 from backends.upstream.scrub import Scrubber
 from proxy.wire.bounds import has_more_values
 from proxy.wire.call import Call
+from proxy.wire.candidates import candidate_patterns, candidates
 from proxy.wire.event import FOLLOWED, LONG_FRAME_BYTES, TERMINALS, Event, MessageRun, Run, parse_leniently
 from proxy.wire.foreign_errors import read_error
 from proxy.wire.json_parser import TooMuchText
 from proxy.wire.large_json import dumps
-from proxy.wire.sse import MAX_FRAME_VALUES, candidate_patterns
+from proxy.wire.sse import MAX_FRAME_VALUES
 
 HTTP_FIELDS = ("stream", "stream_options", "background")
 """The fields of a call over HTTP that a message does not have."""
@@ -63,8 +64,13 @@ class MessageReader:
         ]
 
     def _units(self, lines: bytes) -> Iterator[Event | Run]:
-        run = 0
-        for start, end in self._candidates(lines):
+        run = end = 0
+        for at in candidates(lines, self._patterns) or ():
+            if at < end:
+                continue  # in the same line as the one before
+            start = lines.rfind(b"\n", end, at) + 1 or end
+            end = lines.find(b"\n", at)
+            end = len(lines) if end < 0 else end
             if (event := self._event(lines[start:end])) is not None:
                 if run < start:
                     yield MessageRun(self._scrubber.run(lines[run : start - 1]))
@@ -72,19 +78,6 @@ class MessageReader:
                 run = end + 1
         if run < len(lines):
             yield MessageRun(self._scrubber.run(lines[run:]))
-
-    def _candidates(self, lines: bytes) -> Iterator[tuple[int, int]]:
-        """Yield start and end of each line that may be a followed event."""
-        matches = [m for byte, pattern in self._patterns if byte in lines and (m := pattern.search(lines))]
-        end = 0
-        while matches:
-            at = min([match.start() for match in matches])
-            start = lines.rfind(b"\n", end, at) + 1 or end
-            end = lines.find(b"\n", at)
-            end = len(lines) if end < 0 else end
-            yield start, end
-            renewed = [match if match.start() >= end else match.re.search(lines, end) for match in matches]
-            matches = [match for match in renewed if match]
 
     def _event(self, payload: bytes) -> Event | None:
         """Return a message as an event, if it is a followed one."""

@@ -11,7 +11,10 @@ from backends.upstream.decode import Decoder
 from backends.upstream.headers import HeaderFilter
 from backends.upstream.scrub import Scrubber
 from backends.upstream.stream import STEP_BYTES, STEP_UNITS, Stream
+from proxy.context import Context
+from proxy.workers import MANY_VALUES, Workers
 from tests.examples import make_context
+from tests.loop_work import observed_loop
 
 EVENT = b'data: {"type":"response.in_progress","response":{"id":"resp_1"}}\n\n'
 DELTA = b'data: {"type":"response.output_text.delta","delta":"abc"}\n\n'
@@ -47,9 +50,9 @@ class Received:
     def close(self) -> None: ...
 
 
-def stream_of(*parts: bytes) -> Stream:
+def stream_of(*parts: bytes, context: Context | None = None) -> Stream:
     limits = AnswerLimits(100_000_000, Scrubber(), HeaderFilter())
-    return Stream(Received(*parts), make_context(), limits, Decoder(""), b"")
+    return Stream(Received(*parts), context or make_context(), limits, Decoder(""), b"")
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -82,3 +85,17 @@ async def test_what_one_read_brings_is_one_batch_if_it_is_little():
 
     assert len(frames) < STEP_BYTES
     assert [len(batch) async for batch in stream_of(frames)] == [4]
+
+
+async def test_an_event_of_many_values_is_parsed_in_a_thread():
+    """A delta of as many is not parsed at all."""
+    values = b"[%b1]" % (b"1," * 3 * MANY_VALUES)
+    frames = EVENT + DELTA.replace(b'"abc"', values) + EVENT.replace(b'"resp_1"', values) + LAST
+    workers = Workers()
+    with observed_loop(threads=True) as work:
+        batches = [batch async for batch in stream_of(frames, context=make_context(workers=workers))]
+    workers.close()
+
+    assert b"".join(unit.sse for batch in batches for unit in batch) == frames
+    assert "loads" not in work.on_loop
+    assert "loads" in work.in_threads

@@ -11,7 +11,7 @@ from proxy.cache.cache import Cache
 from proxy.cache.slot import CacheSlot
 from proxy.context import Context
 from proxy.history import History
-from proxy.lane import has_own_reply, is_warm_up
+from proxy.lane import LANE_CALL, has_own_reply, is_warm_up
 from proxy.routing.attempts import Attempts
 from proxy.routing.keepers import follow_connection, match_keepers
 from proxy.routing.routes import Route, Routes
@@ -21,7 +21,7 @@ from proxy.state.compaction import Compaction
 from proxy.state.held_responses import LANE_MEMORY, is_held_whole
 from proxy.state.jobs import OpenReply
 from proxy.state.ownership import Ownership
-from proxy.state.references import KeptReference
+from proxy.state.references import KeptReference, continued
 from proxy.state.resources import Resources
 from proxy.state.warm_up import warm_up_reply
 from proxy.telemetry.record import FROM_CACHE
@@ -103,6 +103,9 @@ class Pipeline:
 
     def _route(self, call: Call, kept: Sequence[KeptReference], context: Context) -> Route:
         """Return the route of a call that names these ids. Raises RequestError."""
+        names_nothing = not kept and not continued(call.body)
+        if names_nothing and context.get(LANE_CALL) is None:  # as most calls
+            return self.routes.match(call)
         backends = self.resources.backends
         is_whole = is_held_whole(call.body.get("previous_response_id"), context)
         route = match_keepers(call, kept, self.routes, backends, is_whole=is_whole)

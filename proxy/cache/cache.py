@@ -3,10 +3,10 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -36,6 +36,15 @@ log = structlog.get_logger()
 
 FAILED = frozenset({500, 502, 503, 504})
 """The statuses in place of which a stale answer may be given. Source: https://www.rfc-editor.org/rfc/rfc5861#section-4."""
+
+
+class KnownPlace(NamedTuple):
+    """Where the entry of a call is that is received again from this caller, on this route."""
+
+    route: Route
+    caller: Caller
+    partition: Partition
+    keys: Sequence[str]
 
 
 class Cache:
@@ -86,21 +95,39 @@ class Cache:
     async def _find(
         self, vault: Vault, call: Call, route: Route, directives: Directives, context: Context
     ) -> CacheSlot:
-        reason = "no-store" if directives.no_store else reason_to_bypass(call, route.cache or self._settings.when)
-        if reason is None and context.get(HAS_UNKNOWN):  # it may have been deleted since the answer was kept
-            reason = "unknown-id"
-        if reason is None:
-            if context.is_large(call.size_bytes):
-                await context.run_large(call.fact, hash_fields)
-            encoded = encode_call(call, route.name, forwarded_in_key(call, route))
-            place = vault.place(encoded, partition_of(call, context.caller, self._settings.share))
+        place = "no-store" if directives.no_store else await self._place(vault, call, route, context)
+        if isinstance(place, Place):
             if (entry := vault.held(place)) is not None:  # the call that has read it has the same tools
                 return self._slot_of(place, entry, call, directives, context)
-            if not self._settings.server_tools:
-                reason = await context.run(call.size_bytes, runs_tools, call)
-        if reason is not None:
-            report(context, "bypass", f"fwd=bypass; detail={reason}", reason)
-            return CacheSlot()
+            tools = None if self._settings.server_tools else await context.run(call.size_bytes, runs_tools, call)
+            if tools is None:
+                return await self._read(vault, place, call, directives, context)
+            place = tools
+        report(context, "bypass", f"fwd=bypass; detail={place}", place)
+        return CacheSlot()
+
+    async def _place(self, vault: Vault, call: Call, route: Route, context: Context) -> Place | str:
+        """Return the place of a call; for one that is never answered from the cache, why, as a word for the header."""
+        known: KnownPlace | None = None if call.conclusions is None else call.conclusions.get(self)
+        is_known = known is not None and known.route is route and known.caller is context.caller
+        if not is_known and (reason := reason_to_bypass(call, route.cache or self._settings.when)) is not None:
+            return reason
+        if context.get(HAS_UNKNOWN):  # it may have been deleted since the answer was kept
+            return "unknown-id"
+        if known is not None and is_known:
+            return Place(known.partition, known.keys)
+        if context.is_large(call.size_bytes):
+            await context.run_large(call.fact, hash_fields)
+        encoded = encode_call(call, route.name, forwarded_in_key(call, route))
+        place = vault.place(encoded, partition_of(call, context.caller, self._settings.share))
+        if call.conclusions is not None:
+            call.conclusions[self] = KnownPlace(route, context.caller, place.partition, place.keys)
+        return place
+
+    async def _read(
+        self, vault: Vault, place: Place, call: Call, directives: Directives, context: Context
+    ) -> CacheSlot:  # fmt: skip
+        """Return the slot of a call whose place is read from the store."""
         flights_ended = self._flights.ended
         try:
             entry = await vault.read(place)

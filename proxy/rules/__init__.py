@@ -13,8 +13,8 @@ from proxy.rules.key_models import rule_of_key
 from proxy.rules.rule import Rule
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.recorder import Recorder
-from proxy.wire.call import Call, resource_call
-from proxy.wire.event import FOLLOWED, Reply
+from proxy.wire.call import resource_call
+from proxy.wire.event import FOLLOWED
 from proxy.wire.resource import ResourceRequest
 
 
@@ -35,8 +35,10 @@ class Rules:
         self.followed = FOLLOWED.union(*(rule.policy.follows for rule in active))
         self._rules = active
         self._states = states = _states(rules, state)
-        self._admission = RequestAdmission(active, states, decisions, audit, recorder)
-        self._guard = Guard(decisions)
+        self.admit = RequestAdmission(active, states, decisions, audit, recorder).admit
+        """Returns the call as the policies allow it. Raises PolicyViolation, Unavailable."""
+        self.guard = Guard(decisions).guard
+        """Returns the reply with its checks applied. Raises BackendError, Unavailable."""
         self.close = state.close
         """Gives back what policies hold in the store, after the last call."""
 
@@ -46,12 +48,8 @@ class Rules:
         Raises PolicyViolation, Unavailable.
         """
         call = resource_call(request, context.memory.needed_bytes)
-        admitted = await self._admission.admit(call, context)
+        admitted = await self.admit(call, context)
         return request if admitted is call else replace(request, body=admitted.body)
-
-    async def admit(self, call: Call, context: Context) -> Call:
-        """Return the call as the policies allow it. Raises PolicyViolation, Unavailable."""
-        return await self._admission.admit(call, context)
 
     def model_names(self, caller: Caller) -> Iterable[str]:
         """Return names of models that this caller may send although no route serves them, such as aliases."""
@@ -90,10 +88,6 @@ class Rules:
         if model is not None and caller.models:
             model = rule_of_key(caller.models)[0].policy.resolve_model(model)
         return model
-
-    async def guard(self, call: Call, reply: Reply, context: Context) -> Reply:
-        """Return the reply with its checks applied. Raises BackendError, Unavailable."""
-        return await self._guard.guard(call, reply, context)
 
 
 def _states(rules: Sequence[Rule], shared: PolicyState) -> dict[int, PolicyState]:

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import ctypes
 import gc
 import os
 import sys
@@ -20,6 +19,7 @@ from proxy.config.consistency import listen_faults
 from proxy.config.default import default_config
 from proxy.config.validation import ConfigError
 from proxy.control import NUMBER, Assignment
+from proxy.freed_memory import returning_freed_memory
 from proxy.supervisor import Supervisor
 from proxy.telemetry.logs import Logs, LogTally
 from proxy.worker_process import config_of_worker
@@ -29,8 +29,6 @@ SWITCH_INTERVAL_S = 0.0005
 COLLECTION_THRESHOLDS = (20_000, 20, 20)
 """When the garbage collector runs. A request makes hundreds of objects and hardly a cycle: with Python's own thresholds
 (700, 10, 10) collections are a sixth of the cost of a stream."""
-M_MMAP_THRESHOLD = -3  # the parameter's number in glibc's malloc.h
-MAPPED_BYTES = 131_072  # from this size on a block of memory is returned to the system when it is freed
 
 
 def add_to(commands: Any) -> None:
@@ -60,11 +58,10 @@ def serve_until_stopped(options: argparse.Namespace, logs: Logs, tally: LogTally
         logs.share_stderr()
     if assignment is None and config.server.worker_count > 1:
         return _supervise(config)
-    return_freed_memory()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         greet = partial(_greet, is_open=config.is_open)
-        with asyncio.Runner(loop_factory=_fast_loop()) as runner:
+        with returning_freed_memory(), asyncio.Runner(loop_factory=_fast_loop()) as runner:
             gc.freeze()  # everything imported stays: collections skip it
             gc.set_threshold(*COLLECTION_THRESHOLDS)
             runner.run(serve(config, read_again, greet, logs.close, tally, assignment))
@@ -93,16 +90,6 @@ def _supervise(config: Config) -> int:
         return INPUT_ERROR
     with asyncio.Runner(loop_factory=_fast_loop()) as runner:
         return runner.run(supervisor.run(lambda address: _greet(address, models, is_open=config.is_open)))
-
-
-def return_freed_memory() -> None:
-    """Make glibc return the memory of large bodies to the system when they are freed.
-
-    By itself it raises the size from which it does so up to 32 MiB, and keeps the memory of all smaller blocks between
-    others that are in use. Other C libraries have no such parameter.
-    """
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
 def _with_address(config: Config, host: str | None, port: int | None) -> Config:

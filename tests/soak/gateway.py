@@ -135,12 +135,22 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The memory, descriptors and tasks of a process at one moment."""
+    """The memory, descriptors and tasks of a process at one moment.
+
+    `kept_mb` is how much of the memory its stores say they keep, and `may_keep_mb` how much its config allows them.
+    """
 
     rss_mb: float
     files: int
     threads: int
     tasks: int
+    kept_mb: float
+    may_keep_mb: float
+
+    @property
+    def other_mb(self) -> float:
+        """The memory beside what stores keep."""
+        return self.rss_mb - self.kept_mb
 
 
 class Gateway:
@@ -164,14 +174,16 @@ class Gateway:
         assert self._process.stdout is not None
         self._process.stdin.write(b".")
         line = await asyncio.wait_for(self._process.stdout.readline(), TASK_REPORT_TIMEOUT_S)
-        return Reading(self._status("VmRSS") / 1e3, self._count_files(), self._status("Threads"), int(line.split()[1]))
+        tasks, kept, may_keep = (int(number) for number in re.findall(rb"\d+", line))
+        resident_mb, files, threads = self._status("VmRSS") * 1024 / 1e6, self._count_files(), self._status("Threads")
+        return Reading(resident_mb, files, threads, tasks, kept / 1e6, may_keep / 1e6)
 
     async def read_when_back(self, allowed: Reading) -> Reading:
         """Return a reading that is not above the allowed one, or the last of BACK_TIMEOUT_S seconds."""
         end = time.monotonic() + BACK_TIMEOUT_S
         while True:
             now = await self.read()
-            is_back = now.files <= allowed.files and now.tasks <= allowed.tasks and now.rss_mb <= allowed.rss_mb
+            is_back = now.files <= allowed.files and now.tasks <= allowed.tasks and now.other_mb <= allowed.other_mb
             if is_back or time.monotonic() > end:
                 return now
             await asyncio.sleep(0.5)
@@ -181,7 +193,7 @@ class Gateway:
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     def peak_mb(self) -> float:
-        return self._status("VmHWM") / 1e3
+        return self._status("VmHWM") * 1024 / 1e6
 
     def lift_file_size_limit(self) -> None:
         """Lift the limit on the size of files, as if the disk had room again."""

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tests.soak.gateway import MEMORY_MB, Reading
 from tests.soak.polite import Figures
@@ -10,7 +10,7 @@ from tests.soak.wire import Outcomes
 
 HEADINGS = (
     "attack", "requests", "lost", "p50 ms", "p99 ms", "max ms", "own p99", "quiet p99", "direct p99", "event p99 ms",
-    "own event p99", "quiet event p99", "RSS at most MB", "RSS before, after MB", "files", "tasks", "threads", "result",
+    "own event p99", "quiet event p99", "RSS at most MB", "RSS before, after MB", "kept MB", "files", "tasks", "threads", "result",
 )  # fmt: skip
 
 
@@ -27,12 +27,12 @@ class Thresholds:
 
     def after(self, before: Reading) -> Reading:
         """Return the most that a gateway may hold after an attack."""
-        rss_mb, files, tasks = (
-            before.rss_mb + self.left_mb,
-            before.files + self.spare_files,
-            before.tasks + self.spare_tasks,
+        return replace(
+            before,
+            rss_mb=before.rss_mb + self.left_mb,
+            files=before.files + self.spare_files,
+            tasks=before.tasks + self.spare_tasks,
         )
-        return Reading(rss_mb, files, before.threads, tasks)
 
 
 @dataclass(slots=True)
@@ -95,8 +95,10 @@ def _find_remains(before: Reading, after: Reading, allowed: Thresholds) -> Itera
         yield f"{after.files - before.files} files more than before"
     if after.tasks > before.tasks + allowed.spare_tasks:
         yield f"{after.tasks - before.tasks} tasks more than before"
-    if after.rss_mb > before.rss_mb + allowed.left_mb:
-        yield f"{after.rss_mb - before.rss_mb:.0f} MB more than before"
+    if after.other_mb > before.other_mb + allowed.left_mb:
+        yield f"{after.other_mb - before.other_mb:.0f} MB more than before, beside what stores keep"
+    if after.kept_mb > after.may_keep_mb:
+        yield f"stores keep {after.kept_mb:.0f} MB; {after.may_keep_mb:.0f} MB are allowed"
 
 
 def render(rows: Sequence[Row], allowed: Thresholds) -> Iterator[str]:
@@ -126,10 +128,11 @@ def _cells(row: Row, allowed: Thresholds) -> Iterator[str]:
         yield f"{percentile_ms(values, 0.99):.0f}" if values else "-"
     yield f"{row.peak_mb:.0f}" if row.peak_mb else "-"
     if row.before is None or row.after is None:
-        yield from ("-",) * 4
+        yield from ("-",) * 5
     else:
         before, after = row.before, row.after
         yield f"{before.rss_mb:.0f}, {after.rss_mb:.0f}"
+        yield f"{after.kept_mb:.0f}"
         yield f"{before.files}, {after.files}"
         yield f"{before.tasks}, {after.tasks}"
         yield f"{before.threads}, {after.threads}"

@@ -14,7 +14,6 @@ Source: https://opennmt.net/CTranslate2/python/ctranslate2.Generator.html (stati
 """
 
 import asyncio
-import ctypes
 import hashlib
 import time
 from array import array
@@ -25,6 +24,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from backends.local.decoding.job import MIN_PROMPT_TOKENS, Job
+from proxy.freed_memory import trim_heap
 
 log = structlog.get_logger()
 
@@ -213,12 +213,5 @@ def reload_model(generator: Any) -> None:
             raise RuntimeError("the model is in use")  # the library ignores the unload without an error
         time.sleep(UNLOAD_TIMEOUT_S / 50)
         generator.unload_model()
-    _trim_heap()
+    trim_heap()
     generator.load_model()
-
-
-def _trim_heap() -> None:
-    """Return freed memory to the system; glibc does that on request only, other C libraries lack the function."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

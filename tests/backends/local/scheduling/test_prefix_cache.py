@@ -289,10 +289,3 @@ def test_a_running_model_is_not_reloaded(endless_model):
         finally:
             stop.set()
             running[0].result()
-
-
-def test_heap_trimming_is_optional(monkeypatch):
-    """Other C libraries than glibc lack the function."""
-    monkeypatch.setattr(prefix_cache.ctypes, "CDLL", lambda _: object())
-
-    assert prefix_cache._trim_heap() is None

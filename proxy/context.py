@@ -68,8 +68,6 @@ class Context:
     """
 
     __slots__ = (
-        "_reply_callbacks",
-        "_response_callbacks",
         "_seen_ids",
         "_slots",
         "answer_headers",
@@ -87,7 +85,9 @@ class Context:
         "quote",
         "received",
         "record",
+        "reply_callbacks",
         "request_id",
+        "response_callbacks",
         "response_fields",
         "runs",
         "sent_call",
@@ -135,9 +135,9 @@ class Context:
         self.response_fields: Mapping[str, Any] = {}
         self.held_fields: frozenset[str] = frozenset()
         self.cleanup = Cleanup()
-        self._response_callbacks: list[ResponseCallback] = []
+        self.response_callbacks: list[ResponseCallback] = []
         self._seen_ids: tuple[Any, Any] | None = None
-        self._reply_callbacks: list[ReplyCallback] = []
+        self.reply_callbacks: list[ReplyCallback] = []
         self._slots: dict[str, Any] = {}  # by the name of the slot
 
     async def run(self, size_bytes: int, function: Callable[..., T], *args: Any) -> T:
@@ -186,7 +186,7 @@ class Context:
 
         It gets this context. One that had it already would keep the call's bodies in a cycle until that is collected.
         """
-        self._response_callbacks.append(callback)
+        self.response_callbacks.append(callback)
 
     def on_reply(self, callback: ReplyCallback) -> None:
         """Run a callback when the reply is complete, before its last event is passed on. It gets this context.
@@ -194,7 +194,7 @@ class Context:
         It also runs for a stream that breaks off, which then ends as failed; it does not run for an error, nor when
         the client disconnects before the end.
         """
-        self._reply_callbacks.append(callback)
+        self.reply_callbacks.append(callback)
 
     async def see_response(self, response: Mapping[str, Any]) -> None:
         """Run the callbacks of a response object, unless one with the same id and conversation was seen."""
@@ -202,12 +202,12 @@ class Context:
         if ids == self._seen_ids:
             return
         self._seen_ids = ids
-        for callback in self._response_callbacks:
+        for callback in self.response_callbacks:
             await callback(self, response)
 
     async def complete_reply(self) -> None:
         """Run the callbacks of a complete reply, each once."""
-        callbacks, self._reply_callbacks = self._reply_callbacks, []
+        callbacks, self.reply_callbacks = self.reply_callbacks, []
         for callback in callbacks:
             await callback(self, self.transcript)
 

@@ -94,6 +94,11 @@ class LaneCall:
     reply: UnaskedReply | None = None
     begun_by: str | None = None
 
+    @property
+    def has_own_reply(self) -> bool:
+        """Whether the call must not be answered from the cache: a warm-up, or one whose reply has begun."""
+        return self.reply is not None or not self.generates
+
 
 LANE_CALL = Slot[LaneCall]("lane.call")
 """Set for calls in WebSocket mode."""
@@ -103,12 +108,6 @@ def is_warm_up(context: Context) -> bool:
     """Whether a call wants no output."""
     place = context.get(LANE_CALL)
     return place is not None and not place.generates
-
-
-def has_own_reply(context: Context) -> bool:
-    """Whether a call must not be answered from the cache: a warm-up, or one whose reply has begun."""
-    place = context.get(LANE_CALL)
-    return place is not None and (place.reply is not None or not place.generates)
 
 
 def offer_brief(call: Call | None, context: Context) -> None:

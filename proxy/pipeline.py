@@ -11,7 +11,7 @@ from proxy.cache.cache import Cache
 from proxy.cache.slot import CacheSlot
 from proxy.context import Context
 from proxy.history import History
-from proxy.lane import LANE_CALL, has_own_reply, is_warm_up
+from proxy.lane import LANE_CALL, is_warm_up
 from proxy.routing.attempts import Attempts
 from proxy.routing.keepers import follow_connection, match_keepers
 from proxy.routing.routes import Route, Routes
@@ -64,11 +64,14 @@ class Pipeline:
         record.route = route.name
         is_background = self.background.takes(call, route)
         begin("cache")
-        slot = CacheSlot() if has_own_reply(context) else await self.cache.slot(call, route, context)
+        place = context.get(LANE_CALL)
+        is_looked_up = place is None or not place.has_own_reply
+        slot = await self.cache.slot(call, route, context) if is_looked_up else CacheSlot()
         if slot.is_stale:
             self.cache.refresh(slot, partial(self._ask_again, received, context.for_refresh()))
         if slot.reply is not None:
-            await self._check_hit(call, route, context)
+            if not (place is None and route.keeps_state):  # otherwise nothing of it is kept here
+                await self._check_hit(call, route, context)
             context.trace.end_step()
         else:
             begin("history")
@@ -90,15 +93,17 @@ class Pipeline:
 
     async def _admit(self, received: Call, context: Context) -> Call:
         """Return the call as the policies allow it, and record what is known of it then. Raises PolicyViolation."""
-        record = context.record
-        record.note_metadata(received.body, self.log_metadata)
-        _note_usage_metadata(received, context)
+        record, usage = context.record, context.usage
+        if self.log_metadata:
+            record.note_metadata(received.body, self.log_metadata)
+        if usage is not None and usage.metadata:
+            record.note_usage_metadata(received.body, usage.metadata)
         context.trace.begin("policies")
         call = await self.rules.admit(received, context)
         context.on_end(partial(complete_record, context))  # before policies settle what they reserved
         record.note_call(call.body)
-        if call is not received:
-            _note_usage_metadata(call, context)  # a policy may have set them
+        if call is not received and usage is not None and usage.metadata:
+            record.note_usage_metadata(call.body, usage.metadata)  # a policy may have set them
         return call
 
     def _route(self, call: Call, kept: Sequence[KeptReference], context: Context) -> Route:
@@ -150,11 +155,6 @@ class Pipeline:
         if is_warm_up(context) and not any(target.speaks_websocket for target in route.targets):
             return warm_up_reply
         return self.compaction.reply if self.compaction.is_due(call, route) else self.attempts.reply
-
-
-def _note_usage_metadata(call: Call, context: Context) -> None:
-    if context.usage is not None and context.usage.metadata:
-        context.record.note_usage_metadata(call.body, context.usage.metadata)
 
 
 class CallReply(AbstractAsyncContextManager[Reply]):

@@ -83,7 +83,8 @@ class Cache:
 
         Raises RequestError for a call that accepts nothing else, and for which there is none.
         """
-        directives = parse_directives(context.received.get("cache-control", ""))
+        received = context.received.get("cache-control")
+        directives = parse_directives(received) if received else ANY
         slot = await self._find(self.vault, call, route, directives, context) if self.vault else CacheSlot()
         if slot.place is not None:
             context.record.cache_lookup_s = round(context.trace.step_s(), 5)
@@ -240,7 +241,8 @@ class Cache:
             log.warning("cache.delete_failed", error=short_message(error))
 
     def _age_s(self, entry: Entry) -> float:
-        return max(0.0, self._clock() - entry.stored_at)
+        age_s = self._clock() - entry.stored_at
+        return age_s if age_s > 0 else 0.0
 
     def _report_hit(
         self, entry: Entry, outcome: str, age_s: float, context: Context, failed: int | None = None

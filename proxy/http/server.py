@@ -227,5 +227,5 @@ class Connection(BoundedHeads):
 
 
 def _make_request(max_body_bytes: int, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Request:
-    loop = asyncio.get_running_loop()
+    loop = task.get_loop()  # to ask for the running one takes a call of the kernel
     return Request(message, payload, protocol, writer, task, loop, client_max_size=max_body_bytes)

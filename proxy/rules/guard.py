@@ -74,9 +74,10 @@ class Guard:
         if context.response_fields:
             reply = await _complete_body(reply, context)
         response, size = reply.response or {}, len(reply.body or b"")
-        await context.see_response(response)
+        if context.response_callbacks:  # none of a hit
+            await context.see_response(response)
         if not checks:
-            transcript.see_whole(terminal_of_body(response), size)
+            transcript.see_whole(reply.terminal or terminal_of_body(response), size)
         else:
             received = events_of_body(response)
             events, stopped_by = await self._check(received, checks, call, context)
@@ -86,7 +87,8 @@ class Guard:
             elif transcript.is_changed:
                 changed = changed_response(events, items_changed=events[1:-1] != received[1:-1])
                 reply = await _with_response(reply, changed, context)
-        await context.complete_reply()
+        if context.reply_callbacks:
+            await context.complete_reply()
         return await _complete_body(reply, context) if context.response_fields else reply  # it may not be stored
 
     async def _guard_stream(
@@ -182,7 +184,8 @@ async def _complete_body(reply: Reply, context: Context) -> Reply:
 async def _encode_response(reply: Reply, response: Mapping[str, Any], context: Context) -> Reply:
     """Return a body with another response object, which is about as long."""
     size = len(reply.body or b"")
-    return replace(reply, body=await context.run(size, dumps, response, size), response=response)
+    body = await context.run(size, dumps, response, size)
+    return replace(reply, body=body, response=response, terminal=None)
 
 
 async def _complete_event(unit: Event | Run, context: Context) -> Event | Run:

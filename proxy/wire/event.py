@@ -185,7 +185,7 @@ class Reply:
     """The one kind of answer: a status, headers, and either a JSON body or batches of events.
 
     Batches are read once; the code that opened the reply also ends the work behind it. `response` is the object that a
-    successful body holds.
+    successful body holds, `terminal` the event that has it, if that was made already.
     """
 
     status: int
@@ -193,6 +193,7 @@ class Reply:
     body: bytes | None = None
     batches: AsyncIterator[Batch] | None = None
     response: Mapping[str, Any] | None = None
+    terminal: Event | None = None
 
 
 class Stop(Exception):  # it ends a reply and is not an error

@@ -86,26 +86,29 @@ class FairSlot:
     def release(self, caller: str, used_s: float) -> None:
         """Give the slot to the next caller, after work that took this long."""
         self._used_s[caller] = self._work_of(caller) + used_s
-        if not self._waiting:
-            self._is_taken = False
-            self._used_s.clear()
-            self._least_s = 0.0
-            return
-        following = min(self._waiting, key=self._work_of)
-        self._least_s = self._work_of(following)
-        self._used_s = {name: used for name, used in self._used_s.items() if used > self._least_s}
-        turn = self._waiting[following][0]
-        self._forget(following, turn)
-        turn.set_result(None)
+        while self._waiting:
+            following = min(self._waiting, key=self._work_of)
+            turn = self._waiting[following][0]
+            self._forget(following, turn)
+            if not turn.done():
+                self._least_s = self._work_of(following)
+                self._used_s = {name: used for name, used in self._used_s.items() if used > self._least_s}
+                turn.set_result(None)
+                return
+        self._is_taken = False
+        self._used_s.clear()
+        self._least_s = 0.0
 
     def _work_of(self, caller: str) -> float:
         return max(self._used_s.get(caller, 0.0), self._least_s)
 
     def _forget(self, caller: str, turn: asyncio.Future[None]) -> None:
-        turns = self._waiting[caller]
-        turns.remove(turn)
-        if not turns:
-            del self._waiting[caller]
+        """Remove a turn, unless it was removed already: one whose call was cancelled just before a release."""
+        turns = self._waiting.get(caller)
+        if turns is not None and turn in turns:
+            turns.remove(turn)
+            if not turns:
+                del self._waiting[caller]
 
 
 class Workers:

@@ -15,6 +15,7 @@ import pytest
 from proxy.commands.serve import SWITCH_INTERVAL_S
 from proxy.wire.errors import Unavailable
 from proxy.workers import FREE_BYTES, HEAVY_BYTES, LARGE_BYTES, BodyMemory, FairSlot, MemoryLease, Workers
+from tests.timeouts import TIMEOUT_S
 
 ROOT = Path(__file__).parent.parent
 
@@ -148,6 +149,26 @@ async def test_a_turn_that_is_not_used_any_more_passes_to_the_next():
     await slot.take("anna")
 
     assert [task.cancelled() for task in waiting] == [True, True, False]
+
+
+@pytest.mark.parametrize("cancelled", [["ben"], ["ben", "carl"], ["ben", "carl", "dora"]])
+async def test_a_turn_that_was_cancelled_in_the_same_step_passes_to_the_next(cancelled: list[str]):
+    """Its call has not run since. Without the next turn no large body would ever be parsed again."""
+    slot = FairSlot()
+    await slot.take("anna")
+    waiting = {name: asyncio.create_task(slot.take(name)) for name in ("ben", "carl", "dora")}
+    await asyncio.sleep(0)
+    for name in cancelled:
+        waiting[name].cancel()
+    slot.release("anna", 1.0)
+    await asyncio.wait([waiting[name] for name in cancelled])
+    for name in [name for name in waiting if name not in cancelled]:
+        await asyncio.wait_for(waiting[name], TIMEOUT_S)
+        slot.release(name, 1.0)
+    await asyncio.wait_for(slot.take("anna"), TIMEOUT_S)
+
+    assert [name for name, task in waiting.items() if task.cancelled()] == cancelled
+    assert slot._waiting == {}
 
 
 async def test_a_cancelled_call_keeps_its_turn_until_its_thread_ends(workers: Workers):

@@ -71,14 +71,14 @@ class HedgedAttempt:
         await asyncio.wait([first.outcome], timeout=self.choice.route.pool.hedge_after_s)
         another = None if first.outcome.done() else self._plan.another()
         if another is None:
-            await first.outcome
+            await first.opened()
             return first
         second = self._start(another)
         await asyncio.wait([first.outcome, second.outcome], return_when=asyncio.FIRST_COMPLETED)
         early, late = (first, second) if first.outcome.done() else (second, first)
         if early.outcome.result().is_success:
             return early
-        await late.outcome
+        await late.opened()
         return late
 
     def _start(self, choice: Choice) -> "_RunningAttempt":
@@ -111,6 +111,11 @@ class _RunningAttempt:
 
     def elapsed_ms(self) -> int:
         return round((asyncio.get_running_loop().time() - self._started) * 1000)
+
+    async def opened(self) -> AttemptOutcome:
+        """Wait for the outcome, which a caller that is cancelled does not cancel: the attempt may just be entered."""
+        await asyncio.wait([self.outcome])
+        return self.outcome.result()
 
     async def end(self, error: BaseException | None) -> None:
         """End the work behind the reply, which the caller has read, or has given up with an error."""

@@ -138,6 +138,23 @@ async def test_a_caller_that_leaves_ends_both(asked: int):
     assert first._log + second._log == ["asked", "ended"] * asked
 
 
+async def test_a_caller_that_leaves_in_the_moment_of_the_answer_ends_the_work():
+    """The attempt that has just been entered is left: its place and its connection are given back."""
+    first, second = Gated(name="a", error=CUT), Gated(name="b")
+    answering = asyncio.create_task(answered_by(pool(first, second), make_context()))
+    await until(lambda: second._log == ["asked"])
+    first._gate.set()
+    await until(lambda: first._log == ["asked", "ended"])
+    for _ in range(20):  # until the call waits for the second target only
+        await asyncio.sleep(0)
+    second._gate.set()
+    answering.cancel()
+    await asyncio.wait([answering])
+
+    assert answering.cancelled()
+    assert second._log == ["asked", "ended"]
+
+
 async def test_a_caller_that_leaves_while_it_reads_ends_the_work():
     """The winner's block is left with the caller's."""
     first, second = Gated(name="a"), Gated(name="b")

@@ -46,9 +46,13 @@ class EngineLink:
         """Pass a message on to the engine that it is for. Raises IpcError."""
         match message:
             case ["opened", handle, dict(content)] if handle in self.opening:
-                self.opening.pop(handle).set_result(OpenedEngine(**content))
+                if (opening := self.opening.pop(handle)).done():  # it was cancelled meanwhile
+                    self.channel.send(encode_message("close", handle))
+                else:
+                    opening.set_result(OpenedEngine(**content))
             case ["refused", handle, is_os_error, str(text)] if handle in self.opening:
-                self.opening.pop(handle).set_exception(OSError(text) if is_os_error else ValueError(text))
+                if not (opening := self.opening.pop(handle)).done():
+                    opening.set_exception(OSError(text) if is_os_error else ValueError(text))
             case ["steps" | "state" | "admitted" | "failed" as kind, int(handle), *content]:
                 if (engine := self.engines.get(handle)) is not None:
                     engine.handle(kind, content)

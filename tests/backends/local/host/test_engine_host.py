@@ -24,6 +24,7 @@ from backends.local.model import read_model
 from backends.local.scheduling.admission import busy_error
 from proxy.wire.errors import BackendError, RequestError
 from tests.backends.local.conftest import engine_processes, until
+from tests.timeouts import TIMEOUT_S
 
 PROMPT = [3, 4, 5]
 
@@ -243,6 +244,25 @@ async def test_a_model_that_cannot_be_used_is_refused(folder: Path, tmp_path: Pa
         await answer_to(engine, [10] * 12_000_000)
 
     assert len(await answer(engine)) == 16
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+async def test_an_opening_that_was_cancelled_leaves_the_connection_as_it_is(
+    folder: Path, tmp_path: Path, connect, is_broken: bool
+):
+    """A worker ends a reload before the host answers: its other models are used on, and the engine is not kept."""
+    worker, order = await connect(), order_of(folder)
+    engine = await RemoteEngine.open(worker.link, order)
+    other = replace(order, key="other", spec=replace(order.spec, path=str(tmp_path)) if is_broken else order.spec)
+    opening = asyncio.create_task(RemoteEngine.open(worker.link, other))
+    await asyncio.sleep(0)
+    opening.cancel()
+    await asyncio.wait([opening])
+    await until(lambda: not worker.link.opening)
+    answers = await asyncio.wait_for(answer(engine), TIMEOUT_S)
+    await until(lambda: len(engine_processes()) == 1)
+
+    assert (opening.cancelled(), len(answers)) == (True, 16)
 
 
 @dataclass(frozen=True)

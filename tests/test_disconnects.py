@@ -11,6 +11,7 @@ from yarl import URL
 
 from tests.raw import no_tasks_left, post  # noqa: F401
 from tests.sockets import masked, upgrade
+from tests.stacks import explain
 from tests.upstream import CANONICAL, FakeUpstream, streaming
 
 ROOT = Path(__file__).parent.parent
@@ -79,7 +80,7 @@ async def test_clients_that_disconnect_at_any_moment_leave_no_warning(
     config = tmp_path / "gateway.toml"
     config.write_text(TABLES.format(folder=tmp_path, upstream=upstream.address))
     gateway = await asyncio.create_subprocess_exec(
-        sys.executable, "-X", "dev", "-W", "default", "-m", "proxy", "serve", "--config", str(config),
+        sys.executable, "-X", "dev", "-W", "default", "-m", "tests.stacks", "serve", "--config", str(config),
         cwd=ROOT, stdout=PIPE, stderr=PIPE,
     )  # fmt: skip
     reading = asyncio.create_task(gateway.stderr.read())
@@ -91,8 +92,9 @@ async def test_clients_that_disconnect_at_any_moment_leave_no_warning(
     for turns in STEPS:
         await asyncio.gather(*(disconnect_after(address, message(size), turns) for _ in range(4)))
     gateway.terminate()
-    async with asyncio.timeout(25):
-        lines = (await reading).decode().splitlines()
+    await asyncio.wait([reading], timeout=25)
+    assert reading.done(), await explain(gateway, reading)
+    lines = reading.result().decode().splitlines()
 
     assert await gateway.wait() == 0
     assert [line for line in lines if not line.startswith("{")] == []

@@ -141,11 +141,12 @@ def _parse_response(body: bytes) -> Mapping[str, Any]:
 
 async def read_rest(answer: UpstreamAnswer) -> None:
     """Read what follows the terminal event, so that the connection can be reused."""
+    if answer.is_complete:  # almost always
+        return
     with suppress(BackendError, TimeoutError):
-        if not answer.is_complete:
-            async with asyncio.timeout(REST_TIMEOUT_S):
-                while await answer.read():
-                    pass
+        async with asyncio.timeout(REST_TIMEOUT_S):
+            while await answer.read():
+                pass
 
 
 async def refusal(

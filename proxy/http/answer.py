@@ -5,7 +5,7 @@ small answer. Errors and probes use them; replies of models are written here.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -65,7 +65,7 @@ class Answer(web.StreamResponse):
 
     async def write_chunk(self, data: bytes) -> None:
         """Write a part of the stream."""
-        await self._write(self._take_head() + self._chunk(data))
+        await self._write(b"".join([self._take_head(), *self._framed(data)]))
 
     def write_now(self, frames: bytes) -> bool:
         """Write whole frames, which are shorter than a piece; return whether `wait_turn` has to follow."""
@@ -89,10 +89,11 @@ class Answer(web.StreamResponse):
             if isinstance(connection := self._connection, PacedConnection):
                 await connection.take_turn()
 
-    async def write_frames(self, frames: Iterable[bytes], *, is_last: bool = False) -> None:
+    async def write_frames(self, frames: Sequence[bytes], *, is_last: bool = False) -> None:
         """Write whole frames, in pieces if they are long; nothing is written between the pieces of one call."""
-        last = b""
-        for piece in pieces_of(frames):
+        is_short = sum(map(len, frames)) <= PIECE_BYTES  # almost always
+        last = b"".join(frames) if is_short else b""
+        for piece in () if is_short else pieces_of(frames):
             if last:
                 self._is_in_frame = True
                 await self.write_chunk(last)
@@ -106,7 +107,7 @@ class Answer(web.StreamResponse):
         if not self._has_body:
             await self._write(head)
         else:
-            await self._write(b"".join([head, self._chunk(data), LAST_CHUNK if self._is_chunked else b""]))
+            await self._write(b"".join([head, *self._framed(data), LAST_CHUNK if self._is_chunked else b""]))
 
     def write_between(self, data: bytes) -> None:
         """Write something between two frames of the stream, unless the client has left or reads too slowly."""
@@ -114,7 +115,7 @@ class Answer(web.StreamResponse):
         if self._is_in_frame:
             return
         if transport is not None and not transport.is_closing() and not connection.writing_paused:
-            self._put_now(self._take_head() + self._chunk(data))
+            self._put_now(b"".join([self._take_head(), *self._framed(data)]))
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """aiohttp calls this when all is written."""
@@ -122,8 +123,9 @@ class Answer(web.StreamResponse):
     async def write_eof(self, data: bytes = b"") -> None:
         """aiohttp calls this when all is written."""
 
-    def _chunk(self, data: bytes) -> bytes:
-        return b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked and data else data
+    def _framed(self, data: bytes) -> tuple[bytes, ...]:
+        """Return the parts of a chunk, which are joined with what is around it: a large one is copied once."""
+        return (b"%x\r\n" % len(data), data, b"\r\n") if self._is_chunked and data else (data,)
 
     def _take_head(self) -> bytes:
         head, self._unsent_head = self._unsent_head, b""

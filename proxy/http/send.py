@@ -93,7 +93,9 @@ async def _write_batch(answer: Answer, batch: Batch) -> bool:
     """Write a batch; return whether that was the last one, which ends the stream."""
     frames = [unit.sse for unit in batch]
     is_last = bool(batch) and batch[-1].type in TERMINALS
-    await answer.write_frames([*frames, SENTINEL] if is_last else frames, is_last=is_last)
+    if is_last:
+        frames.append(SENTINEL)
+    await answer.write_frames(frames, is_last=is_last)
     return is_last
 
 
@@ -105,17 +107,17 @@ class Heartbeats:
 
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
-        self._streams: set[Silent] = set()
+        self._streams: dict[int, Silent] = {}  # by identity: hashing a stream is two calls of functions
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, stream: Silent) -> None:
         """Keep a stream alive until it is discarded."""
-        self._streams.add(stream)
+        self._streams[id(stream)] = stream
         if self._timer is None:
             self._schedule()
 
     def discard(self, stream: Silent) -> None:
-        self._streams.discard(stream)
+        self._streams.pop(id(stream), None)
 
     def _schedule(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self._interval_s / 4, self._check)
@@ -123,7 +125,7 @@ class Heartbeats:
     def _check(self) -> None:
         self._timer = None
         silent_since = time.monotonic() - self._interval_s
-        for stream in self._streams:
+        for stream in self._streams.values():
             if stream.written_at <= silent_since:
                 stream.write_between(COMMENT)
         if self._streams:

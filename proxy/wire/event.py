@@ -249,7 +249,7 @@ def payload_of(frame: bytes) -> bytes:
     if len(frame) >= LONG_FRAME_BYTES:
         lines = [*_data_lines(frame)]
     else:
-        lines = [line[5:].removeprefix(b" ") for line in frame.splitlines() if line.startswith(b"data:")]
+        lines = [line[6 if line[5:6] == b" " else 5 :] for line in frame.splitlines() if line[:5] == b"data:"]
     return lines[0] if len(lines) == 1 else b"\n".join(lines)
 
 
@@ -282,7 +282,7 @@ def parse_leniently(payload: bytes) -> Mapping[str, Any]:
     Raises ValueError for what is not an object even so.
     """
     try:
-        return parse_payload(payload)
+        data = loads(payload) if len(payload) < DENSE_BYTES else loads_in_thread(payload)
     except orjson.JSONDecodeError:
         data = loads_leniently(payload)
     if not isinstance(data, dict):

@@ -9,7 +9,8 @@ An iterator that changes or keeps batches is no Passage, and so receives every r
 """
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Self
 
 from proxy.wire.event import Batch, Run
 
@@ -17,10 +18,20 @@ Outlet = Callable[[Run], bool]
 """Takes a run at once and returns True, or does nothing and returns False. It raises nothing."""
 
 
-class Passage(AsyncIterator[Batch]):
-    """Batches whose runs can be forwarded to an outlet."""
+class Passage:
+    """Batches whose runs can be forwarded to an outlet: an async iterator.
+
+    It is no ABC: for those `isinstance` is a function in Python, which each stream would call several times.
+    """
 
     __slots__ = ()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    @abstractmethod
+    def __anext__(self) -> Awaitable[Batch]:
+        """Return the next batch."""
 
     @abstractmethod
     def forward_runs(self, outlet: Outlet) -> None:

@@ -69,11 +69,7 @@ class Transcript:
         self._output = None
         for unit in batch:
             if isinstance(unit, Event):
-                self._follow(unit)
-                if unit.type in KEPT_EVENTS:
-                    self._count(unit)
-                if "sequence_number" in unit.data:
-                    self._numbered = unit
+                self._see_event(unit)
             elif b'"sequence_number"' in unit.raw:
                 self._numbered = unit
             if self._open or self._frame_limit is not None:
@@ -87,10 +83,15 @@ class Transcript:
         if self._clock is not None and len(self._marks) < MAX_MARKS:
             self._marks.append((self._clock(), self._log_bytes))
 
-    def _count(self, event: Event) -> None:
-        if event.type in ITEM_EVENTS:
-            self._item_bytes += len(event.raw)
-        self._parsed_bytes += event.parsed_bytes or event.count_parsed()
+    def _see_event(self, event: Event) -> None:
+        data = event.data
+        if event.type in KEPT_EVENTS:
+            if event.type in ITEM_EVENTS:
+                self._item_bytes += len(event.raw)
+            self._parsed_bytes += event.parsed_bytes or event.count_parsed()
+        self._follow(event, data)
+        if "sequence_number" in data:
+            self._numbered = event
 
     def size_of_run(self, run: Run) -> int | None:
         """Return how many bytes of a run `see_run` would keep; None for one that only `see` can record."""
@@ -123,7 +124,7 @@ class Transcript:
         """
         self._body_bytes = max(self._body_bytes, size_bytes)
         for event in [unit for unit in events if isinstance(unit, Event)]:
-            self._follow(event)
+            self._follow(event, event.data)
         self.is_started = True
 
     def see_whole(self, terminal: Event, size_bytes: int) -> None:
@@ -151,14 +152,15 @@ class Transcript:
 
     def size_of(self, batch: Batch) -> int:
         """Return how many bytes of a batch `see` would keep, at most."""
-        if self._frame_limit is not None:
-            kept = sum([len(unit.sse) for unit in batch])
-        elif self._open or not ITEM_EVENTS.isdisjoint([unit.type for unit in batch]):
-            kept = sum([len(unit.raw) for unit in batch])
-        else:
-            kept = 0
-        events = [unit for unit in batch if isinstance(unit, Event) and unit.type in KEPT_EVENTS]
-        return kept + sum([event.parsed_bytes or event.count_parsed() for event in events])
+        keeps_frames = self._frame_limit is not None
+        keeps_all = keeps_frames or bool(self._open) or not ITEM_EVENTS.isdisjoint([unit.type for unit in batch])
+        size = 0
+        for unit in batch:
+            if keeps_all:
+                size += len(unit.sse if keeps_frames else unit.raw)
+            if unit.type in KEPT_EVENTS and isinstance(unit, Event):
+                size += unit.parsed_bytes or unit.count_parsed()
+        return size
 
     def drop_frames(self) -> bool:
         """Stop keeping frames for `frames`; return whether they were kept."""
@@ -225,11 +227,11 @@ class Transcript:
                     partial[index].add(data)
         return [(index, item.ended(status)) for index, item in partial.items()]
 
-    def _follow(self, event: Event) -> None:
+    def _follow(self, event: Event, data: Mapping[str, Any]) -> None:
         if event.type == "response.output_item.added":
-            self._open[index_of(event.data)] = len(self._log), event
+            self._open[index_of(data)] = len(self._log), event
         elif event.type == "response.output_item.done":
-            index, item = index_of(event.data), event.data.get("item") or {}
+            index, item = index_of(data), data.get("item") or {}
             self._open.pop(index, None)
             item_id = item.get("id") if isinstance(item, dict) else None
             self._items[index, item_id if isinstance(item_id, str) else None] = item

@@ -11,7 +11,7 @@ from proxy.cache.cache import Cache
 from proxy.cache.slot import CacheSlot
 from proxy.context import Context
 from proxy.history import History
-from proxy.lane import LANE_CALL, is_warm_up
+from proxy.lane import LANE_CALL, LaneCall
 from proxy.routing.attempts import Attempts
 from proxy.routing.keepers import follow_connection, match_keepers
 from proxy.routing.routes import Route, Routes
@@ -60,17 +60,18 @@ class Pipeline:
         begin("ownership")
         kept = await self.ownership.check(call, context)
         begin("route")
-        route = self._route(call, kept, context)
+        place = context.get(LANE_CALL)
+        route = self._route(call, kept, place, context)
         record.route = route.name
+        is_kept_there = place is None and route.keeps_state  # nothing that the call continues is kept here
         is_background = self.background.takes(call, route)
         begin("cache")
-        place = context.get(LANE_CALL)
         is_looked_up = place is None or not place.has_own_reply
         slot = await self.cache.slot(call, route, context) if is_looked_up else CacheSlot()
         if slot.is_stale:
             self.cache.refresh(slot, partial(self._ask_again, received, context.for_refresh()))
         if slot.reply is not None:
-            if not (place is None and route.keeps_state):  # otherwise nothing of it is kept here
+            if not is_kept_there:
                 await self._check_hit(call, route, context)
             context.trace.end_step()
         else:
@@ -78,11 +79,12 @@ class Pipeline:
             call, route = await self.resources.open_conversation(call, route, context)
             if not call.is_encoded:
                 await context.encode(call)
-            whole = await self.compaction.open(await self.history.complete(call, route, context), context)
+            whole = call if is_kept_there else await self.history.complete(call, route, context)
+            whole = await self.compaction.open(whole, context)
             context.trace.end_step()
             context.on_response(partial(self.ownership.bind, call))
             context.on_reply(partial(self.ownership.bind_output, call))
-            open_reply = self._answering(whole, route, context)
+            open_reply = self._answering(whole, route, place)
             if is_background:
                 return await self._queue(call, whole, route, open_reply, context)
             slot.reply = await self.cache.fill(slot, open_reply(whole, route, context), call, context)
@@ -106,10 +108,11 @@ class Pipeline:
             record.note_usage_metadata(call.body, usage.metadata)  # a policy may have set them
         return call
 
-    def _route(self, call: Call, kept: Sequence[KeptReference], context: Context) -> Route:
+    def _route(
+        self, call: Call, kept: Sequence[KeptReference], place: LaneCall | None, context: Context
+    ) -> Route:  # fmt: skip
         """Return the route of a call that names these ids. Raises RequestError."""
-        names_nothing = not kept and not continued(call.body)
-        if names_nothing and context.get(LANE_CALL) is None:  # as most calls
+        if place is None and not kept and not continued(call.body):  # as most calls
             return self.routes.match(call)
         backends = self.resources.backends
         is_whole = is_held_whole(call.body.get("previous_response_id"), context)
@@ -150,9 +153,10 @@ class Pipeline:
             return {}
         return await self.attempts.preview(whole.without_fields("background"), route, context)
 
-    def _answering(self, call: Call, route: Route, context: Context) -> OpenReply:
+    def _answering(self, call: Call, route: Route, place: LaneCall | None) -> OpenReply:
         """Return what answers a call: a backend, or the gateway itself."""
-        if is_warm_up(context) and not any(target.speaks_websocket for target in route.targets):
+        is_warm_up = place is not None and not place.generates
+        if is_warm_up and not any(target.speaks_websocket for target in route.targets):
             return warm_up_reply
         return self.compaction.reply if self.compaction.is_due(call, route) else self.attempts.reply
 

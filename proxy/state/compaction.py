@@ -56,7 +56,10 @@ class Compaction:
         Items of other origin stay as they are: whether a backend can read them is its own matter.
         """
         given = call.body.get("input")
-        if not isinstance(given, list) or not await context.run(call.size_bytes, _may_have_compaction, call):
+        if not isinstance(given, list):
+            return call
+        is_large = context.is_large(call.size_bytes)
+        if not (await context.run_large(_may_have_compaction, call) if is_large else _may_have_compaction(call)):
             return call
         system: list[JSON] = []
         items: list[Any] = []

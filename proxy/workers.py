@@ -35,6 +35,8 @@ PACE_BURST_BYTES = 1_048_576
 """How much may be read at once before the pace applies."""
 LARGE_READ_BYTES = 16_384
 """A smaller read does not count, in bytes."""
+FULL_READ_BYTES = 131_072
+"""After a read of this size its connection is not read for one turn: uvloop would make up to 32 of them in one step."""
 
 T = TypeVar("T")
 

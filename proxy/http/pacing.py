@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from proxy.workers import LARGE_READ_BYTES, Pace
+from proxy.workers import FULL_READ_BYTES, LARGE_READ_BYTES, Pace
 
 PIECES_AT_ONCE = 4
 """How many pieces of large bodies are read or written in one turn of the event loop, on all connections together."""
@@ -75,7 +75,7 @@ class PacedConnection(web.RequestHandler):
         self._pace = pace
         self._turns = turns
         self.waits_for_turn = False  # whether an answer is being written, and continues soon
-        self._hold: asyncio.TimerHandle | None = None
+        self._hold: asyncio.Handle | None = None  # until it is read again
 
     async def take_turn(self) -> None:
         """Wait until another piece of a large answer may be written."""
@@ -87,11 +87,14 @@ class PacedConnection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if len(data) < LARGE_READ_BYTES:
+        size_bytes = len(data)
+        if size_bytes < LARGE_READ_BYTES:
             return
-        delay_s = self._pace.delay_s(len(data), self._loop.time())
-        if delay_s and self._hold is None:
-            self._hold = self._loop.call_later(delay_s, self._release)
+        delay_s = self._pace.delay_s(size_bytes, self._loop.time())
+        if self._hold is None and (delay_s or size_bytes >= FULL_READ_BYTES):
+            self._hold = (
+                self._loop.call_later(delay_s, self._release) if delay_s else self._loop.call_soon(self._release)
+            )
             self._pause_transport_reading()
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -1,13 +1,16 @@
 """Pacing of uploads: how long reading from a connection is paused, and that no data is lost."""
 
 import asyncio
+import socket
+from collections import Counter
 
 import pytest
+import uvloop
 from aiohttp import ClientSession, web
 
 from proxy.http.pacing import PIECES_AT_ONCE, PieceTurns
-from proxy.http.server import Server
-from proxy.workers import LARGE_READ_BYTES, Pace
+from proxy.http.server import Connection, Server
+from proxy.workers import FULL_READ_BYTES, LARGE_READ_BYTES, Pace
 
 
 def test_reads_within_the_burst_do_not_wait():
@@ -48,7 +51,17 @@ async def test_uploads_faster_than_the_pace_arrive_whole():
         received.append(await request.read())
         return web.Response()
 
-    pace = Pace(bytes_per_s=64_000_000, burst_bytes=65_536)
+    runner = await start_server(handle, Pace(bytes_per_s=64_000_000, burst_bytes=65_536))
+    port = runner.addresses[0][1]
+    async with ClientSession() as session, asyncio.TaskGroup() as group:
+        for body in bodies:
+            group.create_task(session.post(f"http://127.0.0.1:{port}/", data=iter_slices(body)))
+    await runner.cleanup()
+
+    assert sorted(received) == bodies
+
+
+async def start_server(handle, pace: Pace) -> web.ServerRunner:
     server = Server(
         handle,
         head_timeout_s=9,
@@ -61,13 +74,7 @@ async def test_uploads_faster_than_the_pace_arrive_whole():
     runner = web.ServerRunner(server)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    port = runner.addresses[0][1]
-    async with ClientSession() as session, asyncio.TaskGroup() as group:
-        for body in bodies:
-            group.create_task(session.post(f"http://127.0.0.1:{port}/", data=iter_slices(body)))
-    await runner.cleanup()
-
-    assert sorted(received) == bodies
+    return runner
 
 
 async def iter_slices(body: bytes):
@@ -114,3 +121,64 @@ async def test_large_bodies_are_read_a_few_pieces_at_a_time():
 
     assert moved == [*range(3 * PIECES_AT_ONCE)]
     assert counts == [PIECES_AT_ONCE, 2 * PIECES_AT_ONCE + 1]
+
+
+class Reads:
+    """Reads what arrives on an upgraded connection, and counts the full reads in each turn of the event loop."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.in_turn: Counter[int] = Counter()
+        self.left_bytes = size_bytes
+        self.is_upgraded, self.all_arrived = asyncio.Event(), asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._turn = 0
+        self._count_turn()
+
+    def _count_turn(self) -> None:
+        self._turn += 1
+        if not self.all_arrived.is_set():
+            self._loop.call_soon(self._count_turn)
+
+    async def handle(self, request: web.BaseRequest) -> web.Response:
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        connection.stop_head_checks()
+        connection.set_parser(self)  # type: ignore[arg-type]
+        self.is_upgraded.set()
+        await self.all_arrived.wait()
+        return web.Response()
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        self.in_turn[self._turn] += len(data) >= FULL_READ_BYTES
+        self.left_bytes -= len(data)
+        if not self.left_bytes:
+            self.all_arrived.set()
+        return False, b""
+
+    def feed_eof(self) -> None:
+        self.all_arrived.set()
+
+
+async def read_upload(size_bytes: int) -> Reads:
+    """Return the reads of an upload that is sent as fast as the kernel takes it."""
+    reads = Reads(size_bytes)
+    runner = await start_server(reads.handle, Pace(bytes_per_s=10**12, burst_bytes=10**9))
+    loop = asyncio.get_running_loop()
+    with socket.create_connection(runner.addresses[0]) as client:
+        client.setblocking(False)
+        upgrade = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+        await loop.sock_sendall(client, upgrade)
+        await reads.is_upgraded.wait()
+        await loop.sock_sendall(client, bytes(size_bytes))
+        await reads.all_arrived.wait()
+    await runner.cleanup()
+    return reads
+
+
+def test_uvloop_reads_one_piece_of_an_upload_at_a_time():
+    """It would go on reading while what it reads fills its buffer, up to 32 times, before anything else is served."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        reads = runner.run(read_upload(8_000_000))
+
+    assert reads.left_bytes == 0
+    assert max(reads.in_turn.values()) == 1

@@ -26,7 +26,7 @@ from proxy.wire.frames import (
     Message,
 )
 from proxy.wire.sse import MAX_FRAME_BYTES
-from proxy.workers import MemoryLease
+from proxy.workers import FULL_READ_BYTES, MemoryLease
 
 PING_S = 30.0
 """How long an upstream may be silent before it is pinged, and then before it is given up, in seconds."""
@@ -146,8 +146,13 @@ class FrameSocket(asyncio.Protocol):
         if data:
             self._is_heard = True
             self._parser.push(data)
-        if self._receiver is not None and self._advancing is None and not self._is_paused:
+        if self._receiver is None or self._advancing is not None or self._is_paused:
+            return
+        if len(data) < FULL_READ_BYTES:
             self._advance()
+        else:
+            self._advancing = self._loop.call_soon(self._advance)
+            self._pace(is_stopped=True)
 
     def connection_lost(self, exc: Exception | None) -> None:
         reason = "connection closed" if exc is None else reason_of(exc)

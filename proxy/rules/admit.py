@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from policies import EventCheck, PolicyState, ReplyCheckFactory, RequestCheck
+from policies import EventCheck, PolicyState, Repeatable, ReplyCheckFactory, RequestCheck
 from proxy.context import Context, Slot
 from proxy.rules.decisions import Decisions
 from proxy.rules.key_models import rule_of_key
@@ -28,8 +28,9 @@ class ActiveCheck:
     needs_stream: bool
 
 
-Step = tuple[Rule, RequestCheck, ReplyCheckFactory | None, frozenset[str]]
-"""A rule, its check of requests, what makes its check of a reply, and the fields that it holds."""
+Step = tuple[Rule, RequestCheck, Repeatable | None, ReplyCheckFactory | None, frozenset[str]]
+"""A rule, its check of requests, what is declared of that check, what makes its check of a reply, and the fields that
+it holds."""
 REPLY_CHECKS = Slot[Sequence[ActiveCheck]]("rules.reply_checks")
 
 
@@ -48,15 +49,12 @@ class RequestAdmission:
         self._decisions = decisions
         self._audit = audit
         self._recorder = recorder
-        plan: list[Step] = [
-            (rule, rule.policy.request_check(state), rule.policy.reply_check(state), rule.policy.holds)
-            for rule in rules
-            for state in [states[id(rule)]]
-        ]
+        checks = [(rule, rule.policy.request_check(state), state) for rule in rules for state in [states[id(rule)]]]
+        plan = [_step(rule, check, rule.policy.reply_check(state)) for rule, check, state in checks]
         self._plans = {
             operation: [
-                (rule, check, reply_check if operation in MODEL_OPERATIONS else None, holds)
-                for rule, check, reply_check, holds in plan
+                (rule, check, repeatable, reply_check if operation in MODEL_OPERATIONS else None, holds)
+                for rule, check, repeatable, reply_check, holds in plan
                 if operation in rule.policy.operations
             ]
             for operation in get_args(Operation)
@@ -113,7 +111,7 @@ class RequestAdmission:
         call, is_large = received, context.is_large(received.size_bytes)
         applied: list[tuple[Rule, ReplyCheckFactory, frozenset[str]]] = []
         plan, models = self._plans[call.operation], context.caller.models
-        for rule, check, reply_check, holds in _with_key_models(plan, call, models) if models else plan:
+        for rule, check, repeatable, reply_check, holds in _with_key_models(plan, call, models) if models else plan:
             # A later policy may change the model: which rules apply to the reply is decided by what each one saw.
             if rule.is_selective and not rule.applies_to(context.caller, call.model):
                 continue
@@ -132,7 +130,7 @@ class RequestAdmission:
             if is_recorded and checked is call:
                 self._decisions.record(rule, call, context, "allowed")
             passed = call if checked is call else self._change(rule, call, checked, context)
-            if notes is not None and not notes.add(rule, check, call, passed, is_reported=passed is not checked):
+            if notes is not None and not notes.add(rule, repeatable, call, passed, is_reported=passed is not checked):
                 notes = None
             call = passed
         chosen = applied, call, context  # to choose may take looking through the whole request
@@ -174,7 +172,14 @@ class RequestAdmission:
 def _with_key_models(plan: list[Step], call: Call, models: tuple[str, ...]) -> list[Step]:
     """Return a plan with the models that the caller's key may name at its end."""
     rule, check = rule_of_key(models)
-    return [*plan, (rule, check, None, rule.policy.holds)] if call.operation in rule.policy.operations else plan
+    return [*plan, _step(rule, check, None)] if call.operation in rule.policy.operations else plan
+
+
+def _step(rule: Rule, check: RequestCheck, reply_check: ReplyCheckFactory | None) -> Step:
+    """Return the step of a rule."""
+    if isinstance(check, Repeatable):
+        return rule, check.check, check, reply_check, rule.policy.holds
+    return rule, check, None, reply_check, rule.policy.holds
 
 
 def _reply_checks(

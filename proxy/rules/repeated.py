@@ -30,12 +30,13 @@ class AdmissionNotes:
     def __init__(self) -> None:
         self._again: list[Again] = []
 
-    def add(self, rule: Rule, check: RequestCheck, before: Call, after: Call, *, is_reported: bool) -> bool:
+    def add(self, rule: Rule, check: Repeatable | None, before: Call, after: Call, *, is_reported: bool) -> bool:
         """Note that a rule let a call pass; return whether it is known now what it does with the same call again.
 
-        `is_reported`: it would have changed the call, which is reported each time.
+        `check` is its check if that is repeatable. `is_reported`: it would have changed the call, which is reported
+        each time.
         """
-        if is_reported or not isinstance(check, Repeatable):
+        if is_reported or check is None:
             return False
         if after is not before:
             self._again.append((rule, None, before))

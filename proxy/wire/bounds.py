@@ -75,7 +75,11 @@ def parsed_size(raw: bytes, limit: int) -> tuple[int, int]:
 
     That is what it is parsed to, and its encoding if it is changed. All that is parsed and kept is counted by this.
     """
-    size, values = len(raw), count_values(raw, limit)
+    size = len(raw)
+    if size <= NARROW_BYTES and size < limit:  # most: without the calls that decide the others
+        values = 1 + size - len(raw.translate(None, SEPARATORS))
+        return values, 2 * size + VALUE_BYTES * values
+    values = count_values(raw, limit)
     char_bytes = 1 if size <= NARROW_BYTES or values > limit else count_char_bytes(raw)
     return values, (1 + char_bytes) * size + VALUE_BYTES * values
 

@@ -6,6 +6,7 @@ it.
 
 import unicodedata
 from collections.abc import Collection
+from functools import lru_cache
 
 from proxy.wire.errors import RequestError
 from proxy.wire.loggable import in_ascii
@@ -17,6 +18,8 @@ FIELDS = frozenset({
     "safety_identifier", "service_tier", "store", "stream", "text", "tool_choice", "tools", "user",
 })  # fmt: skip
 _WITHOUT_UNDERSCORES = {name.replace("_", ""): name for name in FIELDS}  # some backends accept maxToolCalls
+MAX_KNOWN_CHARS = 64
+"""How long a name may be, in characters, of which it is remembered whether it resembles a field."""
 # Letters of other scripts and small capitals that look like a Latin letter; characters that look like an underscore.
 # Source: https://www.unicode.org/reports/tr39/#Confusable_Detection (those that fold to a-z or "_")
 _CONFUSABLES = str.maketrans(
@@ -36,10 +39,21 @@ def refuse_lookalikes(names: Collection[str]) -> None:
     if FIELDS.issuperset(names):  # most requests have no other fields
         return
     for name in names:
-        if name not in FIELDS and (field := _WITHOUT_UNDERSCORES.get(fold_name(name).replace("_", ""))) is not None:
+        if name in FIELDS:
+            continue
+        field = _known_field(name) if len(name) <= MAX_KNOWN_CHARS else resembled_field(name)
+        if field is not None:
             shown = in_ascii(name, 64)
             message = f"The body has a field '{shown}', which resembles '{field}'; only '{field}' itself is allowed."
             raise RequestError(message, code="lookalike_field", param=shown)
+
+
+def resembled_field(name: str) -> str | None:
+    """Return the field that a name folds to; None if it folds to none."""
+    return _WITHOUT_UNDERSCORES.get(fold_name(name).replace("_", ""))
+
+
+_known_field = lru_cache(1024)(resembled_field)  # a client sends the same other fields in each of its requests
 
 
 def fold_name(name: str) -> str:

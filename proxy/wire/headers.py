@@ -22,6 +22,8 @@ NEVER_FORWARDED = frozenset({
 MAX_NAME_CHARS = 128  # a longer name is no client's, and would only fill the cache of names
 MAX_HEADERS = 64
 """Of more headers the names are not remembered."""
+MAX_CHOSEN = 256
+"""For how many lists of names it is remembered which of them are chosen."""
 IDEMPOTENCY_KEY = "idempotency-key"
 # Source: https://www.rfc-editor.org/rfc/rfc9110#section-5.1 (field names are tokens)
 _NAME = re.compile(r"[a-z0-9!#$%&'+.^_`|~-]+\*?")
@@ -41,7 +43,8 @@ class HeaderNames:
         self._exact = frozenset(name for name in self.names if not name.endswith("*"))
         self._prefixes = tuple(sorted(name[:-1] for name in self.names if name.endswith("*")))
         self._selected = lru_cache(1024)(self._select)
-        self._chosen = lru_cache(256)(self._choose)  # a client sends the same names in each of its requests
+        self._chosen: dict[tuple[str, ...], Sequence[tuple[str, str]]] = {}
+        """What is chosen among names; a client sends the same ones in each of its requests."""
 
     def union(self, others: Iterable["HeaderNames"]) -> "HeaderNames":
         """Return the names of all these lists."""
@@ -50,10 +53,12 @@ class HeaderNames:
     def select(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Return the headers with these names; their names are in lower case."""
         sent = tuple(headers)
-        if len(sent) > MAX_HEADERS or max(map(len, sent), default=0) > MAX_NAME_CHARS:
-            return self._search(headers)
-        chosen = self._chosen(sent)
-        return self._search(headers) if chosen is None else {name: headers[as_sent] for name, as_sent in chosen}
+        chosen = self._chosen.get(sent)
+        if chosen is None:
+            chosen = self._choose(sent)
+            if chosen is None:
+                return self._search(headers)
+        return {name: headers[as_sent] for name, as_sent in chosen} if chosen else {}
 
     def _search(self, headers: Mapping[str, str]) -> dict[str, str]:
         return {
@@ -63,9 +68,19 @@ class HeaderNames:
         }
 
     def _choose(self, sent: tuple[str, ...]) -> Sequence[tuple[str, str]] | None:
-        """Return the names among these that are listed, in lower case and as they were sent; None if one is twice."""
+        """Return the names among these that are listed, in lower case and as they were sent, and remember them.
+
+        None if one is there twice, or if they are too many or too long to be remembered.
+        """
+        if len(sent) > MAX_HEADERS or max(map(len, sent), default=0) > MAX_NAME_CHARS:
+            return None
         chosen = [(name, as_sent) for as_sent in sent if (name := self._selected(as_sent)) is not None]
-        return chosen if len(dict(chosen)) == len(chosen) else None
+        if len(dict(chosen)) < len(chosen):
+            return None
+        if len(self._chosen) >= MAX_CHOSEN:
+            self._chosen.clear()
+        self._chosen[sent] = chosen
+        return chosen
 
     def _select(self, name: str) -> str | None:
         """Return a name in lower case; None if it is none of these."""

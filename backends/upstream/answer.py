@@ -7,8 +7,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import orjson
-
 from backends.upstream.body import AnswerLimits, UpstreamAnswer, decoder_of, read_chunk
 from backends.upstream.decode import Decoder
 from backends.upstream.errors import invalid_answer, too_large
@@ -17,7 +15,7 @@ from backends.upstream.stream import Stream
 from proxy.context import Context
 from proxy.wire.bounds import parsed_size
 from proxy.wire.errors import BackendError
-from proxy.wire.event import Reply, parse_leniently, parse_payload, response_reply
+from proxy.wire.event import Reply, parse_leniently, response_reply
 
 EVENT_STREAM = "text/event-stream"
 # How a stream begins, and how JSON does: after a byte order mark and blank lines.
@@ -46,7 +44,7 @@ async def reply_of(answer: UpstreamAnswer, context: Context, limits: AnswerLimit
     is_called_stream = answer.content_type == EVENT_STREAM
     if is_called_stream:
         answer.count_events()
-    start = await read_chunk(answer, decoder)
+    start = await (answer.read() if decoder.is_plain else read_chunk(answer, decoder))
     if len(start) < SHORTEST_START:
         start = await _read_more(start, answer, decoder)
     is_stream = not _JSON_START.match(start) if is_called_stream else bool(_FIELD_START.match(start))
@@ -55,9 +53,9 @@ async def reply_of(answer: UpstreamAnswer, context: Context, limits: AnswerLimit
             answer.count_events()
         return Reply(200, headers, batches=Stream(answer, context, limits, decoder, start))
     if len(start) < min(SHORT_BYTES, limits.max_bytes) and answer.is_complete and decoder.is_plain:  # almost always
-        context.memory.grow(len(start))
         body = limits.scrubber.data(start)
-        _count(*parsed_size(body, MAX_VALUES), context)
+        values, parsed_bytes = parsed_size(body, MAX_VALUES)
+        _count(values, len(start) + parsed_bytes, context)
         parsing = None
     else:
         body = await read_body(answer, limits, context, decoder, start)
@@ -65,7 +63,7 @@ async def reply_of(answer: UpstreamAnswer, context: Context, limits: AnswerLimit
         parsing = context.run(len(body), _parse_response, body)
     try:
         response = _parse_response(body) if parsing is None else await parsing
-        is_whole = "id" in response and not (has_id and _is_foreign(response))
+        is_whole = "id" in response and ("output" in response or not (has_id and _is_foreign(response)))
         if is_whole and not response.get("error"):  # almost always
             return response_reply(response, headers, body)
         refused = refusal_in_success(response, headers, has_id=has_id)
@@ -129,10 +127,7 @@ def _is_foreign(response: Mapping[str, Any]) -> bool:
 
 def _parse_response(body: bytes) -> Mapping[str, Any]:
     """Raises ValueError for what is not a JSON object."""
-    try:
-        response = parse_payload(body)
-    except orjson.JSONDecodeError:
-        response = parse_leniently(body)
+    response = parse_leniently(body)
     output = response.get("output")
     if isinstance(output, list) and len(output) > MAX_ITEMS:
         raise too_large("has too many items")

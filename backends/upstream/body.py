@@ -10,6 +10,9 @@ from backends.upstream.errors import invalid_answer
 from backends.upstream.headers import HeaderFilter
 from backends.upstream.scrub import Scrubber
 
+PLAIN = Decoder("")
+"""Decodes chunks that are not compressed: it keeps nothing of them, so all such answers share it."""
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerLimits:
@@ -56,8 +59,10 @@ class UpstreamAnswer(Protocol):
 
 
 def decoder_of(answer: UpstreamAnswer) -> Decoder:
+    if (coding := answer.fields.get("content-encoding")) is None:  # almost always
+        return PLAIN
     try:
-        return Decoder(answer.fields.get("content-encoding", ""))
+        return Decoder(coding)
     except ValueError as error:
         raise invalid_answer(str(error)) from error
 

@@ -29,6 +29,8 @@ REFUSED = frozenset({
     UPSTREAM_ID,
 })  # fmt: skip
 REFUSED_PREFIXES = ("access-control-", "x-envoy-", "x-headgate-")
+MAX_HEADERS = 64
+"""Of more headers the names are not remembered."""
 MAX_BYTES = 8_192
 """How long names and values are together; what is beyond is dropped. Clients in Node fail from 16 KB of headers."""
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
@@ -49,21 +51,41 @@ class HeaderFilter:
         self._names = FORWARDED.union(known)
         self._prefixes = (*FORWARDED_PREFIXES, *(name[:-1] for name in known if name.endswith("*")))
         self._selected = lru_cache(1024)(self._select)
+        self._known = lru_cache(64)(self._choose)  # an upstream sends the same names in each of its answers
 
     def forwarded(self, received: Mapping[str, str], scrubber: Scrubber) -> dict[str, str]:
         """Return the chosen headers, with names in lower case, without secrets, and at most MAX_BYTES of them.
 
         A value with control characters, or bytes that are not UTF-8, is dropped; so is a name that has a secret in it.
         """
+        names = tuple(received)
+        is_once = len(names) == len(received) <= MAX_HEADERS  # a multidict counts a name that is there twice as two
+        is_usual = is_once and received.get("connection", "keep-alive") == "keep-alive"
+        if not is_usual or (known := self._known(names)) is None:
+            chosen = self._search(received)
+        else:
+            chosen = {lower: received[name] for lower, name in known}
+        if upstream_id := received.get("x-request-id"):
+            chosen[UPSTREAM_ID] = upstream_id
+        return chosen if not chosen or _is_harmless(chosen, scrubber) else _within_limits(chosen, scrubber)
+
+    def _search(self, received: Mapping[str, str]) -> dict[str, str]:
         chosen: dict[str, str] = {}
         excluded = _named_by_connection(received)
         for name, value in received.items():
             if len(name) > MAX_NAME_CHARS or (lower := self._selected(name)) is None or lower in excluded:
                 continue
             chosen[lower] = f"{chosen[lower]}, {value}" if lower in chosen else value
-        if upstream_id := received.get("x-request-id"):
-            chosen[UPSTREAM_ID] = upstream_id
-        return _within_limits(chosen, scrubber)
+        return chosen
+
+    def _choose(self, names: tuple[str, ...]) -> Sequence[tuple[str, str]] | None:
+        """Return the names among these that are forwarded, in lower case and as received; None where each has to be
+        looked at: one is very long, or there twice.
+        """
+        if max(map(len, names), default=0) > MAX_NAME_CHARS:
+            return None
+        chosen = [(lower, name) for name in names if (lower := self._selected(name)) is not None]
+        return chosen if len(dict(chosen)) == len(chosen) else None
 
     def _select(self, name: str) -> str | None:
         """Return a name in lower case; None if headers of this name are not forwarded."""
@@ -76,6 +98,14 @@ def _named_by_connection(received: Mapping[str, str]) -> Sequence[str]:
     """The names of headers that concern this connection only."""
     named = received.get("connection")
     return [name.strip().lower() for name in named.split(",")] if named else ()
+
+
+def _is_harmless(chosen: Mapping[str, str], scrubber: Scrubber) -> bool:
+    """Whether headers are within the limit and have nothing to remove, which one search over all of them shows."""
+    names, values = "".join(chosen), "".join(chosen.values())
+    return (
+        len(names) + len(values) <= MAX_BYTES and not _UNFIT.search(values) and not scrubber.is_in_fields(names, values)
+    )
 
 
 def _within_limits(chosen: Mapping[str, str], scrubber: Scrubber) -> dict[str, str]:

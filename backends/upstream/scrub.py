@@ -36,6 +36,7 @@ class Scrubber:
         plain = tuple(dict.fromkeys(form for secret in known for form in _plain_forms(secret)))
         encoded = (form for secret in known for form in _base64_forms(secret))
         self._texts = tuple(dict.fromkeys([*plain, *encoded]))
+        self._names = tuple(text.lower() for text in self._texts)
         self._in_names = re.compile("|".join(re.escape(text.lower()) for text in self._texts) or "(?!)")
         self._plain = tuple(text.encode() for text in plain)
         self._bytes = tuple(text.encode() for text in self._texts)
@@ -53,6 +54,11 @@ class Scrubber:
     def is_in_name(self, name: str) -> bool:
         """Whether the name of a header has the secret in it: names are the same in any case."""
         return self._in_names.search(name.lower()) is not None
+
+    def is_in_fields(self, names: str, values: str) -> bool:
+        """Whether the names or the values of headers, joined, have the secret in them, or seem to."""
+        names = names.lower()
+        return any(map(values.__contains__, self._texts)) or any(map(names.__contains__, self._names))
 
     def data(self, data: bytes) -> bytes:
         """Return bytes without the secret: the same object where it does not occur."""

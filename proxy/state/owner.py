@@ -30,7 +30,7 @@ class Owner(NamedTuple):
 
 def encoded_owner(team: str, caller: str, target: str, chain: str) -> bytes:
     """Return the value of an owner, as `Owner.encode`: of a chain's id, which has letters and digits, in two steps."""
-    if chain.isalnum() and chain.isascii():
+    if not chain or (chain.isalnum() and chain.isascii()):
         return b'%b,"%b"]' % (_encoded_head(team, caller, target), chain.encode())
     return Owner(team, caller, target, chain).encode()
 

@@ -114,7 +114,8 @@ class Ownership:
         if target is None or call.operation == "input_tokens":
             return
         is_stored, known = body.get("store") is not False, context.get(CHAIN)
-        conversation = conversation_id(response) or conversation_id(body)
+        has_conversation = response.get("conversation") or body.get("conversation")
+        conversation = (conversation_id(response) or conversation_id(body)) if has_conversation else None
         if not is_stored and conversation is None and known is None:
             return
         try:
@@ -146,7 +147,8 @@ class Ownership:
         keys = await context.run(size, partial(item_keys, items, are_kept=are_kept))
         if not keys:
             return
-        value, team = self._owner_of(context, target, "").encode(), context.caller.team
+        team = context.caller.team
+        value = encoded_owner(team, context.caller.name, target, "")
         try:
             for some in _portions(keys):
                 await self._store.put_new(some, value, ttl_s=self._ttl_s, group=team)
@@ -231,7 +233,7 @@ class Ownership:
         output = response.get("output")
         if call.operation != "create" or type(output) is not list or len(output) > AT_ONCE:
             return []
-        keys = item_keys(output, are_kept=True)
+        keys = item_keys(output, are_kept=True) if output else []
         if not 0 < len(keys) < AT_ONCE:
             return []
         context.set(_OUTPUT_BOUND, True)

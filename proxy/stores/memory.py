@@ -101,7 +101,8 @@ class MemoryStore(Store):
 
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         values, size, (max_bytes, max_entries) = self._values, len(value), self._limits
-        if size > max_bytes or (if_absent and self._holds(key)):
+        is_known = key in values.index or key in self._records.index
+        if size > max_bytes or (if_absent and is_known and self._holds(key)):
             return False
         if not if_absent and key in self._records.index:
             self._records.pop(key)

@@ -8,6 +8,7 @@ as some upstreams send them, but neither NUL, CR nor LF. Source: https://www.rfc
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import httptools
 
@@ -30,6 +31,12 @@ _HEAD = re.compile(
 _START = b"HTTP/1."
 _SPACE_AT_END = re.compile(rb"[ \t]+(?=\r\n)")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
+
+
+@lru_cache(512)
+def _field_name(name: bytes) -> str:
+    """Return the name of a field in lower case: an upstream sends the same ones in each of its answers."""
+    return name.decode("ascii").lower()
 
 
 class InvalidHttp(ValueError):
@@ -185,7 +192,7 @@ class ResponseParser:
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.head is not None:
             return  # a trailer
-        key = name.decode("ascii").lower()
+        key = _field_name(name)
         text = value.decode("utf-8", "surrogateescape")
         self._fields[key] = f"{self._fields[key]}, {text}" if key in self._fields else text
 

@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from backends.upstream.http1.connection import UpstreamConnection
@@ -99,7 +100,7 @@ class HttpAnswer:
     @property
     def content_type(self) -> str:
         """The media type of the body, in lower case and without parameters."""
-        return self.fields.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
+        return _media_type(self.fields.get("content-type", "application/octet-stream"))
 
     @property
     def is_complete(self) -> bool:
@@ -130,6 +131,11 @@ class HttpAnswer:
         if isinstance(connection := self._connection, UpstreamConnection):
             self._connection = _CLOSED
             self._client.release(connection)
+
+
+@lru_cache(256)
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 class _Closed:

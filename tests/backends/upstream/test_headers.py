@@ -96,3 +96,14 @@ async def test_bytes_that_are_not_utf_8_fail_no_call(start_gateway):
         answer = await ask(gateway, post())
 
     assert (answer.status, answer.headers.get("openai-version"), answer.headers["openai-b"]) == (200, None, "b")
+
+
+def test_the_same_names_are_looked_at_once_and_their_values_each_time():
+    """An upstream that sends a limit now, and its key the next time, has only the key removed."""
+    chosen = HeaderFilter()
+    scrubber = Scrubber("sk-1234567890")
+    answers = [{"x-ratelimit-limit-tokens": value} for value in ("1", "sk-1234567890", "3", "\x01")]
+
+    assert [chosen.forwarded(answer, scrubber) for answer in answers] == [
+        answers[0], {"x-ratelimit-limit-tokens": REPLACEMENT}, answers[2], {},
+    ]  # fmt: skip

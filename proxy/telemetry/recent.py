@@ -3,14 +3,17 @@
 Prompts and outputs are not among it, unless they are captured for the team. Without `[admin]` nothing is kept.
 """
 
+import asyncio
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import orjson
 
 MAX_NOTES = 64
 """How many decisions, and how many attempts, are kept of one request."""
+UNPACKING, MOST_WORK = 64, 2048
+"""How much longer it takes to unpack a request than to pass it over, and how much is done in one step: about 1 ms."""
 NOT_OF_THE_RECORD = frozenset({"timestamp", "level", "event", "request_id", "duration_ms"})
 """The fields of a log line that every request has."""
 
@@ -78,6 +81,7 @@ class RecentRequests:
     def __init__(self, maxlen: int = 0) -> None:
         self.maxlen = maxlen
         self._packed: deque[bytes] = deque(maxlen=maxlen)
+        self._turn = asyncio.Lock()
 
     def add(
         self, line: bytes, ended_at: float, duration_s: float, steps: Sequence[tuple[str, float]], history: CallHistory
@@ -86,11 +90,31 @@ class RecentRequests:
         more = ended_at, duration_s, steps, history.attempts, history.decisions, history.content
         self._packed.append(b"%b\n%b" % (line, orjson.dumps(more, default=tuple)))
 
-    def __iter__(self) -> Iterator[RecentRequest]:
-        return map(_unpack, [*self._packed])
+    async def search(self, look: Callable[[RecentRequest], object], *texts: str) -> None:
+        """Show requests to a function, the newest first, until it returns something true.
 
-    def __reversed__(self) -> Iterator[RecentRequest]:
-        return map(_unpack, reversed([*self._packed]))
+        Those that do not have all these texts as values are passed over. Unpacking 100,000 takes 2 s, so other work is
+        done in between; one search follows another.
+        """
+        needles = [_as_packed(text) for text in texts if text]
+        async with self._turn:
+            work = 0
+            for packed in reversed([*self._packed]):
+                is_candidate = all(needle in packed for needle in needles)
+                if is_candidate and look(_unpack(packed)):
+                    return
+                work += UNPACKING if is_candidate else 1
+                if work >= MOST_WORK:
+                    work = 0
+                    await asyncio.sleep(0)
+
+
+def _as_packed(text: str) -> bytes:
+    """Return a value as packed requests have it."""
+    try:
+        return orjson.dumps(text)
+    except orjson.JSONEncodeError:  # a lone surrogate, which no request has
+        return b"\n\n"
 
 
 def _unpack(packed: bytes) -> RecentRequest:

@@ -11,7 +11,7 @@ from proxy.config.build import build
 from proxy.telemetry import finished
 from proxy.telemetry.finished import MOST_WAITING, FinishedRequests
 from proxy.telemetry.instruments import Instruments
-from proxy.telemetry.recent import CallHistory, RecentRequests
+from proxy.telemetry.recent import CallHistory, RecentRequest, RecentRequests
 from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.request_metrics import RequestMetrics
 from proxy.telemetry.trace import Trace
@@ -40,6 +40,14 @@ def add(requests: FinishedRequests, number: int, template: str | None = None) ->
     trace.history = CallHistory()
     requests.add("request.finished", f"req_{number}", RequestRecord(status=200), trace, template)
     return trace
+
+
+async def listed_by(requests: FinishedRequests) -> list[RecentRequest]:
+    """Return those that are listed, the newest first."""
+    found: list[RecentRequest] = []
+    assert requests.metrics is not None
+    await requests.metrics.recent.search(found.append)
+    return found
 
 
 async def post(http, gateway: str) -> str:
@@ -129,7 +137,7 @@ async def test_lines_of_both_kinds_say_the_same_and_what_is_listed_is_bounded(lo
     record = RequestRecord(status=200, team="a", response_id="r" * 1_000_000, metadata={"a": "b"}, upstream_code=["x"])
     requests.add("request.finished", "req_1", record, trace)
     requests.write()
-    (line,), (listed,) = [orjson.loads(line) for line in lines] or logged, requests.metrics.recent
+    (line,), (listed,) = [orjson.loads(line) for line in lines] or logged, await listed_by(requests)
     found = {name: line[name] for name in line if name not in ("timestamp", "level", "log_level", "duration_ms")}
 
     assert found == {
@@ -149,4 +157,4 @@ async def test_probes_are_not_listed(logged: Lines):
     requests.write()
 
     assert len(ids_of(logged)) == 4
-    assert [each.request_id for each in requests.metrics.recent] == ["req_1", "req_3"]
+    assert [each.request_id for each in await listed_by(requests)] == ["req_3", "req_1"]

@@ -1,6 +1,41 @@
 """What is kept of the last requests."""
 
-from proxy.telemetry.recent import MAX_NOTES, CallHistory, MadeAttempt, MadeDecision
+import asyncio
+
+import pytest
+
+from proxy.telemetry.recent import (
+    MAX_NOTES,
+    MOST_WORK,
+    UNPACKING,
+    CallHistory,
+    MadeAttempt,
+    MadeDecision,
+    RecentRequest,
+    RecentRequests,
+)
+from proxy.telemetry.record import RequestRecord
+from proxy.telemetry.request_line import RequestLines
+
+STEPS = 10
+
+
+def recent(*records: RequestRecord, decision: str = "") -> RecentRequests:
+    """Return a list of requests with these records, the last one the newest."""
+    requests, lines = RecentRequests(maxlen=len(records)), RequestLines()
+    for number, record in enumerate(records):
+        history = CallHistory()
+        if decision:
+            history.add_decision(MadeDecision("p", "reported", decision, None))
+        line = lines.encode("request.finished", f"req_{number}", record, float(number), 1.0)
+        requests.add(line, float(number), 1.0, [], history)
+    return requests
+
+
+async def found_by(requests: RecentRequests, *texts: str) -> list[str]:
+    found: list[RecentRequest] = []
+    await requests.search(found.append, *texts)
+    return [each.request_id for each in found]
 
 
 def test_what_is_kept_of_a_request_is_bounded():
@@ -27,3 +62,52 @@ async def test_as_many_are_kept_as_are_asked_for(start_gateway, upstream, http, 
         found = await answer.json()
 
     assert [each["path"] for each in found["requests"]] == ["/v1/three", "/v1/two"]
+
+
+@pytest.mark.parametrize("text", ["gpt-5", 'a "quoted" name', "Zürich 東京", "back\\slash", "tab\\t", "🙂", "a/b"])
+async def test_a_text_is_found_as_it_is_kept(text: str):
+    """Whichever value it is, one that is encoded with others included; a part of another value is passed over."""
+    models = [RequestRecord(model="other"), RequestRecord(model=text), RequestRecord(model=f"{text} and more")]
+    ids = [RequestRecord(response_id=text), RequestRecord(response_id="other")]
+
+    assert await found_by(recent(*models), text) == ["req_1"]
+    assert await found_by(recent(*ids), text) == ["req_0"]
+    assert await found_by(recent(RequestRecord(), decision=text), text) == ["req_0"]
+    assert await found_by(recent(*models), text, "other") == []
+
+
+async def test_a_text_that_cannot_be_kept_is_not_found():
+    """A lone surrogate comes from a path that is no UTF-8."""
+    assert await found_by(recent(RequestRecord(model="a")), "\udc80") == []
+
+
+async def test_the_newest_come_first_and_a_search_ends_with_what_it_wanted():
+    """Without texts every request is shown."""
+    requests, seen = recent(*[RequestRecord()] * 9), list[str]()
+
+    def look(request: RecentRequest) -> bool:
+        seen.append(request.request_id)
+        return len(seen) == 2
+
+    await requests.search(look)
+
+    assert seen == ["req_8", "req_7"]
+
+
+@pytest.mark.parametrize(("text", "number"), [("", STEPS * MOST_WORK // UNPACKING), ("unknown", STEPS * MOST_WORK)])
+async def test_a_search_lets_other_work_be_done_in_between(text: str, number: int):
+    """Requests that are unpacked take longest; two searches do not run at once."""
+    requests, turns, both = recent(*[RequestRecord(model="m")] * number), 0, 2
+
+    async def search() -> None:
+        nonlocal both
+        await found_by(requests, text)
+        both -= 1
+
+    searches = [asyncio.create_task(search()) for _ in range(2)]
+    while both:
+        turns += 1
+        await asyncio.sleep(0)
+    await asyncio.gather(*searches)
+
+    assert turns >= 2 * STEPS

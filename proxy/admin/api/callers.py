@@ -6,6 +6,7 @@ from proxy.admin.parts import GatewayParts
 from proxy.context import Caller
 from proxy.identity.directory import ANONYMOUS
 from proxy.rules.rule import Rule
+from proxy.telemetry.recent import RecentRequest
 
 
 def known_callers(parts: GatewayParts) -> Sequence[Caller]:
@@ -14,18 +15,22 @@ def known_callers(parts: GatewayParts) -> Sequence[Caller]:
     return [ANONYMOUS] if directory.is_open else [*dict.fromkeys(directory.callers())]
 
 
-def callers_of(parts: GatewayParts, team: str) -> Sequence[Caller]:
+async def callers_of(parts: GatewayParts, team: str) -> Sequence[Caller]:
     """Return the known callers of a team, and those of its last requests: who signs in by a token is not known."""
-    requests = [request for request in parts.recent() if request.fields.get("team") == team]
-    recent = {str(request.fields.get("caller", "")) for request in requests}
-    known = [caller for caller in known_callers(parts) if caller.team == team]
-    return [*dict.fromkeys([*known, *(Caller(name, team) for name in recent)])]
+    callers = dict.fromkeys(caller for caller in known_callers(parts) if caller.team == team)
+
+    def add(request: RecentRequest) -> None:
+        if request.fields.get("team") == team:
+            callers.setdefault(Caller(str(request.fields.get("caller", "")), team))
+
+    if team:
+        await parts.recent().search(add, team)
+    return [*callers]
 
 
-def rules_for(parts: GatewayParts, team: str) -> Sequence[Rule]:
-    """Return the policies that may select a call of a team, or all: those of other teams name their callers."""
+def rules_for(parts: GatewayParts, team: str, callers: Sequence[Caller]) -> Sequence[Rule]:
+    """Return the policies that may select a call of a team with these callers, or all: others name other callers."""
     rules = parts.config().rules
     if not team:
         return rules
-    callers = callers_of(parts, team)
     return [rule for rule in rules if rule.callers is None or any(rule.applies_to(caller, "") for caller in callers)]

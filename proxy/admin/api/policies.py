@@ -23,6 +23,7 @@ from proxy.rules.trial import Trial, try_rules
 from proxy.state.ownership import Ownership
 from proxy.stores.memory import MemoryStore
 from proxy.telemetry import metrics
+from proxy.telemetry.recent import RecentRequest
 from proxy.wire.call import Call, parse_call
 from proxy.wire.errors import HeadgateError
 
@@ -94,12 +95,16 @@ async def read_policies(parts: GatewayParts, argument: Mapping[str, Any]) -> Any
     """Return the policies that concern a team, or all, and what they did on the last requests but to let them pass."""
     recent: Recent = Counter()
     team = argument["team"]
-    for request in parts.recent():
+
+    def count(request: RecentRequest) -> None:
         if team in ("", request.fields.get("team")):
             for made in request.history.decisions:
                 recent[made.policy, str(request.fields.get("caller", "")), made.decision, made.code or ""] += 1
+
+    await parts.recent().search(count, team)
+    callers = await callers_of(parts, team)
     tables = parts.config().tables.get("policy", [])
-    found, shown = [], rules_for(parts, team)
+    found, shown = [], rules_for(parts, team, callers)
     for rule, table in zip(parts.config().rules, tables, strict=False):
         if rule not in shown:
             continue
@@ -107,17 +112,17 @@ async def read_policies(parts: GatewayParts, argument: Mapping[str, Any]) -> Any
         own = {name: value for name, value in table.items() if name in type(rule.policy).model_fields}
         found.append({
             "policy": rule.name, "about": (inspect.getdoc(module) or "").partition("\n")[0], "mode": rule.mode,
-            "rollout": rule.rollout, "callers": _selector(parts, rule, table.get("callers", ["*"]), team),
+            "rollout": rule.rollout, "callers": _selector(rule, table.get("callers", ["*"]), callers if team else None),
             "models": ", ".join(table.get("models", ["*"])), "version": rule.version(), "settings": own,
         })  # fmt: skip
     return {"policies": found, "recent": [[*key, count] for key, count in recent.items()]}
 
 
-def _selector(parts: GatewayParts, rule: Rule, globs: Sequence[str], team: str) -> str:
+def _selector(rule: Rule, globs: Sequence[str], callers: Sequence[Caller] | None) -> str:
     """Return which callers a policy selects: an operator of a team is shown those of the team, not whom else."""
-    if not team or rule.callers is None:
+    if callers is None or rule.callers is None:
         return ", ".join(globs)
-    return ", ".join(caller.name for caller in callers_of(parts, team) if rule.callers.match(caller.name))
+    return ", ".join(caller.name for caller in callers if rule.callers.match(caller.name))
 
 
 async def try_request(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:
@@ -151,7 +156,7 @@ async def _try(
         trials, passed = await try_rules(config.rules, call, caller, state, headers)
     finally:
         await state.close()
-    shown = rules_for(parts, team)
+    shown = rules_for(parts, team, await callers_of(parts, team))
     report["steps"] = [_step(trial) for trial in trials if trial.rule in shown or trial.rule not in config.rules]
     for trial in trials:
         if trial.decision == "refused" and trial.error is not None:

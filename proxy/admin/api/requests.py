@@ -1,24 +1,27 @@
 """The last requests: which there were, and what happened to each."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from proxy.admin.api.callers import rules_for
+from proxy.admin.api.callers import callers_of, rules_for
 from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest, Moment, Parameters, Searched
 from proxy.admin.api.formats import as_ms, as_number, as_text, as_time
 from proxy.admin.parts import GatewayParts
 from proxy.admin.problem import Problem
 from proxy.context import Caller
+from proxy.rules.rule import Rule
 from proxy.telemetry.http_methods import SOCKET
 from proxy.telemetry.recent import RecentRequest
 from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.request_metrics import outcome_of
 
 MOST = 500
+TEXTS = ("id", "caller", "team", "own_team", "model", "code", "policy")
+"""What a filter can want that is a value of the request as it is kept."""
 
 
 class RequestFilter(Parameters):
@@ -104,29 +107,39 @@ class RequestDetail(TypedDict):
 
 async def find(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:
     """Return the newest requests that a filter selects, as many as its limit."""
-    wanted, found = MappingProxyType(argument), []
-    for request in reversed(parts.recent()):
+    wanted, found = MappingProxyType(argument), list[RequestSummary]()
+    limit: int = wanted["limit"]
+
+    def add(request: RecentRequest) -> bool:
         if _is_selected(request, wanted):
             found.append(_summary(request))
-            if len(found) >= wanted["limit"]:
-                break
+        return len(found) >= limit
+
+    await parts.recent().search(add, *(wanted[name] for name in TEXTS))
     return found
 
 
 async def describe(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:
     """Return what happened to one request; None if this process does not know it."""
-    for request in reversed(parts.recent()):
-        if request.request_id == argument["id"] and _is_of_team(request, argument["team"]):
-            history, steps = request.history, [*_steps(request)]
-            return {
-                "request": _summary(request),
-                "steps": steps,
-                "attempts": [_attempt(made) for made in history.attempts],
-                "policies": [*_policies(parts, request, argument["team"])],
-                "fields": dict(request.fields),
-                "content": dict(history.content),
-            }
-    return None
+    found, team = list[RecentRequest](), argument["team"]
+
+    def add(request: RecentRequest) -> bool:
+        if request.request_id == argument["id"] and _is_of_team(request, team):
+            found.append(request)
+        return bool(found)
+
+    await parts.recent().search(add, argument["id"], team)
+    if not found:
+        return None
+    request, rules = found[0], rules_for(parts, team, await callers_of(parts, team))
+    return {
+        "request": _summary(request),
+        "steps": [*_steps(request)],
+        "attempts": [_attempt(made) for made in request.history.attempts],
+        "policies": [*_policies(rules, request)],
+        "fields": dict(request.fields),
+        "content": dict(request.history.content),
+    }
 
 
 def _is_of_team(request: RecentRequest, team: str) -> bool:
@@ -191,12 +204,12 @@ def _attempt(made: Any) -> AttemptTime:
     return AttemptTime(target=made.target, began_ms=began_ms, lasted_ms=lasted_ms, status=made.status, error=made.error)
 
 
-def _policies(parts: GatewayParts, request: RecentRequest, team: str) -> Iterator[PolicyStep]:
-    """Yield what each policy that concerns a team decided; of those without a note whether they select the call."""
+def _policies(rules: Sequence[Rule], request: RecentRequest) -> Iterator[PolicyStep]:
+    """Yield what each policy decided; of those without a note whether they select the call."""
     fields, notes = request.fields, [*request.history.decisions]
     caller = Caller(str(fields.get("caller", "")), str(fields.get("team", "")))
     is_over = "caller" not in fields
-    for rule in rules_for(parts, team):
+    for rule in rules:
         note = next((note for note in notes if note.policy == rule.name), None)
         if note is not None:
             notes.remove(note)

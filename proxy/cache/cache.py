@@ -56,7 +56,8 @@ class Cache:
         """`clock` returns the time in seconds, the same for all processes that share the store."""
         self._settings = CacheTable(use="none") if settings is None else settings
         is_off = settings is None or store is None
-        self.vault = None if is_off or store is None else Vault(store, self._settings.secrets_in_order, self._tier())
+        tier = LocalTier(self._settings.local_ttl_s, self._settings.local_max_bytes)
+        self.vault = None if is_off or store is None else Vault(store, self._settings.secrets_in_order, tier)
         self._ages = Ages(
             self._settings.ttl_s, self._settings.stale_while_revalidate_s, self._settings.stale_if_error_s
         )  # fmt: skip
@@ -66,11 +67,6 @@ class Cache:
         self._flights = Flights(self._settings, overflow, self._across(store))
         self._reads = Outage()
         self._refreshes: dict[str, asyncio.Task[None]] = {}
-
-    def _tier(self) -> LocalTier | None:
-        """Return what holds entries in this process, if that is asked for."""
-        life_s = self._settings.local_ttl_s
-        return LocalTier(life_s, self._settings.local_max_bytes) if life_s else None
 
     def _across(self, store: Store | None) -> SharedFlights | None:
         """Return what shares flights with other processes, if that is asked for."""

@@ -1,12 +1,14 @@
 """The entries that this process has read last, opened and ready to be given again, in front of the store.
 
-An entry is held for a short time only. What changes in the store is dropped before that, as far as the store says what
+An entry is given without reading the store for a short time only, which may be none. One that is read again and has not
+changed is not opened and parsed again. What changes in the store is dropped before that, as far as the store says what
 changes (see `Store.watch`); where it does not, this time is how long a process may give what another one has deleted.
 """
 
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from proxy.cache.entry import Entry
@@ -17,20 +19,32 @@ OVERHEAD_BYTES = 2048
 """What an entry takes beside its bytes."""
 
 
-class HeldEntry(NamedTuple):
-    """An entry, the generation in which it can be read, when it is read from the store again, and its size."""
+class StoredAs(NamedTuple):
+    """What an entry was opened from: the bytes in the store, and the generation of its partition in which it was."""
+
+    stored: bytes
+    generation: bytes
+
+
+@dataclass(slots=True)
+class HeldEntry:
+    """An entry, the generation for what is written in its place, when it is read from the store again, and its size."""
 
     entry: Entry
     generation: bytes | None
     ends_at: float
     size_bytes: int
+    opened_from: StoredAs
 
 
 class LocalTier:
-    """Entries by their keys, within `max_bytes`: the least recently used are dropped first."""
+    """Entries by their keys, within `max_bytes`: the least recently used are dropped first.
+
+    Each is given without reading the store for `life_s` seconds.
+    """
 
     def __init__(self, life_s: float, max_bytes: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._life_s = life_s
+        self.life_s = life_s
         self._max_bytes = max_bytes
         self._clock = clock
         self._held: OrderedDict[str, HeldEntry] = OrderedDict()  # the one that was used last at the end
@@ -46,13 +60,27 @@ class LocalTier:
         self._held.move_to_end(key)
         return held
 
-    def put(self, key: str, entry: Entry, generation: bytes | None, *, changes: int) -> None:
+    def reopen(self, key: str, generation: bytes | None, stored: StoredAs, *, changes: int) -> Entry | None:
+        """Return the entry that was opened from the same, and give it again for a while; None if it has to be opened.
+
+        `changes` is how many there were before it was read.
+        """
+        held = self._held.get(key)
+        if held is None or held.opened_from != stored:
+            return None
+        if changes == self.changes:
+            held.generation = generation
+            held.ends_at = self._clock() + self.life_s
+        self._held.move_to_end(key)
+        return held.entry
+
+    def put(self, key: str, entry: Entry, generation: bytes | None, stored: StoredAs, *, changes: int) -> None:
         """Hold what was read from the store, unless something has changed since there were so many `changes`."""
         size = OVERHEAD_BYTES + CHARGE * (len(entry.body) + len(entry.frames))
         if changes != self.changes or size > self._max_bytes:
             return
         self._remove(key)
-        self._held[key] = HeldEntry(entry, generation, self._clock() + self._life_s, size)
+        self._held[key] = HeldEntry(entry, generation, self._clock() + self.life_s, size, stored)
         self._size_bytes += size
         while self._size_bytes > self._max_bytes:
             self._remove(next(iter(self._held)))

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from proxy.cache.entry import Entry
-from proxy.cache.tier import LocalTier
+from proxy.cache.tier import LocalTier, StoredAs
 from proxy.ciphers import Cipher, bind, derive_key
 from proxy.stores import LONGEST_S, Store, StoreError
 
@@ -75,7 +75,7 @@ class Vault:
         """Without secrets entries are not sealed. `tier` holds what was read last, opened."""
         self._store = store
         self._tier = tier
-        if tier is not None:
+        if tier is not None and tier.life_s:
             store.watch(self._drop)
         self._known: OrderedDict[Partition, bytes | None] = OrderedDict()  # the generations that were read
         self._rings = [VaultKeys(secret) for secret in secrets_] or [VaultKeys(b"")]
@@ -108,13 +108,21 @@ class Vault:
             self._know(place.partition, place.generation)
         for (ring, key), value, generation in zip(pairs, values[::2], values[1::2], strict=True):
             if value is not None and generation is not None:
-                opened = ring.open(value, key, place.partition, generation)
-                entry = None if opened is None else Entry.decode(opened)
+                entry = self._open(ring, key, place, StoredAs(value, generation), changes)
                 if entry is not None:
-                    if self._tier is not None:
-                        self._tier.put(key, entry, place.generation, changes=changes)
                     return entry
         return None
+
+    def _open(self, ring: "VaultKeys", key: str, place: Place, stored: StoredAs, changes: int) -> Entry | None:
+        """Return the entry in a stored value; None for one that cannot be read. It is held from now on."""
+        tier = self._tier
+        if tier is not None and (known := tier.reopen(key, place.generation, stored, changes=changes)) is not None:
+            return known
+        opened = ring.open(stored.stored, key, place.partition, stored.generation)
+        entry = None if opened is None else Entry.decode(opened)
+        if entry is not None and tier is not None:
+            tier.put(key, entry, place.generation, stored, changes=changes)
+        return entry
 
     async def write(
         self, place: Place, entry: bytes, *, ttl_s: float, response: tuple[str, str] | None = None

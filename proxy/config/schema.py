@@ -195,7 +195,8 @@ class CacheTable(Table):
     """How long a process gives an answer that it has read from the store without reading it again, in seconds; 0: not
     at all. Redis says at once what has changed; a change of another process in SQLite is seen after this time."""
     local_max_bytes: PositiveInt = 33_554_432
-    """How much memory such answers may take in each process, in bytes."""
+    """How much memory answers that were read may take in each process, in bytes; those that are read again from the
+    store and have not changed are not parsed again."""
     collapse: Collapse = "process"
     """Whether identical calls that are in flight share one call of the backend: "off", within a "process", or "shared"
     by all processes that share the store."""

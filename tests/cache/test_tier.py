@@ -8,7 +8,7 @@ import redis
 from pydantic import SecretStr
 
 from proxy.cache.entry import Entry
-from proxy.cache.tier import CHARGE, OVERHEAD_BYTES, LocalTier
+from proxy.cache.tier import CHARGE, OVERHEAD_BYTES, LocalTier, StoredAs
 from proxy.cache.vault import ENTRIES, Partition, Vault
 from proxy.stores.memory import MemoryStore
 from proxy.stores.redis import RedisStore
@@ -18,6 +18,7 @@ from tests.redis_server import RedisServer
 SEARCH = Partition("team", "search")
 ENTRY = Entry.decode(stored())
 assert ENTRY is not None
+STORED = StoredAs(stored(), b"g")
 SIZE = OVERHEAD_BYTES + CHARGE * (len(ENTRY.body) + len(ENTRY.frames))
 
 
@@ -131,14 +132,49 @@ async def test_entries_are_held_for_their_life_and_within_their_bound():
     now = 0.0
     tier = LocalTier(5, 2 * SIZE, clock=lambda: now)
     for key in ("a", "b"):
-        tier.put(key, ENTRY, b"g", changes=0)
+        tier.put(key, ENTRY, b"g", STORED, changes=0)
     tier.get("a")
-    tier.put("c", ENTRY, b"g", changes=0)
+    tier.put("c", ENTRY, b"g", STORED, changes=0)
     held = [key for key in "abc" if tier.get(key)]
     now = 5.0
     small = LocalTier(5, SIZE - 1)
-    small.put("a", ENTRY, b"g", changes=0)
+    small.put("a", ENTRY, b"g", STORED, changes=0)
 
     assert held == ["a", "c"]
     assert not any(tier.get(key) for key in "abc")
     assert small.get("a") is None
+
+
+@pytest.mark.parametrize("secrets", [(), (b"a secret of at least 32 characters",)])
+@pytest.mark.parametrize("life_s", [0.0, 60.0])
+async def test_what_is_read_again_is_opened_once(secrets: tuple[bytes, ...], life_s: float):
+    """As long as its bytes and the generation of its partition are the same; it is read each time without a life."""
+    now = [0.0]
+    store = MemoryStore()
+    vault = Vault(store, secrets, LocalTier(life_s, 2**20, clock=lambda: now[0]))
+    await keep(vault)
+    first = await vault.read(place := vault.place(b"call", SEARCH))
+    now[0] += life_s
+
+    assert not is_held(vault)
+    assert first is not None
+    assert await vault.read(vault.place(b"call", SEARCH)) is first
+    assert is_held(vault) == (life_s > 0)
+
+    await vault.write(place, stored(body=b'{"status":"completed","id":"resp_2"}'), ttl_s=60)
+    changed = await vault.read(vault.place(b"call", SEARCH))
+    assert changed is not None
+    assert changed.body == b'{"status":"completed","id":"resp_2"}'
+
+
+async def test_an_entry_of_an_earlier_generation_is_not_given_though_it_was_opened():
+    """Its bytes are the same, and nobody has said that something has changed."""
+    store = MemoryStore()
+    here, elsewhere = Vault(store, (), LocalTier(0, 2**20)), Vault(store)
+    await keep(here)
+    assert await here.read(here.place(b"call", SEARCH)) is not None
+    await elsewhere.forget(SEARCH)
+    assert await here.read(here.place(b"call", SEARCH)) is None
+    await keep(elsewhere, b"another call")  # begins a new generation
+
+    assert await here.read(here.place(b"call", SEARCH)) is None

@@ -87,7 +87,7 @@ class Stream(Passage):
     def _forward_chunk(self, outlet: Outlet, chunk: bytes) -> bool:
         """Give a chunk to the outlet if it is one run that needs no change. Return whether it was taken."""
         run = None if len(chunk) > self._step_bytes else self._parser.run_in(chunk)
-        return run is not None and not self._limits.scrubber.is_in(run) and outlet(run)
+        return run is not None and not self._limits.scrubber.is_in_run(chunk) and outlet(run)
 
     def _parse(self, chunk: bytes) -> Batch:
         """Return the units of a chunk, and none of it while there are more of the one before; an empty one ends the

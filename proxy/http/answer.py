@@ -4,6 +4,7 @@ aiohttp's own responses build a multidict of headers and write each part by itse
 small answer. Errors and probes use them; replies of models are written here.
 """
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from email.utils import formatdate
@@ -74,11 +75,13 @@ class Answer(web.StreamResponse):
 
     def write_run(self, run: Run) -> bool:
         """Write a run that arrives while nothing is written, if that need not wait; return whether it was written."""
-        frames, transport = run.sse, self._connection.transport
-        is_ready = self._unpaced_bytes + len(frames) < PIECE_BYTES and not self._connection.writing_paused
+        frames, connection = run.sse, self._connection
+        size, transport = len(frames), connection.transport
+        is_ready = self._unpaced_bytes + size < PIECE_BYTES and not connection.writing_paused
         if not is_ready or transport is None or transport.is_closing():
             return False
-        self.write_now(frames)
+        data = b"%x\r\n%b\r\n" % (size, frames) if self._is_chunked else frames
+        self._put_on(transport, self._take_head() + data if self._unsent_head else data)
         return True
 
     async def wait_turn(self) -> None:
@@ -157,12 +160,15 @@ class Answer(web.StreamResponse):
         transport = connection.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has disconnected")
+        self._put_on(transport, data)
+        return self._unpaced_bytes >= PIECE_BYTES or connection.writing_paused
+
+    def _put_on(self, transport: asyncio.Transport, data: bytes) -> None:
         transport.write(data)
         size = len(data)
         self._writer.output_size += size
         self._unpaced_bytes += size
         self.written_at = time.monotonic()
-        return self._unpaced_bytes >= PIECE_BYTES or connection.writing_paused
 
 
 @lru_cache(maxsize=1)

@@ -30,7 +30,7 @@ def candidates(data: bytes, patterns: Patterns) -> Iterator[int] | None:
 def has_candidates(data: bytes, patterns: Patterns) -> bool:
     """Return whether anything matches."""
     for byte, pattern in patterns:  # noqa: SIM110  asked for each delta, and a generator takes twice as long
-        if (at := data.find(byte)) >= 0 and pattern.search(data, at) is not None:
+        if byte in data and pattern.search(data, data.find(byte)) is not None:
             return True
     return False
 

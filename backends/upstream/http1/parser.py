@@ -96,7 +96,18 @@ class ResponseParser:
                 return b""
             head, data = found
             self._parse_head(head)
-        return self._parse_body(data) if data else b""
+        if not data:
+            return b""
+        if self.is_complete:
+            self.has_surplus = True
+            return data if self.is_upgraded else b""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if not self.is_complete:
+                raise InvalidHttp("a body that is not valid") from error
+            self.has_surplus = True
+        return self._take_body(data)
 
     def finish(self) -> bool:
         """Return whether an answer is complete now that the connection has ended."""
@@ -153,37 +164,29 @@ class ResponseParser:
         self._is_open_ended = not (self._is_chunked or self.is_complete or "content-length" in self._fields)
         self.head = AnswerHead(status, self._fields)
 
-    def _parse_body(self, data: bytes) -> bytes:
-        if self.is_complete:
-            self.has_surplus = True
-            return data if self.is_upgraded else b""
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            if not self.is_complete:
-                raise InvalidHttp("a body that is not valid") from error
-            self.has_surplus = True
+    def _take_body(self, data: bytes) -> bytes:
+        """Return the part of the body that httptools has found in these bytes. Raises InvalidHttp.
+
+        What is not body is bounded. Line ends after the last chunk, which httptools skips, are found.
+        """
         pieces = self._pieces
         if self.is_complete:
             del pieces[self._last_piece :]  # what follows is of another answer
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        size, body_bytes = len(data), len(body)
         if self._is_chunked:
-            self._check_framing(data, len(data) - len(body), len(pieces))
-        elif len(body) < len(data):
+            framing_bytes = self._framing_bytes + size - body_bytes - CHUNK_FRAMING_BYTES * len(pieces)
+            if framing_bytes > MAX_FRAMING_BYTES:
+                raise InvalidHttp("too large trailers, or extensions of chunks")
+            # The size of a chunk may come before the chunk itself.
+            self._framing_bytes = max(-MAX_FRAMING_BYTES, framing_bytes)
+            self._last = data[-5:] if size >= 5 else (self._last + data)[-5:]
+            if self.is_complete and not (self._last.endswith(b"\r\n\r\n") and self._last[0] not in b"\r\n"):
+                self.has_surplus = True
+        elif body_bytes < size:
             self.has_surplus = True
         pieces.clear()
         return body
-
-    def _check_framing(self, data: bytes, framing_bytes: int, chunks: int) -> None:
-        """Bound what is not body. Find line ends after the last chunk, which httptools skips."""
-        self._framing_bytes += framing_bytes - CHUNK_FRAMING_BYTES * chunks
-        if self._framing_bytes > MAX_FRAMING_BYTES:
-            raise InvalidHttp("too large trailers, or extensions of chunks")
-        # The size of a chunk may come before the chunk itself.
-        self._framing_bytes = max(self._framing_bytes, -MAX_FRAMING_BYTES)
-        self._last = data[-5:] if len(data) >= 5 else (self._last + data)[-5:]
-        if self.is_complete and not (self._last.endswith(b"\r\n\r\n") and self._last[0] not in b"\r\n"):
-            self.has_surplus = True
 
     def on_message_begin(self) -> None:
         if self.is_complete:

@@ -23,7 +23,7 @@ FRAME_END = b"\n\n"
 WHOLE, LAST, PART, LAST_PART, LAST_PART_OF_LAST = range(5)
 HEAD_BYTES = 9
 INDEX_BYTES = 4
-PART_BYTES = 1_048_576
+PART_BYTES = 245_760
 """A longer entry is kept in parts of this size, in bytes."""
 T = TypeVar("T")
 

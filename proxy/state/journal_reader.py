@@ -19,7 +19,7 @@ from proxy.wire.event import FOLLOWED, Batch, Event, Run
 from proxy.wire.sse import SSEParser
 from proxy.wire.transcript import Transcript
 
-READ_BYTES = 1_048_576
+READ_BYTES = 262_144
 """About how much of a journal is read at a time, in bytes: entries are as long as those before them, more or less."""
 SMALL_BYTES = 65_536
 """A reader that has read less the last time reads at once: the commands of other calls do not wait for that."""

@@ -26,7 +26,7 @@ from proxy.stores.sqlite.commit_thread import CommitThread, StoreCommand
 from proxy.stores.sqlite.database import copy_database, open_with_clock
 from proxy.stores.sqlite.transaction import Pieces, Transaction
 
-PIECE_BYTES = 1_048_576
+PIECE_BYTES = 262_144
 """A longer value is written and read in pieces, in bytes: the commands of other calls are carried out in between."""
 GET_TRIES = 3
 MAGIC = b"SQLite format 3\x00"  # https://sqlite.org/fileformat.html#magic_header_string
@@ -92,11 +92,12 @@ class SqliteStore(Store):
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         del group  # it evicts nothing
         if len(value) <= PIECE_BYTES:
-            return await self._write(Transaction.put, key, value, ttl_s, if_absent=if_absent)
+            return await self._write_sized(len(value), Transaction.put, key, value, ttl_s, if_absent=if_absent)
         async with self._in_pieces:
             record = await self._write(Transaction.begin_pieces)
             for position, start in enumerate(range(0, len(value), PIECE_BYTES), 1):
-                await self._write(Transaction.add_piece, record, position, value[start : start + PIECE_BYTES])
+                piece = value[start : start + PIECE_BYTES]
+                await self._write_sized(len(piece), Transaction.add_piece, record, position, piece)
             return await self._write(Transaction.finish_pieces, record, key, ttl_s, if_absent=if_absent)
 
     async def delete(self, key: str) -> None:
@@ -119,7 +120,7 @@ class SqliteStore(Store):
 
     async def append(self, key: str, value: bytes, *, ttl_s: float, group: str = "") -> int:
         del group  # it evicts nothing
-        return await self._write(Transaction.append, key, value, ttl_s)
+        return await self._write_sized(len(value), Transaction.append, key, value, ttl_s)
 
     async def tail(self, key: str, *, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, bytes]]:
         return await self._read(Transaction.tail, key, after, limit)
@@ -182,10 +183,19 @@ class SqliteStore(Store):
         result: T = await self._ask(lambda transaction: verb(transaction, *args, **kwargs), writes=True)
         return result
 
-    async def _ask(self, run: Callable[[Transaction], object], *, writes: bool) -> Any:
+    async def _write_sized(
+        self, size_bytes: int, verb: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Write a value of this size."""
+        result: T = await self._ask(
+            lambda transaction: verb(transaction, *args, **kwargs), writes=True, size_bytes=size_bytes
+        )
+        return result
+
+    async def _ask(self, run: Callable[[Transaction], object], *, writes: bool, size_bytes: int = 0) -> Any:
         if self._thread is None:
             raise StoreError("the store is not started")
-        command = StoreCommand(run, writes, asyncio.get_running_loop().create_future())
+        command = StoreCommand(run, writes, asyncio.get_running_loop().create_future(), size_bytes)
         self._thread.submit(command)
         try:
             async with asyncio.timeout(self.timeout_ms / 1000):

@@ -4,6 +4,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from proxy.wire.loggable import name_failure
 
 BATCH_MAX = 256
 """How many commands are committed together at most."""
+LARGE_BYTES = 65_536
+"""From this size on a value is written in a transaction of its own, and those of other commands come before it."""
 SWEEP_MAX = 100
 """How many expired records a transaction removes at most, beside one for each of its commands."""
 IDLE_S, SWEEPING_S = 1.0, 0.01
@@ -30,6 +33,7 @@ class StoreCommand:
     run: Callable[[Transaction], object]
     writes: bool
     done: asyncio.Future[Any]
+    size_bytes: int = 0  # of the value that is written
 
     def finish(self, result: object, failure: StoreError | None) -> None:
         """Report the outcome, for the thread of the event loop. One that was cancelled in the meantime gets none."""
@@ -42,13 +46,17 @@ class StoreCommand:
 
 
 class CommitThread:
-    """Runs commands in order. Each is acknowledged after the commit, so what was acknowledged is kept."""
+    """Runs commands in order, but those with large values one by one, each after all others that wait.
+
+    Each is acknowledged after the commit, so what was acknowledged is kept.
+    """
 
     def __init__(self, database: sqlite3.Connection, clock: Callable[[], float], max_waiting: int) -> None:
         self._database = database
         self._clock = clock
         self._max_waiting = max_waiting
         self._waiting: queue.SimpleQueue[StoreCommand | None] = queue.SimpleQueue()
+        self._large: deque[StoreCommand] = deque()  # taken from there, and still waiting
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="sqlite-store", daemon=True)
@@ -58,7 +66,7 @@ class CommitThread:
         """Queue a command. Raises StoreError when too many wait or the thread has ended."""
         if self._closed or not self._thread.is_alive():
             raise StoreError("the store is closed")
-        if self._waiting.qsize() >= self._max_waiting:
+        if self._waiting.qsize() + len(self._large) >= self._max_waiting:
             raise StoreError(f"{self._max_waiting} commands are waiting, and max_waiting allows no more")
         self._waiting.put(command)
 
@@ -71,23 +79,37 @@ class CommitThread:
 
     def _work(self) -> None:
         wait_s, last = IDLE_S, False
-        while not last:
-            batch, last = self._next_batch(wait_s)
-            wait_s = SWEEPING_S if self._run(batch) else IDLE_S
+        while not last or self._large:
+            batch: list[StoreCommand] = []
+            if not last:
+                batch, last = self._next_batch(wait_s)
+            more = False
+            if batch or not self._large:
+                more = self._run(batch)
+            if self._large:
+                more = self._run(self._next_large())
+            wait_s = 0 if self._large else SWEEPING_S if more else IDLE_S
 
     def _next_batch(self, wait_s: float) -> tuple[list[StoreCommand], bool]:
-        """Return the commands that wait, less the cancelled ones, and whether they are the last."""
+        """Return the commands without a large value, less the cancelled ones, and whether they are the last."""
         batch: list[StoreCommand] = []
         with suppress(queue.Empty):
-            command = self._waiting.get(timeout=wait_s)
+            command = self._waiting.get(timeout=wait_s) if wait_s else self._waiting.get_nowait()
             while command is not None:
-                if not command.done.cancelled():
+                if command.size_bytes >= LARGE_BYTES:
+                    self._large.append(command)
+                elif not command.done.cancelled():
                     batch.append(command)
                 if len(batch) >= BATCH_MAX:
                     return batch, False
                 command = self._waiting.get_nowait()
             return batch, True
         return batch, False
+
+    def _next_large(self) -> list[StoreCommand]:
+        """Return the command with a large value that has waited for longest; none if it was cancelled."""
+        command = self._large.popleft()
+        return [] if command.done.cancelled() else [command]
 
     def _run(self, batch: Sequence[StoreCommand]) -> bool:
         """Run commands in one transaction, or sweep when there are none; return whether there is more to sweep."""

@@ -12,6 +12,7 @@ import pytest
 
 from proxy.stores import StoreError
 from proxy.stores.sqlite import SqliteStore
+from proxy.stores.sqlite.commit_thread import LARGE_BYTES
 from proxy.stores.sqlite.transaction import Transaction
 from tests.full_disk import disk_full_at
 from tests.raw import no_tasks_left  # noqa: F401
@@ -67,6 +68,39 @@ async def test_commands_beyond_the_queue_are_errors(path: Path):
         await asyncio.gather(*waiting)
 
         assert [await store.get(key) for key in "abc"] == [b"a", b"b", None]
+
+
+async def test_commands_with_large_values_wait_for_all_others(path: Path):
+    """Each of them has a transaction of its own, after one with the others that wait by then."""
+    large, ended = b"x" * LARGE_BYTES, []
+    async with open_store(path) as store:
+        async with busy(store):
+            commands = {
+                "first": store.put("a", large, ttl_s=60),
+                "second": store.append("b", large, ttl_s=60),
+                "small": store.put("c", b"c", ttl_s=60),
+                "read": store.get("a"),
+            }
+            waiting = await send(store, *commands.values())
+            for name, task in zip(commands, waiting, strict=True):
+                task.add_done_callback(lambda _, name=name: ended.append(name))
+        await asyncio.gather(*waiting)
+
+        assert ended == ["small", "read", "first", "second"]
+        assert [await store.get(key) for key in "ac"] == [large, b"c"]
+        assert await store.tail("b") == [(1, large)]
+
+
+async def test_a_store_that_closes_writes_the_large_values_that_wait(path: Path):
+    large = b"x" * LARGE_BYTES
+    async with open_store(path) as store, busy(store):
+        waiting = await send(store, *(store.put(key, large, ttl_s=60) for key in "abc"), store.put("d", b"d", ttl_s=60))
+        waiting[1].cancel()
+        closing = asyncio.create_task(store.close())
+        await asyncio.sleep(0)
+    await closing
+    async with open_store(path) as store:
+        assert [await store.get(key) for key in "abcd"] == [large, None, large, b"d"]
 
 
 async def test_a_command_that_waits_too_long_is_not_carried_out(path: Path):

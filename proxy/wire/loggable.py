@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 from traceback import walk_tb
+from typing import TypeVar
 
 LONGEST_CHARS = 128
 MAX_MESSAGE_CHARS = 200
@@ -17,6 +18,10 @@ _SERVER_CODE = re.compile("(?:WRONGTYPE|READONLY|NOAUTH|WRONGPASS|NOPERM|OOM|LOA
 """What begins an error of Redis; other words could be a secret."""
 MAX_FRAMES = 32
 """How many frames of each error are named, from where it was raised."""
+_PLACES = "headgate_places"
+"""The attribute of an error that has the places of a traceback that was dropped."""
+
+E = TypeVar("E", bound=BaseException)
 
 
 def printable(text: str, max_chars: int = LONGEST_CHARS) -> str:
@@ -41,6 +46,15 @@ def summarize_error(error: BaseException) -> str:
     """Return the type of an error and where it was raised: "OSError ENOSPC at wire/a.py:12 in read"."""
     places = _places(error)
     return f"{_name(error)} at {places[-1]}" if places else _name(error)
+
+
+def without_frames(error: E) -> E:
+    """Return an error without its traceback, whose frames keep what they worked on. Its places can still be named.
+
+    What keeps an error that is raised later is often in these frames itself: a cycle.
+    """
+    error.__dict__[_PLACES] = _places(error)
+    return error.with_traceback(None)
 
 
 def name_failure(error: BaseException) -> str:
@@ -92,4 +106,5 @@ def _name(error: BaseException) -> str:
 def _places(error: BaseException) -> list[str]:
     """File, line and function of the frames; the end of a path names the module, wherever it is installed."""
     frames = [(frame.f_code, line) for frame, line in walk_tb(error.__traceback__)]
-    return [f"{'/'.join(code.co_filename.split('/')[-3:])}:{line} in {code.co_name}" for code, line in frames]
+    places = [f"{'/'.join(code.co_filename.split('/')[-3:])}:{line} in {code.co_name}" for code, line in frames]
+    return [*error.__dict__.get(_PLACES, ()), *places]

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+from aiohttp import web
 
 from proxy.context import Context
 from proxy.wire.call import Call
@@ -101,7 +102,28 @@ async def send_long_frame(gateway: str, upstream: FakeUpstream) -> None:
     assert b"response.failed" in answer.body
 
 
-STREAM_ENDS = {"a frame is too long": send_long_frame}
+def raw_answer(data: bytes) -> End:
+    """Call an upstream that answers with these bytes."""
+
+    async def write(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.write(data)
+        return await hang(request)
+
+    async def send(gateway: str, upstream: FakeUpstream) -> None:
+        upstream.answer = write
+        answer = await ask(gateway, post(b'{"model":"m",%b}' % LARGE_INPUT))
+        assert answer.status == 502
+
+    return send
+
+
+UPSTREAM_ENDS = {
+    "a frame is too long": send_long_frame,
+    "a head is too large": raw_answer(b"HTTP/1.1 200 OK\r\n" + b"x: %b\r\n" % (b"y" * 200) * 2000),
+    "a head is not valid": raw_answer(b"HTTP/1.1 200 OK\r\n x: y\r\n\r\n" + b"z" * 200_000),
+    "a body is not valid": raw_answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"z" * 200_000),
+}
 
 
 def with_pool(upstream: FakeUpstream, **keys: Any) -> dict[str, Any]:
@@ -136,7 +158,7 @@ LAST_EVENTS = dict.fromkeys(SOCKET_ENDS, "websocket.closed") | dict.fromkeys(BAC
 NOT_ANSWERED = {name: end for name, end in (ENDS | SOCKET_ENDS).items() if not name.endswith(("answered", "streamed"))}
 Tables = Callable[[FakeUpstream], dict[str, Any]]
 GATEWAYS: dict[str, tuple[Tables, dict[str, End]]] = {
-    "plain": (lambda _: {"cache": None}, ENDS | SOCKET_ENDS | STREAM_ENDS),
+    "plain": (lambda _: {"cache": None}, ENDS | SOCKET_ENDS | UPSTREAM_ENDS),
     "with a cache": (lambda _: {"cache": {"use": "memory", "when": "always", "collapse": "process"}}, NOT_ANSWERED),
     "with a pool": (with_pool, ENDS),
     "with hedging": (partial(with_pool, hedge_after_ms=1), ENDS | SOCKET_ENDS),

@@ -15,6 +15,7 @@ from proxy.wire.loggable import (
     printable,
     short_message,
     summarize_error,
+    without_frames,
 )
 
 SECRET = "a text of a caller"
@@ -135,3 +136,17 @@ def test_a_failure_of_a_library_is_named_by_its_codes():
         "ConnectionError (ConnectionRefusedError ECONNREFUSED)", "OperationalError SQLITE_FULL", "ValueError",
         "ResponseError WRONGTYPE",
     }  # fmt: skip
+
+
+def test_the_places_of_an_error_without_frames_are_still_named():
+    """Those of both tracebacks, if it is raised again."""
+    error = raised(fail, ValueError(SECRET))
+    before = summarize_error(error), describe_crash(error)
+    dropped = without_frames(error)
+    first = summarize_error(dropped), describe_crash(dropped), dropped.__traceback__
+    again = describe_crash(raised(fail, dropped))
+
+    assert before[0].endswith(" in fail")
+    assert first == (*before, None)
+    assert again.startswith(before[1])
+    assert again.count(" in fail") == 2

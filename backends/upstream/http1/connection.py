@@ -23,6 +23,7 @@ from backends.upstream.http1.timeouts import Timeouts
 from backends.upstream.http1.unread import UnreadBody
 from proxy.send_queue import unacknowledged_bytes
 from proxy.wire.errors import BackendError
+from proxy.wire.loggable import without_frames
 
 PIECE_BYTES = 262_144
 """A larger body is written in pieces of this size, so that other calls are served in between."""
@@ -158,7 +159,7 @@ class UpstreamConnection(asyncio.Protocol):
             chunk = parser.feed(data)
         except InvalidHttp as error:
             failure = invalid_answer("an answer that is not valid HTTP")
-            failure.__cause__ = error
+            failure.__cause__ = without_frames(error)  # whose frames have this connection, and what arrived
             self._fail(failure)
             return
         if chunk and not self._give(chunk):
@@ -179,6 +180,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._end(exc)
+        self._parser.discard()
 
     def pause_writing(self) -> None:
         self._is_writing_paused = True

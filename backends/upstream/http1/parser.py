@@ -40,7 +40,7 @@ def _field_name(name: bytes) -> str:
 
 
 class InvalidHttp(ValueError):
-    """Bytes that are not valid HTTP, or beyond a limit."""
+    """Bytes that are not valid HTTP, or beyond a limit. Its cause has no traceback: its frames have what arrived."""
 
 
 @dataclass(slots=True)  # not frozen: every answer has one, and that would triple the cost
@@ -105,7 +105,7 @@ class ResponseParser:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             if not self.is_complete:
-                raise InvalidHttp("a body that is not valid") from error
+                raise InvalidHttp("a body that is not valid") from error.with_traceback(None)
             self.has_surplus = True
         return self._take_body(data)
 
@@ -113,6 +113,14 @@ class ResponseParser:
         """Return whether an answer is complete now that the connection has ended."""
         self.is_complete = self.is_complete or self._is_open_ended
         return self.is_complete
+
+    def discard(self) -> None:
+        """Drop what was received of a head, and the part of the body that was being read: there will be no more.
+
+        httptools' parser and this one are a cycle, which is kept until the garbage collector runs.
+        """
+        self._partial.clear()
+        self._pieces.clear()
 
     def _split_head(self, data: bytes) -> tuple[bytes, bytes] | None:
         """Return a whole head and what follows it; None if more of it must arrive. Raises InvalidHttp."""
@@ -145,11 +153,11 @@ class ResponseParser:
             self._parser.feed_data(head)
         except httptools.HttpParserUpgrade as error:  # status 101, with an `Upgrade`
             if not self._may_upgrade:
-                raise InvalidHttp("an upgrade that nothing has asked for") from error
+                raise InvalidHttp("an upgrade that nothing has asked for") from error.with_traceback(None)
             self.is_upgraded, self.head = True, AnswerHead(self._parser.get_status_code(), self._fields)
             return
         except httptools.HttpParserError as error:
-            raise InvalidHttp("a head that is not valid") from error
+            raise InvalidHttp("a head that is not valid") from error.with_traceback(None)
         status = self._parser.get_status_code()
         if status < 200:
             self._interim_answers += 1

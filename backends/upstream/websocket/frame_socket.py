@@ -25,6 +25,7 @@ from proxy.wire.frames import (
     FrameParser,
     Message,
 )
+from proxy.wire.loggable import without_frames
 from proxy.wire.sse import MAX_FRAME_BYTES
 from proxy.workers import FULL_READ_BYTES, MemoryLease
 
@@ -175,7 +176,7 @@ class FrameSocket(asyncio.Protocol):
             rest = self._answer.feed(data)
         except InvalidHttp as error:
             failure = invalid_answer("an answer to the upgrade that is not valid", sent=False)
-            failure.__cause__ = error
+            failure.__cause__ = without_frames(error)  # whose frames have this connection
             self._lose(failure)
             self.abort()
             return b""
@@ -206,7 +207,7 @@ class FrameSocket(asyncio.Protocol):
             is_large = error.code == TOO_BIG
             limits = f"{MAX_FRAME_BYTES} bytes or {MAX_FRAGMENTS} frames"
             failure = invalid_answer(f"a message of more than {limits}" if is_large else "a frame that is not valid")
-            failure.__cause__ = error
+            failure.__cause__ = without_frames(error)  # whose frames have this connection
             self._end(failure, error.code)
         except HeadgateError as error:
             self._end(error, GOING_AWAY if isinstance(error, Unavailable) else PROTOCOL_ERROR)

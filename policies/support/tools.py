@@ -39,6 +39,7 @@ _HUMPS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-
 _PLAIN = re.compile(r"(?:[a-z]+|[0-9]+)(?:_(?:[a-z]+|[0-9]+))*")
 _JOINTS = re.compile(r"[_\s]+")
 _INNER_JOINTS = re.compile(r"(?<=[a-z])_(?=[a-z])")
+NO_CALLS = frozenset({"message", "reasoning"})  # almost all items
 CALLER_CALLS = frozenset({"local_shell_call", "apply_patch_call", "computer_call"})
 CALL_KINDS = {
     "function_call": "function",
@@ -171,7 +172,7 @@ def kind_of_call(item: Mapping[str, Any]) -> str | None:
     Other calls that the caller runs (a local shell, a patch, a computer) are None.
     """
     kind = item.get("type")
-    if not isinstance(kind, str):
+    if not isinstance(kind, str) or kind in NO_CALLS:
         return None
     kind = plain_type(kind)
     if kind in CALLER_CALLS:

@@ -157,6 +157,8 @@ class Attempt:
         opening = self._answering(call)
         reply = await opening.__aenter__()
         self._opening = opening
+        if reply.batches is None:
+            return AttemptOutcome(call, reply)
         reply, first_error = await begin(reply)
         return AttemptOutcome(call, reply, first_error=first_error)
 

@@ -53,10 +53,6 @@ class Breaker:
         if self.open_until and now >= self.open_until:
             self._is_probed = True
 
-    def forget_probe(self) -> None:
-        """Note that a call ended: if it tried the target without a result, another one may try."""
-        self._is_probed = False
-
     def begin(self, now: float, *, is_slow: bool = False) -> bool:
         """Note an answer that began; return whether that opened the breaker, because too many began too late."""
         self._count(now)
@@ -65,9 +61,13 @@ class Breaker:
         self._slow += is_slow
         return is_slow and self._is_over(self._slow + self._slow_before) and self._open(now)
 
-    def end_well(self) -> None:
-        """Note that an answer ended as it should: a row of faults ends."""
-        self._in_a_row = 0
+    def end(self, *, is_well: bool) -> None:
+        """Note that a call ended. If it tried the target without a result, another one may try; an answer that ended
+        as it should ends a row of faults.
+        """
+        self._is_probed = False
+        if is_well:
+            self._in_a_row = 0
 
     def fail(self, now: float, *, has_begun: bool = False) -> bool:
         """Note a fault, of an answer that had begun or of one that did not; return whether it opened the breaker."""

@@ -94,7 +94,8 @@ class Target:
     def start(self) -> float:
         """Note that it is sent a call; return the time. `end` is called when the call ends."""
         now = asyncio.get_running_loop().time()
-        self.breaker.start(now)
+        if self.breaker.open_until:
+            self.breaker.start(now)
         self.in_flight += 1
         return now
 
@@ -122,9 +123,7 @@ class Target:
     def end(self, *, is_well: bool) -> None:
         """Note that a call ended: as it should, or without that the target is known to be well."""
         self.in_flight -= 1
-        self.breaker.forget_probe()
-        if is_well:
-            self.breaker.end_well()
+        self.breaker.end(is_well=is_well)
 
     def _note_forbidden(self) -> None:
         """Note that it refused the gateway's key, or what one caller asked for: it does not say which."""

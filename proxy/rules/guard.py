@@ -126,8 +126,8 @@ class Guard:
             context.note_first_event()
         if context.response_fields:
             received = [await _complete_event(unit, context) for unit in received]
-        for unit in received:
-            if isinstance(unit, Event) and unit.type in LIFECYCLE:
+        for unit in reversed(received):  # the last one first: with its id all items of a short stream are bound
+            if unit.type in LIFECYCLE and isinstance(unit, Event):
                 await context.see_response(unit.response)
         checked = await self._check(received, checks, call, context) if checks else (until_terminal(received), None)
         received, stopped_by = checked

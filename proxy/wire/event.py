@@ -282,7 +282,7 @@ def parse_leniently(payload: bytes) -> Mapping[str, Any]:
     Raises ValueError for what is not an object even so.
     """
     try:
-        data = loads(payload) if len(payload) < DENSE_BYTES else loads_in_thread(payload)
+        data = orjson.loads(payload) if len(payload) < DENSE_BYTES else loads_in_thread(payload)
     except orjson.JSONDecodeError:
         data = loads_leniently(payload)
     if not isinstance(data, dict):

@@ -161,9 +161,9 @@ class SSEParser:
             end = _first_frame_end(frames, at, pairs)
             frame = frames[start:end]
             payload = payload_of(frame)
-            event = None
+            event, size = None, len(payload)
             if payload.strip() != SENTINEL:
-                if len(payload) > self._max_values and has_more_values(payload, self._max_values):
+                if size > self._max_values and has_more_values(payload, self._max_values):
                     self.takes_long = True
                     yield None
                     self.takes_long = False
@@ -204,7 +204,7 @@ def _last_frame_end(buffer: bytes | bytearray, start: int, stop: int, pairs: tup
     pairs = pairs or _pairs_in(buffer, start, stop)
     at = buffer.rfind(pairs[0], start, stop)
     if len(pairs) == 1:
-        return at + len(pairs[0]) if at >= 0 else 0
+        return at + 2 if at >= 0 else 0
     for pair in pairs[1:]:
         at = max(at, buffer.rfind(pair, max(at, start), stop))
     return 0 if at < 0 else _end_of_blank_line(buffer, at)
@@ -213,7 +213,7 @@ def _last_frame_end(buffer: bytes | bytearray, start: int, stop: int, pairs: tup
 def _first_frame_end(frames: bytes, start: int, pairs: tuple[bytes, ...]) -> int:
     """Return the index after the first blank line from `start` on; whole frames have one."""
     if len(pairs) == 1:
-        return frames.index(pairs[0], start) + len(pairs[0])
+        return frames.index(pairs[0], start) + 2
     line_end = frames.find(b"\n", start, start + LINE_BYTES)
     is_blank_next = line_end >= 0 and frames[line_end + 1 : line_end + 2] in LINE_ENDS
     if is_blank_next and frames.find(b"\r", start, line_end) in {-1, line_end - 1}:  # almost always

@@ -15,7 +15,7 @@ def opened(now: float = 0.0) -> Breaker:
 def began(breaker: Breaker, now: float) -> bool:
     """Let a call begin and end well."""
     has_opened = breaker.begin(now)
-    breaker.end_well()
+    breaker.end(is_well=True)
     return has_opened
 
 
@@ -81,7 +81,7 @@ def test_one_call_at_a_time_tries_a_target_that_was_left_alone():
     breaker.start(OPEN_S)
 
     assert not breaker.allows(OPEN_S)
-    breaker.forget_probe()
+    breaker.end(is_well=False)
     assert breaker.allows(OPEN_S)
 
 

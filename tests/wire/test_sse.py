@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.wire import json_parser, large_json
+from proxy.wire import event, json_parser, large_json
 from proxy.wire.event import FOLLOWED, Event, Run, parse_payload, payload_of
 from proxy.wire.sse import MAX_FRAME_BYTES, SSEParser
 
@@ -581,6 +581,7 @@ def test_broken_streams_in_any_chunks_are_read_like_the_reference(stream: bytes,
 
 def test_a_followed_event_with_too_much_json_ends_the_stream(monkeypatch: pytest.MonkeyPatch):
     """It is not passed on unread: a rule may apply to it."""
+    monkeypatch.setattr(event, "DENSE_BYTES", 1)
     monkeypatch.setattr(large_json, "LARGE_BYTES", 1)
     monkeypatch.setattr(json_parser, "MAX_REST_BYTES", 10)
     parser = SSEParser(FOLLOWED)

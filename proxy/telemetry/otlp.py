@@ -39,12 +39,17 @@ def make_exporter(signal: Signal) -> Any:
     variable, value = _protocol(signal)
     if (value, signal) not in MODULES:
         raise ValueError(f"{variable} is '{value}'; allowed: {HTTP}, {GRPC}.")
-    module, name = MODULES[value, signal]
+    path, name = MODULES[value, signal]
     try:
-        return getattr(import_module(module), name)()
+        module = import_module(path)
     except ImportError as error:
         message = f"{variable} is '{value}', which needs the package's extra headgate[grpc]; or set it to {HTTP}."
         raise ValueError(message) from error
+    if signal == "traces":
+        from proxy.telemetry.otlp_spans import encode_spans
+
+        setattr(module, "encode_spans", encode_spans)  # noqa: B010  the exporters have no parameter for it
+    return getattr(module, name)()
 
 
 @lru_cache(maxsize=1)

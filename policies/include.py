@@ -15,6 +15,7 @@ from policies.support.globs import AllowList
 from proxy.context import Context
 from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.loggable import clip
 from proxy.wire.query import query_pairs
 from proxy.wire.refusals import wrong_type
 
@@ -66,7 +67,7 @@ def _allowed_values(values: list[object], allows: Callable[[object], bool], *, r
 
 
 def _not_allowed(value: str, param: str) -> PolicyViolation:
-    return PolicyViolation("not_allowed", f"{param} is '{value[:64]}'; it is not allowed.", param=param)
+    return PolicyViolation("not_allowed", f"{param} is '{clip(value, 64)}'; it is not allowed.", param=param)
 
 
 def _query_values(query: str) -> Iterator[str]:

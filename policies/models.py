@@ -24,6 +24,7 @@ from proxy.context import Context
 from proxy.wire.call import MODEL_OPERATIONS, RELAYED_FIELDS, Call, Operation
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.fields import normalize
+from proxy.wire.loggable import clip
 from proxy.wire.refusals import wrong_type
 
 FIELD = "model"
@@ -70,7 +71,9 @@ class Models(Policy):
                 raise PolicyViolation("not_a_string", message, param=FIELD)
             model = resolve(requested)
             if model is None:
-                raise PolicyViolation("not_allowed", f"{FIELD} is '{requested[:64]}'; it is not allowed.", param=FIELD)
+                raise PolicyViolation(
+                    "not_allowed", f"{FIELD} is '{clip(requested, 64)}'; it is not allowed.", param=FIELD
+                )
             return call if model == requested else call.with_fields(model=model)
 
         return Repeatable(check)

@@ -16,6 +16,7 @@ from policies.support.globs import AllowList
 from proxy.context import Context
 from proxy.wire.call import RELAYED_FIELDS, Call, Operation
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.loggable import clip
 from proxy.wire.refusals import wrong_type
 
 FIELD = "service_tier"
@@ -52,7 +53,9 @@ class ServiceTier(Policy):
             if not isinstance(requested, str):
                 raise PolicyViolation("not_a_string", wrong_type(FIELD, "a string", requested), param=FIELD)
             if not allows(requested):
-                raise PolicyViolation("not_allowed", f"{FIELD} is '{requested[:64]}'; it is not allowed.", param=FIELD)
+                raise PolicyViolation(
+                    "not_allowed", f"{FIELD} is '{clip(requested, 64)}'; it is not allowed.", param=FIELD
+                )
             return call
 
         return Repeatable(check)

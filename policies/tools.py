@@ -33,6 +33,7 @@ from policies.support.walk import PLAIN_TOOL_FIELDS, TOOLS, ToolList, has_tools_
 from proxy.context import Context
 from proxy.wire.call import INPUT_OPERATIONS, Call, Operation
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.loggable import clip
 from proxy.wire.refusals import wrong_type
 
 Tool = dict[str, Any]
@@ -276,5 +277,5 @@ def _refusal(reason: str, holder: str, field: str, value: object, param: str) ->
 def _describe(field: str, value: object) -> str:
     """What was found in a field: the caller's own text, shortened."""
     if isinstance(value, str):
-        return f"the {field} '{value[:48]}'"
+        return f"the {field} '{clip(value, 48)}'"
     return f"no {field}" if value is None else f"a {field} that is not a string"

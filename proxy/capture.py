@@ -57,7 +57,7 @@ def _messages(items: Any, mode: Capture) -> list[dict[str, Any]]:
             left -= len(text)
         role = item.get("role") if isinstance(item, dict) else None
         role = role if isinstance(role, str) and len(role) <= MAX_ROLE_CHARS else "assistant"
-        messages += [{"role": role, "parts": parts}] if parts else []
+        messages += [{"role": redact_keys(role), "parts": parts}] if parts else []
         if left <= 0:
             break
     return messages[::-1]

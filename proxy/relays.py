@@ -28,6 +28,7 @@ from proxy.wire.call import MAX_MODEL_CHARS, Call
 from proxy.wire.errors import BackendError, RequestError
 from proxy.wire.event import frames_of, payload_of
 from proxy.wire.large_json import dumps
+from proxy.wire.loggable import clip
 from proxy.wire.refusals import shorten
 from proxy.wire.relay import RelayReply, RelayRequest
 
@@ -106,7 +107,7 @@ class Relays:
         if context.usage is not None and context.usage.metadata:
             context.record.note_usage_metadata(request.call.body, context.usage.metadata)
         call = await self.rules.admit(request.call, context)
-        context.record.model = call.model or None
+        context.record.note_model(call.model)
         return request if call is request.call else replace(request, call=call, body=await context.encode(call))
 
     async def _admit_field(self, context: Context, field: FormField) -> None:
@@ -124,7 +125,7 @@ class Relays:
                 )
                 raise RequestError(message, code="alias_in_form", param=CHECKED_FIELDS[name])
             if name == MODEL:
-                context.record.model = field.value[:MAX_MODEL_CHARS] or None
+                context.record.note_model(clip(field.value, MAX_MODEL_CHARS))
 
     async def _receive(
         self,

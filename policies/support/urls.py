@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pydantic_core import SchemaValidator, core_schema
 
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.loggable import clip
 
 Step = str | int
 REFERENCE_FIELDS = ("input", "items", "instructions", "prompt", "tools")
@@ -125,4 +126,4 @@ def path_of(path: Sequence[Step]) -> str:
 
 def shorten(text: str, longest: int) -> str:
     """Return the beginning of a text, with dots where it was cut."""
-    return text if len(text) <= longest else text[:longest] + "..."
+    return clip(text, longest) + "..." * (len(text) > longest)

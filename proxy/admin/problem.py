@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
+from proxy.wire.key_patterns import redact_keys
+
 PROBLEM_TYPE = "application/problem+json"
 
 
@@ -20,8 +22,8 @@ class Problem(Exception):
         super().__init__(detail)
         self.status = status
         self.code = code
-        self.detail = detail
-        self.errors = errors
+        self.detail = redact_keys(detail)
+        self.errors = [redact_keys(error) for error in errors]
         self.headers = headers or {}
 
     def as_json(self) -> dict[str, Any]:

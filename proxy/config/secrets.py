@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
+from proxy.wire.key_patterns import KEYS
+
 MIN_SECRET_CHARS = 32
 VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
 """Names of variables that messages repeat: no secret looks like `SEARCH_APP_KEY`."""
@@ -60,6 +62,7 @@ def read_secret(value: object) -> SecretStr:
         raise
     if not secret.isprintable():
         raise ValueError("the secret that it names contains line breaks or control characters")
+    KEYS.remember(secret)
     return SecretStr(secret)
 
 

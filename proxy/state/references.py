@@ -12,6 +12,7 @@ from policies.support.urls import PROVENANCE
 from policies.support.walk import FIELDS_WITHOUT_LISTS, ITEM_FIELDS, SCHEMAS, plain_name
 from proxy.wire.call import PLAIN_FIELDS, Call, unaffected_by
 from proxy.wire.errors import NotFound, RequestError
+from proxy.wire.loggable import clip
 
 Kind = Literal["response", "conversation", "item", "file", "vector_store", "container", "skill", "object"]
 """What an id names; "object" is anything that was created on a relayed path."""
@@ -140,9 +141,9 @@ def not_found(param: str | None, value: str, kind: Kind | None = None) -> NotFou
     """
     kind = kind or ("conversation" if param == "conversation" else "response")
     if kind == "response" and param is not None:
-        message = f"Previous response with id '{value[:80]}' not found."
+        message = f"Previous response with id '{clip(value, 80)}' not found."
         return NotFound(message, code="previous_response_not_found", param=param)
-    message = f"{kind.replace('_', ' ').capitalize()} with id '{value[:80]}' not found."
+    message = f"{kind.replace('_', ' ').capitalize()} with id '{clip(value, 80)}' not found."
     if kind == "item" and param is not None:
         message += NOT_PERSISTED
     return NotFound(message, status=404, param=param)

@@ -19,6 +19,7 @@ from proxy.state.relayed_answers import KINDS, MAX_ID_CHARS
 from proxy.state.relayed_forms import FORM, FormField, boundary_of, split_form
 from proxy.wire.errors import RequestError
 from proxy.wire.fields import normalize
+from proxy.wire.loggable import clip
 from proxy.wire.query import query_pairs
 from proxy.wire.relay import RelayRequest
 
@@ -99,7 +100,7 @@ class RelayedIds:
 
 def unknown_object(value: str) -> RequestError:
     """Return the refusal of an id that is unknown, or another team's: both have the same words."""
-    return RequestError(f"No object with id '{value[:80]}' found.", status=404, param="id")
+    return RequestError(f"No object with id '{clip(value, 80)}' found.", status=404, param="id")
 
 
 def _named_ids(request: RelayRequest) -> list[str]:

@@ -24,6 +24,7 @@ import structlog
 from proxy.telemetry.console import render
 from proxy.telemetry.files import LineQueue
 from proxy.wire.encoded import trimmed
+from proxy.wire.key_patterns import has_key, redact_keys
 from proxy.wire.loggable import describe_crash, printable
 
 log = structlog.get_logger()
@@ -108,7 +109,7 @@ def configure_logs(
 def _processors(tally: LogTally, *, console: bool) -> list[Any]:
     if not console:
         return [partial(_encode_json, tally)]
-    return [tally.count, structlog.processors.add_log_level, _add_time, _describe_error, render, _encode_text]
+    return [tally.count, structlog.processors.add_log_level, _add_time, _describe_error, _redact, render, _encode_text]
 
 
 def _add_time(_logger: Any, _level: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -124,7 +125,16 @@ def _encode_json(tally: LogTally, _logger: Any, level: str, fields: MutableMappi
         tally.count(_logger, level, fields)
     if "exc_info" in fields:
         fields = _describe_error(_logger, level, fields)
-    return trimmed(orjson.dumps({"timestamp": datetime.now(UTC), "level": level, **fields}, default=str))
+    line = orjson.dumps({"timestamp": datetime.now(UTC), "level": level, **fields}, default=str)
+    if has_key(line.decode()):
+        fields = _redact(_logger, level, fields)
+        line = orjson.dumps({"timestamp": datetime.now(UTC), "level": level, **fields}, default=str)
+    return trimmed(line)
+
+
+def _redact(_logger: Any, _level: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Replace the keys in the texts of a line, which may have come from outside."""
+    return {name: redact_keys(value) if isinstance(value, str) else value for name, value in fields.items()}
 
 
 def _describe_error(_logger: Any, _level: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any
 
-from proxy.wire.key_patterns import redact_keys
+from proxy.wire.key_patterns import has_key, redact_keys
 from proxy.wire.loggable import printable
 from proxy.wire.stream_errors import error_in
 from proxy.wire.transcript import Transcript
@@ -139,18 +139,22 @@ class RequestRecord:
         sent = body.get("metadata") if keys else None
         if isinstance(sent, dict):
             found = {key: sent[key] for key in keys if isinstance(sent.get(key), str)}
-            self.metadata = {key: redact_keys(printable(text, LONGEST_CHARS)) for key, text in found.items()} or None
+            self.metadata = {key: printable(text, LONGEST_CHARS) for key, text in found.items()} or None
 
     def note_usage_metadata(self, body: Mapping[str, Any], keys: Sequence[str]) -> None:
         """Take the values of the keys of metadata by which usage is grouped."""
         sent = body.get("metadata")
         if isinstance(sent, dict):
             found = ((key, sent[key]) for key in keys if isinstance(sent.get(key), str))
-            self.usage_metadata = tuple((key, redact_keys(printable(text, LONGEST_CHARS))) for key, text in found)
+            self.usage_metadata = tuple((key, printable(text, LONGEST_CHARS)) for key, text in found)
+
+    def note_model(self, model: object) -> None:
+        """Take the name of the model, which callers, metrics and counts of usage then see: it must have no key."""
+        self.model = (redact_keys(model) or None) if isinstance(model, str) else None
 
     def note_call(self, body: Mapping[str, Any]) -> None:
         """Take fields of a call as the policies allow it: one may have replaced an alias."""
-        self.model = body.get("model") or None
+        self.note_model(body.get("model"))
         self.max_output_tokens, self.safety_identifier = body.get("max_output_tokens"), body.get("safety_identifier")
 
     def read_relayed(self, answer: dict[str, Any]) -> None:
@@ -184,7 +188,7 @@ class RequestRecord:
 
 
 def add_known(fields: dict[str, Any], names: Sequence[str], values: Sequence[Any]) -> bool:
-    """Add the values that are known. Return whether they are scalars, and the texts among them short and printable."""
+    """Add the values that are known. Return whether all are scalars, the texts short, printable and without keys."""
     texts, fits = [], True
     for name, value in zip(names, values, strict=True):
         if value is None:
@@ -195,7 +199,8 @@ def add_known(fields: dict[str, Any], names: Sequence[str], values: Sequence[Any
             texts.append(value)
         elif kind not in NUMBERS:
             fits = False
-    return fits and "".join(texts).isprintable()
+    joined = " ".join(texts)
+    return fits and joined.isprintable() and not has_key(joined)
 
 
 def fit_for_log(known: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from proxy.wire.errors import RequestError
 from proxy.wire.fields import refuse_lookalikes
 from proxy.wire.json_parser import TooMuchText
 from proxy.wire.large_json import dumps, loads_in_thread
+from proxy.wire.loggable import clip
 from proxy.wire.query import refuse_body_fields
 
 LARGEST_PARSED_AGAIN = 262_144  # bytes: the second parser is slow
@@ -76,7 +77,7 @@ def _refuse_duplicate_names(raw: bytes) -> None:
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                raise RequestError(f"The body has '{name[:64]}' twice in one object.", code="duplicate_key")
+                raise RequestError(f"The body has '{clip(name, 64)}' twice in one object.", code="duplicate_key")
             seen.add(name)
 
     try:

@@ -17,6 +17,9 @@ A message says what was found, then what is allowed, and nothing about internals
 import math
 from typing import Literal
 
+from proxy.wire.key_patterns import redact_keys
+from proxy.wire.loggable import clip
+
 Source = Literal["upstream", "network", "gateway"]
 
 
@@ -25,6 +28,7 @@ class HeadgateError(Exception):
 
     type: str = "server_error"
     retry: bool | None = None  # the value of `x-should-retry`; None leaves the decision to the caller's SDK
+    quotes: bool = True  # whether the message may repeat what the request has; else all its words are the gateway's own
 
     def __init__(
         self,
@@ -36,10 +40,10 @@ class HeadgateError(Exception):
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = redact_keys(message) if self.quotes else message
         self.status = status
-        self.code = code
-        self.param = param
+        self.code = code and redact_keys(code)
+        self.param = param and redact_keys(param)
         self.headers = headers or {}
 
 
@@ -48,6 +52,7 @@ class Unauthenticated(HeadgateError):
 
     type = "invalid_request_error"
     retry = False
+    quotes = False
 
     def __init__(
         self, message: str, *, status: int = 401, code: str = "invalid_api_key", challenge: str = "Bearer"
@@ -112,7 +117,7 @@ class UnknownModel(RequestError):
     """Source: https://platform.openai.com/docs/guides/error-codes (404, `model_not_found`)."""
 
     def __init__(self, model: str) -> None:
-        shown = model if len(model) <= 80 else model[:80] + "..."
+        shown = clip(model, 80) + "..." * (len(model) > 80)
         super().__init__(
             f"The model '{shown}' does not exist or you do not have access to it.",
             status=404,

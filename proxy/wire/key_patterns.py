@@ -1,28 +1,97 @@
-"""What looks like a key, a token or a password in a text, so that it can be replaced before the text is shown.
+"""What looks like a key, a token or a password in a text, and the keys that the gateway knows: they are replaced before
+the text is shown.
 
-No pattern has a repetition within a repetition, and each is bounded, so that the time grows with the text only.
+Whether a text has one is found by Rust's `regex`, by way of pydantic, in linear time. Only a text that has one is then
+searched by Python's own engine: its patterns are bounded, and possessive, so that nothing is tried twice.
 """
 
 import re
+from collections.abc import Callable
+
+from pydantic_core import SchemaValidator, core_schema
 
 REDACTED = "[redacted]"
 LONGEST_CHARS = 512
 """The longest key but for a PEM block, whose end need not be in the text."""
-PREFIXES = (
-    r"(?:sk|pk|rk|hg|hf|npm|xox[a-z]|xapp|gh[a-z]|github[-_]pat|glpat|gocspx)[-_][a-z0-9_./-]{12,512}",
-    r"(?:a[ks]ia|aiza|eyj)[\w.-]{12,4096}",
-    r"(?:ya29|sg)\.[\w.-]{20,512}",
-    r"age-secret-key-1[a-z0-9]{40,80}",
+SHORTEST_KNOWN_CHARS, LONGEST_KNOWN_CHARS = 12, 256
+"""Shorter ones of those that the gateway knows could be words."""
+MAX_KNOWN = 1000
+"""How many keys that the gateway knows are looked for; keys that it has issued are found by their form."""
+SPACE = r"[\s\x1c-\x1f]"
+NAMES = r"(?:secret|password|passwd|api[-_]?key|access[-_]?key|access[-_]?token)"
+PREFIXED = (
+    (r"(?:sk|pk|rk|hg|hf|npm|xox[a-z]|xapp|gh[a-z]|github[-_]pat|glpat|gocspx)[-_]", r"[a-z0-9_./-]", 12, 512),
+    (r"(?:a[ks]ia|aiza|eyj)", r"[\w.-]", 12, 4096),
+    (r"(?:ya29|sg)\.", r"[\w.-]", 20, 512),
+    (r"age-secret-key-1", r"[a-z0-9]", 40, 80),
+    (r"hooks\.slack\.com/services/", r"[\w/]", 12, 256),
+    (rf"bearer(?:{SPACE}|%20|\+){{1,8}}", r"\S", 1, 4096),
 )
-"""Of OpenAI, Stripe, Headgate, Hugging Face, Slack, GitHub, GitLab, Google; AWS, JSON web tokens; SendGrid; age."""
-_KEY = re.compile(
-    r"(?i)\b(?:bearer\s{1,8}\S{1,4096}|" + "|".join(PREFIXES) + r"|hooks\.slack\.com/services/[\w/]{12,256})"
-    r"|-----BEGIN [A-Z0-9 ]{0,32}PRIVATE KEY(?: BLOCK)?-----(?:(?!-----END)[\s\S]){0,16384}"
-    r"|(?<=://)[^\s/:@]{1,128}:[^\s/@]{1,256}(?=@)"  # the user and password of a URL
-    r"|(?:secret|password|passwd|api[-_]?key|access[-_]?key|access[-_]?token)[\"'\\]{0,2}\s{0,4}[=:]\s{0,4}[\"'\\]{0,2}[^\s\"'\\,;]{8,512}"
+"""Beginning, further characters, and the least and greatest number of those: of OpenAI, Stripe, Headgate, Hugging Face,
+Slack, GitHub, GitLab, Google; AWS, JSON web tokens; SendGrid; age; and whatever follows `Bearer`.
+"""
+_FORM = re.compile(
+    r"(?i)(?:\b|(?<=%[0-9a-f]{2}))(?:"
+    + "|".join(f"{start}{more}{{{least},{most}}}+" for start, more, least, most in PREFIXED)
+    + r")|-----BEGIN [A-Z0-9 ]{0,32}PRIVATE KEY(?: BLOCK)?-----(?:(?!-----END)[\s\S]){0,16384}+"
+    r"|(?<=://)[^\s/:@]{1,128}+:[^\s/@]{1,256}+(?=@)"  # the user and password of a URL
+    rf"|{NAMES}[\"'\\]{{0,2}}+\s{{0,4}}+[=:]\s{{0,4}}+[\"'\\]{{0,2}}+[^\s\"'\\,;]{{8,512}}+"
 )
+_LINEAR_FORM = (
+    r"(?i)(?:^|[^a-z0-9_]|%[0-9a-f]{2})(?:"
+    + "|".join(start for start, _, _, _ in PREFIXED)
+    + rf")|-----BEGIN |://[^\s/@]+@|{NAMES}[\"'\\\x09-\x20]*[=:]"
+)
+"""What finds at least the beginnings of all of these: this engine has no look-around, and is slow to count."""
 
 
-def redact_keys(text: str) -> str:
-    """Return a text with each key in it replaced."""
-    return _KEY.sub(REDACTED, text)
+_NOTHING: tuple[Callable[[str], bool], re.Pattern[str]] = (lambda _: False, re.compile("(?!)"))
+
+
+class KeyFinder:
+    """Finds keys in texts: those of known forms, and those that it was given."""
+
+    def __init__(self) -> None:
+        self._has_form = _compile(_LINEAR_FORM)
+        self._known: set[str] = set()
+        self._is_known, self._all_known = _NOTHING
+
+    def remember(self, key: str) -> None:
+        """Find this key too from now on, whatever it looks like."""
+        if SHORTEST_KNOWN_CHARS <= len(key) <= LONGEST_KNOWN_CHARS and len(self._known) < MAX_KNOWN:
+            self._known.add(key)
+            self._is_known = self._learn
+
+    def _learn(self, text: str) -> bool:
+        """Compile what finds the known keys, once for all that were added meanwhile, and use it."""
+        longest_first = map(re.escape, sorted(self._known, key=len, reverse=True))
+        self._all_known = re.compile("|".join(longest_first), re.IGNORECASE)  # a host is put into lower case
+        self._is_known = _compile(f"(?i){self._all_known.pattern}")
+        return self._is_known(text)
+
+    def has_key(self, text: str) -> bool:
+        """Whether a text may have a key in it; True for some that have none."""
+        text = _in_unicode(text)
+        return self._has_form(text) or self._is_known(text)
+
+    def redact(self, text: str) -> str:
+        """Return a text with each key in it replaced."""
+        shown = _in_unicode(text)
+        if self._is_known(shown):
+            text = self._all_known.sub(REDACTED, text)
+        return _FORM.sub(REDACTED, text) if self._has_form(shown) else text
+
+
+def _compile(pattern: str) -> Callable[[str], bool]:
+    """Return what finds a pattern anywhere in a text of valid Unicode."""
+    return SchemaValidator(core_schema.str_schema(pattern=pattern), {"regex_engine": "rust-regex"}).isinstance_python
+
+
+def _in_unicode(text: str) -> str:
+    """Return a text with halves of surrogate pairs, which the engine does not take, replaced."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
+KEYS = KeyFinder()
+"""That of this process: what it knows must not be in any of its outputs."""
+has_key, redact_keys = KEYS.has_key, KEYS.redact

@@ -10,6 +10,9 @@ from itertools import islice
 from traceback import walk_tb
 from typing import TypeVar
 
+from proxy.wire.key_patterns import LONGEST_CHARS as LONGEST_KEY_CHARS
+from proxy.wire.key_patterns import redact_keys
+
 LONGEST_CHARS = 128
 MAX_MESSAGE_CHARS = 200
 MAX_ERRORS = 8
@@ -25,16 +28,23 @@ E = TypeVar("E", bound=BaseException)
 
 
 def printable(text: str, max_chars: int = LONGEST_CHARS) -> str:
-    """Return the beginning of a text, with control characters and all else that is not printable escaped."""
-    text = text[:max_chars]
+    """Return the beginning of a text without keys, with control characters and what else is not printable escaped."""
+    text = clip(text, max_chars)
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)[:max_chars]
 
 
 def in_ascii(text: str, max_chars: int = LONGEST_CHARS) -> str:
-    """Return the beginning of a text with all that is not ASCII escaped, so that characters that look alike differ."""
-    return text[:max_chars].encode("ascii", "backslashreplace").decode()
+    """Return the beginning of a text without keys, with all that is not ASCII escaped, so that characters that look
+    alike differ.
+    """
+    return clip(text, max_chars).encode("ascii", "backslashreplace").decode()
+
+
+def clip(text: str, max_chars: int) -> str:
+    """Return the beginning of a text without keys. All that is shown of what others have sent passes through this."""
+    return redact_keys(text[: max_chars + LONGEST_KEY_CHARS])[:max_chars]
 
 
 def short_message(error: Exception) -> str:

@@ -6,6 +6,7 @@ Source: https://platform.openai.com/docs/guides/error-codes
 from typing import Any
 
 from proxy.wire.errors import RequestError
+from proxy.wire.loggable import clip
 
 MAX_QUOTED_CHARS = 80
 TYPE_NAMES = {
@@ -59,7 +60,7 @@ def string_too_long(param: str, limit: int, found: int) -> RequestError:
 
 def shorten(text: str) -> str:
     """Return a caller's text in a length that an error message can quote."""
-    return text if len(text) <= MAX_QUOTED_CHARS else text[:MAX_QUOTED_CHARS] + "..."
+    return clip(text, MAX_QUOTED_CHARS) + "..." * (len(text) > MAX_QUOTED_CHARS)
 
 
 def _too_long(param: str, kind: str, limit: int, found: int) -> str:

@@ -39,6 +39,11 @@ RECORDS = [
     RequestRecord(method="POST", caller="ben", team="a", model="gpt-5", stream=False, status=200, cost_usd=0.25),
     RequestRecord(model='"\\\u00e9', response_id='"}', code="x", estimated=True, unpriced=False, attempts=2),
     RequestRecord(metadata={"project": "x\n", "a": "b"}, safety_identifier={"a": 1}, max_output_tokens=[7]),
+    RequestRecord(path="/a\x7fb", response_id="\u2028", upstream_code='"'),
+    RequestRecord(path="/" + "p" * 255, response_id="r" * 256, client_address="c" * 255 + "\n"),
+    RequestRecord(response_id="\ud800"),
+    RequestRecord(response_id="sk-proj-abcdefghijkl", model="Bearer abc.def", safety_identifier="mine"),
+    RequestRecord(input_tokens=2**63, response_id=1, finish_reason=True, incomplete_reason=0.5),
     RequestRecord(model="m" * 300, response_id="r\x00" * 300, response_model="\ud800"),
     RequestRecord(**dict.fromkeys(set(RECORDED) - {"metadata"}, 1)),
 ]
@@ -52,6 +57,13 @@ def test_a_line_has_the_fields_of_the_record():
             known = expected(record, event)
 
             assert line_of(lines, record, event) == known
+
+
+def test_a_key_is_in_no_line():
+    """Neither among the values of one request nor in what lines have in common."""
+    key = "sk-proj-abcdefghijkl"
+    for name in set(RECORDED) - {"metadata", "stream", "status", "attempts", "estimated", "unpriced"}:
+        assert line_of(RequestLines(), RequestRecord(**{name: f"a {key}"}))[name] == "a [redacted]"
 
 
 def test_what_lines_have_in_common_is_of_types_whose_equal_values_are_encoded_alike():

@@ -3,8 +3,11 @@
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from proxy.wire.key_patterns import REDACTED, redact_keys
+from proxy.wire import key_patterns
+from proxy.wire.key_patterns import REDACTED, KeyFinder, has_key, redact_keys
 from tests.timeouts import fail_if_stuck
 
 PEM = "-----BEGIN {0} KEY-----\nProc-Type: 4,ENCRYPTED\n\nMIIEowIBAAKCAQEA7b\nx+/=\n-----END {0} KEY-----"
@@ -66,3 +69,36 @@ def test_no_text_is_slow(text: str):
     """A hundred thousand characters of beginnings of keys: quadratic work would take minutes."""
     with fail_if_stuck():
         redact_keys(text)
+
+
+def test_keys_that_the_gateway_knows_are_replaced_whatever_they_look_like():
+    """The longest first, as one may begin like another; short ones could be words."""
+    finder = KeyFinder()
+    for key in ("correct horse battery", "correct horse", "correct"):
+        finder.remember(key)
+    shown = [
+        finder.redact(text)
+        for text in ("/correct horse battery/x", "a Correct horse.", "correct", "\ud800correct horse")
+    ]
+
+    assert shown == [f"/{REDACTED}/x", f"a {REDACTED}.", "correct", f"\ud800{REDACTED}"]
+    assert (finder.has_key("correct horses"), finder.has_key("correct"), KeyFinder().has_key("correct horse")) == (
+        True,
+        False,
+        False,
+    )
+
+
+def test_a_key_after_an_escaped_space_is_replaced():
+    """A path is shown as it was sent."""
+    assert redact_keys("/v1/key%20sk-abcdefghijklmnop") == f"/v1/key%20{REDACTED}"
+
+
+PIECES = ["sk-", "hg_", "eyJ", "Bearer ", "bearer\x1c", "a" * 12, "0" * 40, "age-secret-key-1", "api_key", "secret", '": "', "=", "\\",
+          "-----BEGIN ", "PRIVATE KEY-----", "://", "@", ":", "/", " ", "\u017fk-", "\u0301", "\ud800", "%2f", "x", "_", "hooks.slack.com/services/", "ya29."]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=7).map("".join))
+def test_what_the_linear_engine_does_not_find_has_no_key(text: str):
+    """It only decides whether a text is searched at all."""
+    assert has_key(text) or key_patterns._FORM.sub(REDACTED, text) == text

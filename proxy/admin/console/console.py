@@ -21,6 +21,7 @@ from proxy.admin.problem import Problem
 from proxy.admin.roles import MANAGERS, OWNERS
 from proxy.admin.services import Services
 from proxy.admin.sessions import OperatorSession
+from proxy.wire.key_patterns import redact_keys
 
 SIGN_OUT, LIVE = "/admin/sign-out", "/admin/live"
 STATIC = "/admin/static/"
@@ -134,7 +135,7 @@ class AdminConsole:
             raise Problem(401, "sign_in_needed", "You are not signed in any more.")
         if request.headers.get("Sec-Fetch-Site", "").lower() in ("cross-site", "same-site"):
             return page("again.html", self._frame(None, None) | {"title": "Headgate", "again": request.raw_path})
-        return redirect(f"{SIGN_IN}?next={quote(request.raw_path, safe='')}")
+        return redirect(f"{SIGN_IN}?next={quote(redact_keys(request.raw_path), safe='')}")
 
 
 def _page_of(path: str) -> tuple[ConsolePage, Mapping[str, str]]:

@@ -174,4 +174,4 @@ async def _summary_chars(call: Call, route: Route) -> int:
 
 
 def _may_have_compaction(call: Call) -> bool:
-    return b'"compaction"' in call.encoded
+    return call.encoded.find(b'"compaction"') >= 0  # `in` takes far longer for bytes

@@ -12,8 +12,8 @@ from itertools import groupby
 
 import orjson
 
-Patterns = tuple[tuple[bytes, re.Pattern[bytes]], ...]
-"""Each with a byte that every match of it has, and that is found faster than the match."""
+Patterns = tuple[tuple[int, re.Pattern[bytes]], ...]
+"""Each with the code of a byte that every match of it has, and that is found faster than the match."""
 
 
 def candidates(data: bytes, patterns: Patterns) -> Iterator[int] | None:
@@ -52,9 +52,9 @@ def candidate_patterns(followed: frozenset[str]) -> Patterns:
     if "/" in letters:
         escapes += b"|/"
     return (
-        (b"y", re.compile(rb'y(?=pe"[ \t:]*+(?:[\r\n]|"%b"))' % values)),
-        (b"D", re.compile(rb"D(?=ONE\])")),
-        (b"\\", re.compile(rb"\\(?=%b)" % escapes)),
+        (ord("y"), re.compile(rb'y(?=pe"[ \t:]*+(?:[\r\n]|"%b"))' % values)),
+        (ord("D"), re.compile(rb"D(?=ONE\])")),
+        (ord("\\"), re.compile(rb"\\(?=%b)" % escapes)),
     )
 
 

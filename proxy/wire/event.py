@@ -225,7 +225,7 @@ def frames_of(sse: bytes) -> Iterator[bytes]:
 
 def frame_of(kind: str, payload: bytes) -> bytes:
     """Return a payload as a frame. Line ends in it stand between JSON values: they become spaces."""
-    if b"\r" in payload or b"\n" in payload:
+    if 13 in payload or 10 in payload:
         payload = payload.replace(b"\n", b" ").replace(b"\r", b" ")
     start = b"event: %b\ndata: " % kind.encode() if kind else b"data: "
     return b"".join((start, payload, b"\n\n"))  # a large one is copied while other threads run

@@ -18,6 +18,7 @@ MAX_KEPT_BYTES = 268_435_456
 """How large the kept part of one reply may be, in bytes."""
 FRAME_WORK = 16
 """How many bytes of an item take as much work as one byte of its frames."""
+NUMBER = b'"sequence_number"'  # searched with `find`, which takes a fraction of what `in` takes for bytes
 MAX_MARKS = 10_000
 """How many moments are noted at which frames came; later frames come with the last one."""
 
@@ -70,7 +71,7 @@ class Transcript:
         for unit in batch:
             if isinstance(unit, Event):
                 self._see_event(unit)
-            elif b'"sequence_number"' in unit.raw:
+            elif unit.raw.find(NUMBER) >= 0:
                 self._numbered = unit
             if self._open or self._frame_limit is not None:
                 self._append(unit)
@@ -105,7 +106,7 @@ class Transcript:
 
     def see_run(self, run: Run, size: int) -> None:
         """Record a run of a stream that has begun; `size` is what `size_of_run` has returned."""
-        if b'"sequence_number"' in run.raw:
+        if run.raw.find(NUMBER) >= 0:
             self._numbered = run
         if size:
             self._log.append(run)

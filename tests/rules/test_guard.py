@@ -376,6 +376,17 @@ async def test_callbacks_of_the_response_run_before_anything_is_checked():
         assert [response["id"] for response in responses] == [RESPONSE["id"]]
 
 
+async def test_the_callbacks_of_a_short_stream_get_the_response_with_its_items():
+    """All of it is one batch: what is in the response is bound with its id."""
+    context, responses = make_context(), list[Any]()
+    context.on_response(lambda _, response: collect(responses, response))
+    await sent(
+        await guarded(NO_RULES, STREAM, Reply(200, {}, batches=in_turn(SSEParser(FOLLOWED).feed(CANONICAL))), context)
+    )
+
+    assert [response["output"] for response in responses] == [RESPONSE["output"]]
+
+
 @pytest.mark.parametrize(
     ("reply", "items", "expected"),
     [

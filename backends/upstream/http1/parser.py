@@ -142,7 +142,9 @@ class ResponseParser:
         partial.clear()
         if end > MAX_HEAD_BYTES or not _HEAD.fullmatch(head):
             raise InvalidHttp("a head that is not valid, or too large")
-        if b" \r\n" in head or b"\t\r\n" in head:  # no part of a value, but llhttp would not know `chunked` then
+        if (
+            head.find(b" \r\n") >= 0 or head.find(b"\t\r\n") >= 0
+        ):  # no part of a value, but llhttp would not know `chunked` then
             head = _SPACE_AT_END.sub(b"", head)
         return head, rest
 

@@ -46,7 +46,7 @@ class MessageReader:
         self.ends = ends
         self._followed = FOLLOWED | followed | ends
         self._scrubber = scrubber
-        self._patterns = (*candidate_patterns(self._followed), (b"y", _SIDE))
+        self._patterns = (*candidate_patterns(self._followed), (ord("y"), _SIDE))
 
     def read(self, payloads: list[bytes]) -> list[tuple[str | None, Event | Run]]:
         """Return what the messages say, in their order, each with its lane, and without secrets.
@@ -54,7 +54,7 @@ class MessageReader:
         Raises BackendError for a message that is no JSON object, or has too many values.
         """
         lines = _lines_of(payloads)
-        if LANE not in lines:
+        if lines.find(LANE) < 0:
             return [(None, unit) for unit in self._units(lines)]
         split = map(split_lane, lines.split(b"\n"))
         return [

@@ -22,7 +22,8 @@ from tests.telemetry.test_call_ends import CASES, ENDS, WAYS, Scene, tables_of, 
 from tests.test_accounting import Ways, lines_of
 from tests.upstream import FakeUpstream
 
-CONVENTIONS = orjson.loads((Path(__file__).parent.parent / "data/conventions/names.json").read_bytes())
+FOLDER = Path(__file__).parent.parent / "data/conventions"
+CONVENTIONS = orjson.loads((FOLDER / "names.json").read_bytes())
 ATTRIBUTES: Mapping[str, Any] = CONVENTIONS["attributes"]
 OWN = "headgate."
 OWN_VALUES = {"gen_ai.operation.name": {"compact", "count_tokens", "relay"}, "gen_ai.provider.name": {"headgate"}}
@@ -105,6 +106,13 @@ def test_names_of_the_data_are_in_the_package_of_opentelemetry():
     packaged = {*packaged_names()}
 
     assert [name for name in names if not name.startswith(ELSEWHERE) and name not in packaged] == []
+
+
+def test_each_entry_of_the_data_says_what_it_was_compared_with():
+    """And each source that is described has entries."""
+    described = re.findall(r"^\| `([a-z0-9.-]+)` \|", (FOLDER / "README.md").read_text(), re.MULTILINE)
+
+    assert {entry["source"] for kind in CONVENTIONS.values() for entry in kind.values()} == {*described}
 
 
 SENT = {

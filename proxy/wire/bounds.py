@@ -2,6 +2,8 @@
 
 VALUE_BYTES = 128
 """How much memory a parsed value takes beside its text, in bytes: the largest are small objects."""
+NUMBER_BYTES = 40
+"""How much a number takes, in bytes; true, false and null take less."""
 SEPARATORS = b",[{"
 _UP_TO_THREE_BYTES, _UP_TO_LATIN = bytes(range(0xF0)), bytes(range(0xC4))
 """The bytes of UTF-8 that begin no character beyond U+FFFF, and none beyond U+00FF."""
@@ -75,13 +77,15 @@ def parsed_size(raw: bytes, limit: int) -> tuple[int, int]:
 
     That is what it is parsed to, and its encoding if it is changed. All that is parsed and kept is counted by this.
     """
-    size = len(raw)
-    if size <= NARROW_BYTES and size < limit:  # most: without the calls that decide the others
-        values = 1 + size - len(raw.translate(None, SEPARATORS))
+    size, values = len(raw), count_values(raw, limit)
+    if size <= NARROW_BYTES or values > limit:
         return values, 2 * size + VALUE_BYTES * values
-    values = count_values(raw, limit)
-    char_bytes = 1 if size <= NARROW_BYTES or values > limit else count_char_bytes(raw)
-    return values, (1 + char_bytes) * size + VALUE_BYTES * values
+    values_bytes = VALUE_BYTES * values
+    if values_bytes > size:
+        # More values than there are objects, arrays and strings are numbers: or separators in a text, which are none.
+        others = count_text(raw, b"{") + count_text(raw, b"[") + count_text(raw, b'"') // 2
+        values_bytes -= (VALUE_BYTES - NUMBER_BYTES) * max(0, values - others)
+    return values, (1 + count_char_bytes(raw)) * size + values_bytes
 
 
 def count_char_bytes(raw: bytes) -> int:

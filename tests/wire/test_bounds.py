@@ -1,7 +1,10 @@
 """How many values a JSON text has, before it is parsed."""
 
+import gc
 import json
 import sys
+import tracemalloc
+from pathlib import Path
 from typing import Any, Self
 
 import orjson
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 from proxy.wire import bounds
 from proxy.wire.body import parse_object
 from proxy.wire.bounds import (
+    NUMBER_BYTES,
     VALUE_BYTES,
     WINDOW_BYTES,
     count_char_bytes,
@@ -232,6 +236,55 @@ def test_memory_is_estimated_by_values_and_by_bytes():
 
     assert parsed_size(many, 1_000_000)[1] > parsed_size(long, 10)[1]
     assert parsed_size(b"", 10) == (1, VALUE_BYTES)
+
+
+MESSAGE = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hello", "annotations": []}]}
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": [], "additionalProperties": {}}
+SHAPES: dict[str, Any] = {
+    "empty objects": [{}] * 20_000,
+    "empty arrays": [[]] * 20_000,
+    "arrays in arrays": [[[]]] * 20_000,
+    "numbers": [*range(1000, 21_000)],
+    "fractions": [number * 0.3371 for number in range(20_000)],
+    "arrays of numbers": [[number * 1000, number * 1001] for number in range(1, 9000)],
+    "strings": [f"text {number}" for number in range(20_000)],
+    "objects": [{"a": 1}] * 20_000,
+    "objects of empty objects": [{"a": {}}] * 20_000,
+    "names": {f"name {number}": number for number in range(20_000)},
+    "names of empty objects": {f"name {number}": {} for number in range(20_000)},
+    "messages": [MESSAGE] * 5000,
+    "schemas": [SCHEMA] * 5000,
+    "code": Path(bounds.__file__).read_text(encoding="utf-8") * 20,
+}
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")], ids=["tight", "with spaces"])
+@pytest.mark.parametrize("value", SHAPES.values(), ids=SHAPES)
+def test_what_a_text_is_parsed_to_is_counted_and_hardly_more(value: Any, separators: tuple[str, str]):
+    """Honest bodies of any shape are not refused much too early: at most three times as much is counted."""
+    raw = json.dumps(value, separators=separators).encode()
+    gc.collect()
+    tracemalloc.start()
+    parsed = orjson.loads(raw)
+    needed = tracemalloc.get_traced_memory()[0] + len(raw)
+    tracemalloc.stop()
+
+    assert parsed == value
+    assert needed <= parsed_size(raw, 1_000_000)[1] <= 3 * needed
+
+
+@NO_DEADLINE
+@given(value=TEXTS, limit=st.integers(1, 99))
+def test_no_value_counts_more_than_a_large_one_or_less_than_a_number(value: Any, limit: int):
+    """Whatever its strings contain."""
+    text = json.dumps(value).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bounds, "NARROW_BYTES", 0)
+        values, size = parsed_size(text, limit)
+    values_bytes = size - (1 + count_char_bytes(text)) * len(text)
+
+    assert values == count_values(text, limit)
+    assert NUMBER_BYTES * values <= values_bytes <= VALUE_BYTES * values or values > limit
 
 
 @pytest.mark.parametrize(("character", "width"), [("a", 1), ("\u0100", 2), ("\U0001f600", 4)])

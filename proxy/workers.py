@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from inspect import iscoroutine
 from typing import Any, Self, TypeVar
 
+from proxy.loop_turns import STARTS_AT_ONCE, LoopTurns
 from proxy.shares import Shares
 from proxy.wire.errors import Unavailable
 
@@ -123,7 +124,8 @@ class Workers:
 
     def __init__(self) -> None:
         self.pace = Pace()
-        self.floods = asyncio.Lock()  # who has many messages waiting takes turns with others of that kind
+        self.starts = LoopTurns(STARTS_AT_ONCE)  # of requests and turns of WebSockets, and portions of their frames
+        self.floods = LoopTurns(1)  # of messages, on connections on which several wait
         self._heavy, self._moderate = FairSlot(), FairSlot()
         self._pool = ThreadPoolExecutor(3, thread_name_prefix="body")
         self._lock = threading.Lock()

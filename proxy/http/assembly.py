@@ -63,6 +63,8 @@ def build_dispatcher(config: Config, pipeline: Pipeline, lasting: Lasting, healt
         clients=clients,
         cross_origin=CrossOrigin(config.server.cors_origins),
         contact=config.server.contact,
+        starts=lasting.workers.starts,
+        team_of=directory.team_of if config.has_teams else None,
     )
 
 

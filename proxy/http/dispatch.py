@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -14,7 +14,9 @@ from proxy.http.cross_origin import CrossOrigin
 from proxy.http.errors import FramingError, error_response
 from proxy.http.exchange import Exchange
 from proxy.http.router import FoundPath, Router
+from proxy.identity.directory import RequestHeaders
 from proxy.identity.issuer_keys import KeysPending
+from proxy.loop_turns import LoopTurns
 from proxy.shares import Shares
 from proxy.shutdown import shutdown_error
 from proxy.telemetry.finished import FinishedRequests
@@ -46,6 +48,11 @@ class Load:
         self.requests = 0
         self.ended: asyncio.Event | None = None  # set with the last request, if that is waited for
 
+    def note_end(self) -> None:
+        self.requests -= 1
+        if self.ended is not None and not self.requests:
+            self.ended.set()
+
     async def wait(self) -> None:
         """Wait until there is none."""
         self.ended = asyncio.Event()
@@ -70,8 +77,48 @@ class Dispatcher:
     cross_origin: CrossOrigin = field(default_factory=CrossOrigin)
     contact: str | None = None  # of the operator, for those who are refused
     load: Load = field(default_factory=Load)
+    starts: LoopTurns = field(default_factory=LoopTurns)
+    team_of: Callable[[RequestHeaders], str] | None = None  # of those who wait for their start; None: there is one team
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.load.requests += 1
+        if not self.starts.take():
+            await self._wait_for_start(request)
+        exchange, found = self._open(request)
+        record, metrics = exchange.record, self.finished.metrics
+        if metrics is not None:
+            method = known_method(request.method)
+            metrics.active[method] += 1
+            if metrics.recent.maxlen:
+                exchange.trace.history = CallHistory()
+        try:
+            response = await self._answer(exchange, found)
+            record.status = response.status
+        except (asyncio.CancelledError, ConnectionError):
+            record.status = record.status or CLIENT_CLOSED_REQUEST
+            if getattr(request.protocol, "is_stalled", False):
+                record.code = "write_timeout"
+            raise
+        finally:
+            if metrics is not None:
+                metrics.active[method] -= 1
+            exchange.finish()
+            self.load.note_end()
+        return response
+
+    async def _wait_for_start(self, request: web.BaseRequest) -> None:
+        """Wait behind other requests of the team; that of a client that disconnects meanwhile is logged."""
+        try:
+            await self.starts.wait("" if self.team_of is None else self.team_of(request.headers))
+        except asyncio.CancelledError:
+            exchange, _ = self._open(request)
+            exchange.record.status = CLIENT_CLOSED_REQUEST
+            exchange.finish()
+            self.load.note_end()
+            raise
+
+    def _open(self, request: web.BaseRequest) -> tuple[Exchange, FoundPath]:
+        """Return the exchange of a request, and what its path matches."""
         headers = request.headers if self.trusts_traceparent else None
         trace = Trace(self.tracer, headers, settings=self.traces)
         exchange = Exchange(request, trace, self.finished, self.calls, self.usage)
@@ -85,30 +132,7 @@ class Dispatcher:
         record.client_address = self.clients.of(request)
         if self.cross_origin.is_used:
             exchange.answer_headers |= self.cross_origin.headers(request)
-        metrics = self.finished.metrics
-        if metrics is not None:
-            method = known_method(request.method)
-            metrics.active[method] += 1
-            if metrics.recent.maxlen:
-                trace.history = CallHistory()
-        load = self.load
-        load.requests += 1
-        try:
-            response = await self._answer(exchange, found)
-            record.status = response.status
-        except (asyncio.CancelledError, ConnectionError):
-            record.status = record.status or CLIENT_CLOSED_REQUEST
-            if getattr(request.protocol, "is_stalled", False):
-                record.code = "write_timeout"
-            raise
-        finally:
-            if metrics is not None:
-                metrics.active[method] -= 1
-            exchange.finish()
-            load.requests -= 1
-            if load.ended is not None and not load.requests:
-                load.ended.set()
-        return response
+        return exchange, found
 
     async def _answer(self, exchange: Exchange, found: FoundPath) -> web.StreamResponse:
         request, record = exchange.request, exchange.record

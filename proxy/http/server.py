@@ -16,7 +16,8 @@ from proxy.http.admission import Admission
 from proxy.http.body import unsupported_encoding
 from proxy.http.errors import error_response
 from proxy.http.heads import MAX_HEAD_BYTES, BoundedHeads
-from proxy.http.pacing import PieceTurns
+from proxy.http.pacing import PIECES_AT_ONCE
+from proxy.loop_turns import LoopTurns
 from proxy.send_queue import unacknowledged_bytes
 from proxy.shutdown import cancel_for_shutdown
 from proxy.wire.errors import HeadgateError
@@ -61,7 +62,7 @@ class Server(web.Server):
         self._max_head_bytes = max_head_bytes
         self.admission = Admission(max_connections, yields=yields)
         self._pace = Pace() if pace is None else pace
-        self._turns = PieceTurns()
+        self._turns = LoopTurns(PIECES_AT_ONCE)
         super().__init__(
             handler,
             request_factory=partial(_make_request, max_body_bytes),
@@ -104,7 +105,6 @@ class Connection(BoundedHeads):
 
     __slots__ = (
         "_read_bytes", "_write_check", "_write_timeout_s", "is_admitted", "is_draining", "is_stalled", "on_drain",
-        "team",
     )  # fmt: skip
 
     def __init__(self, manager: Server, *, write_timeout_s: float, **options: Any) -> None:
@@ -112,7 +112,6 @@ class Connection(BoundedHeads):
         self._write_timeout_s = write_timeout_s
         self._write_check: asyncio.TimerHandle | None = None
         self._read_bytes = 0  # how much of the answer the client had received at the last check
-        self.team = ""  # of the last request, if there are several
         self.is_admitted = True  # False: over the limit of connections, its one request is refused
         self.is_draining = False  # whether the next answer is the last on this connection
         self.is_stalled = False  # whether it was closed because its client did not read

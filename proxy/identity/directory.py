@@ -127,6 +127,12 @@ class Directory:
                 raise Unavailable("The gateway cannot look up this key at the moment.", code="keys_unavailable")
         raise Unauthenticated("Incorrect API key provided.")
 
+    def team_of(self, headers: RequestHeaders) -> str:
+        """Return the team of a caller that has used this `Authorization` before; "" for others. Nothing is checked."""
+        authorization = headers.getall("Authorization", ())
+        known = self._keyed.get(_digest(authorization[0])) if len(authorization) == 1 else None
+        return "" if known is None else known.team
+
     def _note_use(self, caller: Caller) -> Caller:
         if caller.key_id:
             self._used.add(caller.key_id)

@@ -8,7 +8,6 @@ import pytest
 import uvloop
 from aiohttp import ClientSession, web
 
-from proxy.http.pacing import PIECES_AT_ONCE, PieceTurns
 from proxy.http.server import Connection, Server
 from proxy.workers import FULL_READ_BYTES, LARGE_READ_BYTES, Pace
 
@@ -80,47 +79,6 @@ async def start_server(handle, pace: Pace) -> web.ServerRunner:
 async def iter_slices(body: bytes):
     for start in range(0, len(body), 65_536):
         yield body[start : start + 65_536]
-
-
-async def test_large_answers_are_written_a_few_pieces_at_a_time():
-    """In the order in which their connections asked; one that has ended takes no turn."""
-    turns, written, most = PieceTurns(), [], 0
-
-    async def write(number: int) -> None:
-        for piece in range(2):
-            await turns.wait()
-            written.append((piece, number))
-
-    writing = [asyncio.create_task(write(number)) for number in range(5 * PIECES_AT_ONCE)]
-    await asyncio.sleep(0)
-    first = len(written)
-    writing[-1].cancel()
-    while not all(task.done() for task in writing):
-        before = len(written)
-        await asyncio.sleep(0)
-        most = max(most, len(written) - before)
-
-    assert first == most == PIECES_AT_ONCE
-    assert [number for piece, number in written if piece == 0] == [*range(5 * PIECES_AT_ONCE - 1)]
-    assert len(written) == 2 * (5 * PIECES_AT_ONCE - 1)
-
-
-async def test_large_bodies_are_read_a_few_pieces_at_a_time():
-    """A connection that has closed meanwhile takes no place of another one."""
-    turns, moved, counts = PieceTurns(), [], []
-
-    def move(number: int) -> bool:
-        moved.append(number)
-        return number != 5
-
-    for number in range(3 * PIECES_AT_ONCE):
-        turns.call(lambda number=number: move(number))
-    while len(moved) < 3 * PIECES_AT_ONCE:
-        counts.append(len(moved))
-        await asyncio.sleep(0)
-
-    assert moved == [*range(3 * PIECES_AT_ONCE)]
-    assert counts == [PIECES_AT_ONCE, 2 * PIECES_AT_ONCE + 1]
 
 
 class Reads:

@@ -63,7 +63,8 @@ class WebSocketEndpoint:
             raise TypeError("the server's connections are of another class")
         response = await _upgrade(exchange)
         exchange.record.status, exchange.event = response.status, "websocket.closed"
-        socket = Socket(exchange.request, connection, self.ingress.server, self.ingress.lease(caller))
+        lease, turns = self.ingress.lease(caller), self.ingress.workers.starts
+        socket = Socket(exchange.request, connection, self.ingress.server, lease, turns)
         session = Session(exchange, caller, socket, self.ingress, self.pipeline, held=self.held)
         connection.on_drain = session.drain
         if connection.is_draining:

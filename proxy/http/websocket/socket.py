@@ -11,6 +11,7 @@ from proxy.config.process_tables import ServerTable
 from proxy.http.body import BYTES_PER_SECOND
 from proxy.http.pieces import pieces_of
 from proxy.http.server import Connection
+from proxy.loop_turns import LoopTurns
 from proxy.wire.errors import Unavailable
 from proxy.wire.frame_bytes import close_frame, ping_frame, pong_frame, short_frames, text_frames
 from proxy.wire.frames import GOING_AWAY, PART_BYTES, POLICY, TRY_AGAIN, FrameError, FrameParser, Message
@@ -54,8 +55,10 @@ class Socket:
     """
 
     def __init__(
-        self, request: web.BaseRequest, connection: Connection, server: ServerTable, memory: MemoryLease
-    ) -> None:
+        self, request: web.BaseRequest, connection: Connection, server: ServerTable, memory: MemoryLease,
+        turns: LoopTurns,
+    ) -> None:  # fmt: skip
+        """`turns` are those in which the frames of all connections are read that do not come alone."""
         self.fault: FrameError | None = None
         self.closed: Message | None = None
         self._writer = request.writer
@@ -66,7 +69,8 @@ class Socket:
         self._inbox: list[Received] = []  # an idle connection should be small: no deque, no events
         self._is_paused = False  # whether too many messages wait
         self._is_stopped = False  # whether the socket is not read
-        self._advancing: asyncio.Handle | None = None  # while frames have arrived that are not read
+        self._turns = turns
+        self._is_advancing = False  # while frames have arrived that are not read
         self._control_frames = 0  # since the last check
         self._due_pong = b""  # the answer to the last ping, while the client does not read
         self._is_ended = False
@@ -97,13 +101,20 @@ class Socket:
         self._silent_checks = 0
         if not self._is_unreadable:
             self._parser.push(data)
-            if self._advancing is None and not self._is_paused:
+            if not (self._is_advancing or self._is_paused):
                 self._advance()
         return False, b""
 
+    def _advance_later(self) -> bool:
+        """Read some more of the frames; return whether there is anything to read."""
+        if not self._is_advancing:
+            return False
+        self._is_advancing = False
+        self._advance()
+        return True
+
     def _advance(self) -> None:
         """Read some of the frames that have arrived; others are served before the rest is read."""
-        self._advancing = None
         has_more = False
         try:
             messages, has_more = self._parser.read(FRAMES_AT_ONCE)
@@ -127,8 +138,9 @@ class Socket:
         """Read the socket only when the frames that have arrived are read, and few messages wait."""
         self._is_paused = len(self._inbox) >= MAX_WAITING
         if has_more and not self._is_paused and not self._is_unreadable:
-            self._advancing = self._loop.call_soon(self._advance)
-        is_stopped = self._is_paused or self._advancing is not None
+            self._is_advancing = True
+            self._turns.call_later(self._advance_later, self._connection.team)
+        is_stopped = self._is_paused or self._is_advancing
         if is_stopped != self._is_stopped:
             self._is_stopped = is_stopped
             (self._connection.pause_reading if is_stopped else self._connection.resume_reading)()
@@ -210,8 +222,7 @@ class Socket:
     def release(self) -> None:
         """Stop the timer, and give back the memory of what was not read."""
         self._timer.cancel()
-        if self._advancing is not None:
-            self._advancing.cancel()
+        self._is_advancing = False
         self._partial.release()
         self._parser = FrameParser(0)
         while self._inbox:

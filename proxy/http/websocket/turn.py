@@ -85,6 +85,7 @@ class TurnRunner:
         self._check_caller = check_caller
         self._held = held
         self._ingress = ingress
+        self._starts = ingress.workers.starts
         self._pipeline = pipeline
 
     async def run(self, turn: Turn) -> None:
@@ -105,6 +106,8 @@ class TurnRunner:
         exchange = turn.exchange
         context = self.context(turn)
         try:
+            if not self._starts.take():
+                await self._starts.wait(self._caller.team)
             self._check_caller()
             exchange.count_call()
             call = self._call(turn.message)

@@ -53,7 +53,7 @@ class Stream(Passage):
             if batch:
                 self.answer.note_event()
                 if len(batch) > 1 or batch[0].type:
-                    self.is_complete = self.is_complete or any(unit.type in TERMINALS for unit in batch)
+                    self.is_complete = self.is_complete or not TERMINALS.isdisjoint([unit.type for unit in batch])
                 return batch
         raise StopAsyncIteration
 

@@ -116,7 +116,10 @@ class Guard:
             failure = error.with_traceback(None)  # which has this frame, and would keep all of the call in a cycle
         except asyncio.CancelledError as cancelled:
             failure = shutdown_error(cancelled)
-        yield await _end_failed(failure, call, context)
+        try:
+            yield await _end_failed(failure, call, context)
+        finally:
+            del failure  # it may be raised, and has this frame then
 
     async def _receive(
         self, received: Batch, checks: list[ActiveCheck], call: Call, context: Context
@@ -242,7 +245,10 @@ async def _end_failed(failure: BackendError | Unavailable, call: Call, context: 
     if isinstance(failure, BackendError) and (reason := _reason_of(transcript)) is not None:
         failure, context.record.upstream_code = reason, reason.code
     if not (call.is_stream and transcript.is_started):
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # its traceback keeps this frame, and all that the call took, in a cycle
     if not isinstance(failure, ShuttingDown):
         words = {} if isinstance(failure, BackendRefusal) else {"message": failure.message}
         log.warning("backend.failed", code=failure.code, **words)

@@ -102,6 +102,16 @@ async def send_long_frame(gateway: str, upstream: FakeUpstream) -> None:
     assert b"response.failed" in answer.body
 
 
+def stream_for_a_body(*frames: bytes) -> End:
+    """Call an upstream that streams to one who wants a body, and breaks off."""
+
+    async def send(gateway: str, upstream: FakeUpstream) -> None:
+        upstream.answer = streaming(*frames)
+        assert (await ask(gateway, post(b'{"model":"m",%b}' % LARGE_INPUT))).status == 502
+
+    return send
+
+
 def raw_answer(data: bytes) -> End:
     """Call an upstream that answers with these bytes."""
 
@@ -120,6 +130,9 @@ def raw_answer(data: bytes) -> End:
 
 UPSTREAM_ENDS = {
     "a frame is too long": send_long_frame,
+    "a stream for a body breaks off": stream_for_a_body(CANONICAL[:2000]),
+    "a stream for a body has an invalid frame": stream_for_a_body(CANONICAL[:2000], b"\n\ndata: {]\n\n"),
+    "a stream for a body has no event": stream_for_a_body(b": nothing\n\n"),
     "a head is too large": raw_answer(b"HTTP/1.1 200 OK\r\n" + b"x: %b\r\n" % (b"y" * 200) * 2000),
     "a head is not valid": raw_answer(b"HTTP/1.1 200 OK\r\n x: y\r\n\r\n" + b"z" * 200_000),
     "a body is not valid": raw_answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"z" * 200_000),

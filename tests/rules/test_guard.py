@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -17,6 +18,7 @@ from proxy.wire.event import FOLLOWED, Batch, Event, Reply, Run
 from proxy.wire.sse import SSEParser
 from proxy.workers import FREE_BYTES, BodyMemory, MemoryLease
 from tests.examples import make_call, make_context
+from tests.http.test_cycles import collected, traces_of_a_call
 from tests.rules.samples import (
     CUT,
     DELTA,
@@ -312,6 +314,20 @@ async def test_a_failure_is_raised_while_it_can_be_a_status(is_stream: bool, bat
         await convert(reply, context.transcript, context, stream=is_stream) if not is_stream else await sent(reply)
 
     assert (caught.value.status, caught.value.code) == (502, "upstream_cut")
+
+
+@pytest.mark.parametrize("batches", [[CUT], []], ids=["an error", "an end"])
+async def test_a_failure_that_is_raised_does_not_keep_the_call(batches: list[Any]):
+    """Its traceback has the frames of the guard, which must not have it: nobody clears it when a client leaves."""
+
+    async def read() -> None:
+        reply = Reply(200, {}, batches=in_turn(*batches))
+        await sent(await guarded(NO_RULES, make_call(), reply, make_context()))
+
+    with collected() as found, suppress(BackendError):
+        await read()
+
+    assert [*traces_of_a_call(found)] == []
 
 
 async def test_a_sentinel_in_the_middle_is_not_sent():

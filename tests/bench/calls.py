@@ -6,6 +6,7 @@ changes nothing.
 """
 
 import asyncio
+import itertools
 import logging
 import os
 import socket
@@ -13,11 +14,12 @@ import sys
 import threading
 from asyncio.subprocess import DEVNULL, PIPE
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import uvloop
 
@@ -28,7 +30,7 @@ from proxy.telemetry.logs import LogTally, configure_logs
 from proxy.telemetry.trace import tracer_provider
 from tests.bench.processes import start_server
 from tests.bench.servers import API_KEY, POLICIES, SINKS, UPSTREAM, headgate, telemetry_variables
-from tests.bench.workloads import build_body
+from tests.bench.workloads import COUNTER, build_body
 
 VARIANTS = {
     "nothing": "",
@@ -41,6 +43,12 @@ VARIANTS = {
 WARM_UP, REQUESTS, CONNECTIONS = 160, 2400, 16
 NO_PUSH_MS = "3600000"
 """The interval of exports of metrics, in milliseconds: what is done at times, however many requests there are, is left out."""
+
+
+class Counting(Protocol):
+    """What counts calls while `is_counting` is true."""
+
+    is_counting: bool
 
 
 class CallCount:
@@ -57,10 +65,12 @@ class CallCount:
             self.calls[threading.get_ident() == self._main] += 1
 
 
-def ask(port: int, count: int) -> None:
-    """Send requests, some at a time. Raises RuntimeError for an answer that is not 200."""
+def ask(port: int, count: int, body: bytes, numbers: Iterator[int]) -> None:
+    """Send requests, some at a time; the counter in a body is replaced by the next number.
+
+    Raises RuntimeError for an answer that is not 200.
+    """
     sys.setprofile(None)  # the client's own calls are not counted
-    body = build_body("json")
     head = f"POST /v1/responses HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {API_KEY}\r\n"
     request = f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
     with ExitStack() as stack:
@@ -68,32 +78,38 @@ def ask(port: int, count: int) -> None:
         answers = [stack.enter_context(each.makefile("rb")) for each in sockets]
         for _ in range(count // CONNECTIONS):
             for each in sockets:
-                each.sendall(request)
+                each.sendall(request.replace(COUNTER, b"%08d" % next(numbers)))
             for answer in answers:
                 read(answer)
 
 
 def read(answer: BinaryIO) -> None:
-    """Read one answer."""
-    status, length = answer.readline(), 0
+    """Read one answer, a body or a stream in chunks."""
+    status, length = answer.readline(), None
     if b" 200 " not in status:
         raise RuntimeError(status.decode())
     while (line := answer.readline()) != b"\r\n":
         name, _, value = line.partition(b":")
         length = int(value) if name.lower() == b"content-length" else length
-    answer.read(length)
+    if length is not None:
+        answer.read(length)
+        return
+    while size := int(answer.readline(), 16):
+        answer.read(size + 2)
+    answer.readline()
 
 
-async def count_calls(config: Path, tally: LogTally, count: CallCount) -> None:
-    """Count what the requests take, after some that fill caches."""
+async def count_calls(config: Path, tally: LogTally, count: Counting, body: bytes, requests: int = REQUESTS) -> None:
+    """Count what requests with this body take, after some that fill caches."""
+    numbers = itertools.count()
     provider = tracer_provider(tally.losses)
     tracer = None if provider is None else provider.get_tracer("headgate")
     finished = FinishedRequests(tally.put_line)
     async with running(read_config(config), tracer, logged=tally, finished=finished) as address:
         port = int(address.rpartition(":")[2])
-        await asyncio.to_thread(ask, port, WARM_UP)
+        await asyncio.to_thread(ask, port, WARM_UP, body, numbers)
         count.is_counting = True
-        await asyncio.to_thread(ask, port, REQUESTS)
+        await asyncio.to_thread(ask, port, requests, body, numbers)
         count.is_counting = False
 
 
@@ -104,7 +120,7 @@ def run_variant(config: str, level: str) -> None:
     sys.setprofile(count.note)
     configure_logs(console=False, level=int(level), final=True, tally=tally)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(count_calls(Path(config), tally, count))
+        runner.run(count_calls(Path(config), tally, count, build_body("json")))
     sys.setprofile(None)
     sys.stdout.write(f"{count.calls[True] / REQUESTS:.1f} {count.calls[False] / REQUESTS:.1f}\n")
 

@@ -56,7 +56,9 @@ def _ticks_of(pid: int) -> int:
 
 
 @asynccontextmanager
-async def start_server(name: str, server: ServerCommand, folder: Path) -> AsyncIterator[ServerProcess]:
+async def start_server(
+    name: str, server: ServerCommand, folder: Path, within_s: float = START_TIMEOUT_S
+) -> AsyncIterator[ServerProcess]:
     """Start a server and wait until it listens; its stderr goes to a file in `folder`. Leaving the block stops it.
 
     Raises RuntimeError, with its stderr, when it does not start.
@@ -75,7 +77,7 @@ async def start_server(name: str, server: ServerCommand, folder: Path) -> AsyncI
             start_new_session=True,  # Ctrl-C reaches only the benchmark, which then stops its servers
         )
     try:
-        port = await (_read_port(process) if server.port == 0 else _await_port(process, server.port))
+        port = await (_read_port(process, within_s) if server.port == 0 else _await_port(process, server.port))
         if port is None:
             raise RuntimeError(f"{name} does not start: {await asyncio.to_thread(log.read_text)}")
         yield ServerProcess(process.pid, port, time.perf_counter() - started)
@@ -83,11 +85,11 @@ async def start_server(name: str, server: ServerCommand, folder: Path) -> AsyncI
         await _stop(process)
 
 
-async def _read_port(process: Process) -> int | None:
+async def _read_port(process: Process, within_s: float) -> int | None:
     """Return the port in the first line that the process prints."""
     assert process.stdout is not None
     try:
-        line = await asyncio.wait_for(process.stdout.readline(), START_TIMEOUT_S)
+        line = await asyncio.wait_for(process.stdout.readline(), within_s)
     except TimeoutError:
         return None
     found = re.search(rb"http://[^/]*:(\d+)", line)

@@ -31,11 +31,12 @@ PREFIXED = (
 Slack, GitHub, GitLab, Google; AWS, JSON web tokens; SendGrid; age; and whatever follows `Bearer`.
 """
 _FORM = re.compile(
-    r"(?i)(?:\b|(?<=%[0-9a-f]{2}))(?:"
+    r"(?:\b|(?<=%[0-9a-f]{2}))(?:"
     + "|".join(f"{start}{more}{{{least},{most}}}+" for start, more, least, most in PREFIXED)
     + r")|-----BEGIN [A-Z0-9 ]{0,32}PRIVATE KEY(?: BLOCK)?-----(?:(?!-----END)[\s\S]){0,16384}+"
     r"|(?<=://)[^\s/:@]{1,128}+:[^\s/@]{1,256}+(?=@)"  # the user and password of a URL
-    rf"|{NAMES}[\"'\\]{{0,2}}+\s{{0,4}}+[=:]\s{{0,4}}+[\"'\\]{{0,2}}+[^\s\"'\\,;]{{8,512}}+"
+    rf"|{NAMES}[\"'\\]{{0,2}}+\s{{0,4}}+[=:]\s{{0,4}}+[\"'\\]{{0,2}}+[^\s\"'\\,;]{{8,512}}+",
+    re.IGNORECASE,
 )
 _LINEAR_FORM = (
     r"(?i)(?:^|[^a-z0-9_]|%[0-9a-f]{2})(?:"
@@ -45,51 +46,41 @@ _LINEAR_FORM = (
 """What finds at least the beginnings of all of these: this engine has no look-around, and is slow to count."""
 
 
-_NOTHING: tuple[Callable[[str], bool], re.Pattern[str]] = (lambda _: False, re.compile("(?!)"))
-
-
 class KeyFinder:
     """Finds keys in texts: those of known forms, and those that it was given."""
 
     def __init__(self) -> None:
-        self._has_form = _compile(_LINEAR_FORM)
         self._known: set[str] = set()
-        self._is_known, self._all_known = _NOTHING
+        self._all = _FORM
+        self._finds = _compile(_LINEAR_FORM)
 
     def remember(self, key: str) -> None:
         """Find this key too from now on, whatever it looks like."""
-        if SHORTEST_KNOWN_CHARS <= len(key) <= LONGEST_KNOWN_CHARS and len(self._known) < MAX_KNOWN:
+        is_usual = SHORTEST_KNOWN_CHARS <= len(key) <= LONGEST_KNOWN_CHARS
+        if is_usual and key not in self._known and len(self._known) < MAX_KNOWN:
             self._known.add(key)
-            self._is_known = self._learn
+            self._finds = self._learn
 
     def _learn(self, text: str) -> bool:
-        """Compile what finds the known keys, once for all that were added meanwhile, and use it."""
-        longest_first = map(re.escape, sorted(self._known, key=len, reverse=True))
-        self._all_known = re.compile("|".join(longest_first), re.IGNORECASE)  # a host is put into lower case
-        self._is_known = _compile(f"(?i){self._all_known.pattern}")
-        return self._is_known(text)
+        """Compile what finds all keys, once for those that were added meanwhile, and use it."""
+        known = "|".join(map(re.escape, sorted(self._known, key=len, reverse=True)))
+        self._all = re.compile(f"(?i:{known})|{_FORM.pattern}", _FORM.flags)  # a host is put into lower case
+        self._finds = _compile(f"(?i:{known})|{_LINEAR_FORM}")
+        return self._finds(text)
 
     def has_key(self, text: str) -> bool:
         """Whether a text may have a key in it; True for some that have none."""
-        text = _in_unicode(text)
-        return self._has_form(text) or self._is_known(text)
+        # The engine does not take halves of surrogate pairs.
+        return self._finds(text if text.isascii() else text.encode(errors="replace").decode())
 
     def redact(self, text: str) -> str:
         """Return a text with each key in it replaced."""
-        shown = _in_unicode(text)
-        if self._is_known(shown):
-            text = self._all_known.sub(REDACTED, text)
-        return _FORM.sub(REDACTED, text) if self._has_form(shown) else text
+        return self._all.sub(REDACTED, text) if self.has_key(text) else text
 
 
 def _compile(pattern: str) -> Callable[[str], bool]:
-    """Return what finds a pattern anywhere in a text of valid Unicode."""
+    """Return what finds a pattern anywhere in a text."""
     return SchemaValidator(core_schema.str_schema(pattern=pattern), {"regex_engine": "rust-regex"}).isinstance_python
-
-
-def _in_unicode(text: str) -> str:
-    """Return a text with halves of surrogate pairs, which the engine does not take, replaced."""
-    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 KEYS = KeyFinder()

@@ -125,7 +125,7 @@ class Workers:
     def __init__(self) -> None:
         self.pace = Pace()
         self.starts = LoopTurns(STARTS_AT_ONCE)  # of requests and turns of WebSockets, and portions of their frames
-        self.floods = LoopTurns(1)  # of messages, on connections on which several wait
+        self.floods = asyncio.Lock()  # who has many messages waiting takes turns with others of that kind
         self._heavy, self._moderate = FairSlot(), FairSlot()
         self._pool = ThreadPoolExecutor(3, thread_name_prefix="body")
         self._lock = threading.Lock()

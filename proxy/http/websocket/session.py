@@ -76,7 +76,8 @@ class Session:
                 while (received := await self._socket.receive()) is not None:
                     await self._accept(received)
                     if self._socket.has_messages:  # others are served between those of a flood, or of several
-                        await self._ingress.workers.floods.wait(self._caller.team)
+                        async with self._ingress.workers.floods:
+                            await asyncio.sleep(0)
             except asyncio.CancelledError as cancelled:
                 self._end = self._runner.refusal = shutdown_error(cancelled)
                 self._lanes.cancel(cancel_for_shutdown)

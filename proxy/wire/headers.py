@@ -51,8 +51,10 @@ class HeaderNames:
         return HeaderNames(self.names.union(*(other.names for other in others)))
 
     def select(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """Return the headers with these names; their names are in lower case."""
-        sent = tuple(headers)
+        """Return the headers with these names, in lower case; of one that was sent twice the last value."""
+        sent = tuple(headers)  # a multidict has each name once here
+        if len(sent) < len(headers):
+            return self._search(headers)
         chosen = self._chosen.get(sent)
         if chosen is None:
             chosen = self._choose(sent)

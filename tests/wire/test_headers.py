@@ -1,6 +1,7 @@
 """Lists of names of headers, and which of a caller's headers they select."""
 
 import pytest
+from multidict import CIMultiDict
 
 from proxy.wire.headers import (
     DEFAULT_HEADERS,
@@ -99,6 +100,17 @@ def test_an_idempotency_key_is_scoped_to_a_team():
 def test_many_or_long_names_select_the_same(others: dict[str, str]):
     """Their choice is not remembered: it would only fill the memory of choices."""
     assert HeaderNames(["user-agent"]).select({"User-Agent": "a", **others}) == {"user-agent": "a"}
+
+
+@pytest.mark.parametrize("name", ["User-Agent", "user-agent"])
+def test_of_a_header_that_is_sent_twice_the_last_value_is_selected(name: str):
+    """However many headers there are beside it, and although others with the same names were selected before."""
+    names = HeaderNames(["user-agent"])
+    assert names.select(CIMultiDict({"User-Agent": "a"})) == {"user-agent": "a"}
+
+    for others in ({}, {f"x-{number}": "v" for number in range(100)}):
+        twice = CIMultiDict([("User-Agent", "a"), (name, "b"), *others.items()])
+        assert names.select(twice) == {"user-agent": "b"}
 
 
 def test_a_name_that_is_too_long_is_not_forwarded():

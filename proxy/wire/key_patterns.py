@@ -20,22 +20,27 @@ MAX_KNOWN = 1000
 SPACE = r"[\s\x1c-\x1f]"
 NAMES = r"(?:secret|password|passwd|api[-_]?key|access[-_]?key|access[-_]?token)"
 PREFIXED = (
-    (r"(?:sk|pk|rk|hg|hf|npm|xox[a-z]|xapp|gh[a-z]|github[-_]pat|glpat|gocspx)[-_]", r"[a-z0-9_./-]", 12, 512),
-    (r"(?:a[ks]ia|aiza|eyj)", r"[\w.-]", 12, 4096),
-    (r"(?:ya29|sg)\.", r"[\w.-]", 20, 512),
+    (r"(?:sk|hg|xox[a-z]|xapp|gh[a-z]|github[-_]pat|glpat|gocspx)[-_]", r"[a-z0-9_./-]", 12, 512),
+    (r"[pr]k[-_](?:live|test|prod|lf|[0-9]{1,16})[-_]", r"[a-z0-9_-]", 12, 512),
+    (r"(?:hf|npm)_", r"[a-z0-9]", 20, 512),
+    (r"a[ks]ia", r"[a-z0-9]", 16, 128),
+    (r"(?:aiza|eyj)", r"[\w.-]", 12, 4096),
+    (r"(?:ya29|sg)\.", r"[\w.-]", 24, 512),
     (r"age-secret-key-1", r"[a-z0-9]", 40, 80),
     (r"hooks\.slack\.com/services/", r"[\w/]", 12, 256),
     (rf"bearer(?:{SPACE}|%20|\+){{1,8}}", r"\S", 1, 4096),
 )
-"""Beginning, further characters, and the least and greatest number of those: of OpenAI, Stripe, Headgate, Hugging Face,
-Slack, GitHub, GitLab, Google; AWS, JSON web tokens; SendGrid; age; and whatever follows `Bearer`.
+"""Beginning, further characters, and the least and greatest number of those: of OpenAI, Headgate, Slack, GitHub,
+GitLab, Google; Stripe and others; Hugging Face, npm; AWS; Google, JSON web tokens; SendGrid; age; and whatever follows
+`Bearer`. Names that only begin so must stay: `hf-llama-3-70b`, `pk_customer_number`, `asia-southeast1-a`.
 """
 _FORM = re.compile(
     r"(?:\b|(?<=%[0-9a-f]{2}))(?:"
     + "|".join(f"{start}{more}{{{least},{most}}}+" for start, more, least, most in PREFIXED)
     + r")|-----BEGIN [A-Z0-9 ]{0,32}PRIVATE KEY(?: BLOCK)?-----(?:(?!-----END)[\s\S]){0,16384}+"
-    r"|(?<=://)[^\s/:@]{1,128}+:[^\s/@]{1,256}+(?=@)"  # the user and password of a URL
-    rf"|{NAMES}[\"'\\]{{0,2}}+\s{{0,4}}+[=:]\s{{0,4}}+[\"'\\]{{0,2}}+[^\s\"'\\,;]{{8,512}}+",
+    r"|(?<=://)[^\s/:@]{0,128}+:[^\s/@]{1,256}+(?=@)"  # the password of a URL, and its user
+    # a refusal may name such a field, and says then what was expected
+    rf"|{NAMES}[\"'\\]{{0,2}}+\s{{0,4}}+[=:]\s{{0,4}}+[\"'\\]{{0,2}}+(?!expected )[^\s\"'\\,;]{{8,512}}+",
     re.IGNORECASE,
 )
 _LINEAR_FORM = (

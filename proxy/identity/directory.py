@@ -19,8 +19,9 @@ KEY = re.compile(r"[A-Za-z0-9._~+/=-]+", re.ASCII)
 _BEARER = re.compile(rf"Bearer +({KEY.pattern})", re.IGNORECASE | re.ASCII)
 # Source: https://learn.microsoft.com/azure/ai-foundry/openai/reference#authentication
 API_KEY, X_API_KEY = "api-key", "x-api-key"
+BEARER = "Bearer "
 MAX_KEYED = 4096
-"""How many headers with a key are remembered."""
+"""How many headers with a key are remembered: of each key those with one space, so that none crowds out the others."""
 WITHOUT_KEY = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header using "
     "Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
@@ -118,8 +119,8 @@ class Directory:
             digest = _digest(key)
             caller = self._callers.get(digest)
             if caller is not None:
-                if is_bearer and len(self._keyed) < MAX_KEYED:
-                    self._keyed[sent] = caller
+                if is_bearer and len(authorization[0]) == len(BEARER) + len(key):
+                    self._remember(sent, caller)
                 return self._note_use(caller)
             if self.sign_in is not None and self.sign_in.is_used and is_token(key):
                 return self._signed_in(self.sign_in.identify(key, digest))
@@ -132,6 +133,12 @@ class Directory:
         authorization = headers.getall("Authorization", ())
         known = self._keyed.get(_digest(authorization[0])) if len(authorization) == 1 else None
         return "" if known is None else known.team
+
+    def _remember(self, sent: bytes, caller: Caller) -> None:
+        """Know whose `Authorization` this is; when there are too many, the one that was remembered first is dropped."""
+        if len(self._keyed) >= MAX_KEYED:
+            del self._keyed[next(iter(self._keyed))]
+        self._keyed[sent] = caller
 
     def _note_use(self, caller: Caller) -> Caller:
         if caller.key_id:

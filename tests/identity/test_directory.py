@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from proxy.context import Caller
-from proxy.identity.directory import ANONYMOUS, Directory
+from proxy.identity.directory import ANONYMOUS, MAX_KEYED, Directory
 from proxy.wire.errors import Unauthenticated
 from tests.examples import NO_DEADLINE
 
@@ -132,3 +132,25 @@ def test_an_empty_key_is_never_valid(header: str):
 def test_an_error_never_repeats_the_header(header: str):
     """Any header can be refused; the error does not contain it."""
     assert refusal(header).message == "Incorrect API key provided."
+
+
+def test_spellings_of_one_key_crowd_out_no_other_team():
+    """Any number of spaces is valid; of those who come later the team must still be known while they wait."""
+    directory = Directory({digest("sk-anna"): ANNA, digest("sk-ben"): BEN})
+    for spaces in range(1, MAX_KEYED + 2):
+        assert directory.identify(bearers(f"Bearer{' ' * spaces}sk-anna")) == ANNA
+    directory.identify(bearers("bearer sk-ben"))
+
+    assert directory.team_of(bearers("bearer sk-ben")) == "ads"
+    assert directory.team_of(bearers("Bearer sk-anna")) == "search"
+
+
+def test_the_header_that_was_remembered_first_is_forgotten_first():
+    """With more keys than are remembered, each new one is."""
+    callers = {digest(f"sk-{n}"): Caller(f"c{n}", f"t{n}") for n in range(MAX_KEYED + 1)}
+    directory = Directory(callers)
+    for n in range(MAX_KEYED + 1):
+        directory.identify(bearers(f"Bearer sk-{n}"))
+    teams = [directory.team_of(bearers(f"Bearer sk-{n}")) for n in (0, 1, MAX_KEYED)]
+
+    assert teams == ["", "t1", f"t{MAX_KEYED}"]

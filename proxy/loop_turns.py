@@ -59,20 +59,22 @@ class LoopTurns:
     def _give_places(self) -> None:
         waiting, self._waiting = self._waiting, {}  # what waits from now on is for later turns
         left = self._at_once
-        while left and waiting:
-            team = next(iter(waiting))
-            of_team = waiting.pop(team)
-            place = of_team.popleft()
-            if of_team:
-                waiting[team] = of_team
-            if not isinstance(place, asyncio.Future):
-                left -= place()
-            elif not place.done():
-                place.set_result(None)
-                left -= 1
-        for team, of_team in self._waiting.items():
-            waiting.setdefault(team, deque()).extend(of_team)
-        self._waiting, self._left = waiting, left
-        self._is_due = False
-        if left < self._at_once or waiting:
-            self._give_later()
+        try:
+            while left and waiting:
+                team = next(iter(waiting))
+                of_team = waiting.pop(team)
+                place = of_team.popleft()
+                if of_team:
+                    waiting[team] = of_team
+                if not isinstance(place, asyncio.Future):
+                    left -= place()
+                elif not place.done():
+                    place.set_result(None)
+                    left -= 1
+        finally:  # a function that fails must not keep all others waiting
+            for team, of_team in self._waiting.items():
+                waiting.setdefault(team, deque()).extend(of_team)
+            self._waiting, self._left = waiting, left
+            self._is_due = False
+            if left < self._at_once or waiting:
+                self._give_later()

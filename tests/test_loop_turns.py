@@ -5,6 +5,7 @@ from collections import Counter
 from itertools import pairwise
 
 from proxy.loop_turns import LoopTurns
+from tests.timeouts import fail_if_stuck
 
 AT_ONCE = 4
 
@@ -48,6 +49,22 @@ async def test_a_function_that_did_nothing_takes_no_place():
 
     assert called == [*range(3 * AT_ONCE)]
     assert counts == [0, AT_ONCE, 2 * AT_ONCE + 1]
+
+
+async def test_a_function_that_fails_keeps_nobody_waiting():
+    """The loop reports it. Those that wait beside it, behind it, and that come later get their places."""
+    turns, failures = LoopTurns(AT_ONCE), []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, found: failures.append(str(found["exception"])))
+
+    def fail() -> bool:
+        raise ValueError("a fault")
+
+    turns.call_later(fail, "a")
+    with fail_if_stuck():
+        await asyncio.gather(*(turns.wait(team) for team in "aabb"))
+        await turns.wait("c")
+
+    assert failures == ["a fault"]
 
 
 async def test_teams_take_turns():

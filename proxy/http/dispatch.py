@@ -18,7 +18,7 @@ from proxy.identity.directory import RequestHeaders
 from proxy.identity.issuer_keys import KeysPending
 from proxy.loop_turns import LoopTurns
 from proxy.shares import Shares
-from proxy.shutdown import shutdown_error
+from proxy.shutdown import ShuttingDown, shutdown_error
 from proxy.telemetry.finished import FinishedRequests
 from proxy.telemetry.http_methods import known_method
 from proxy.telemetry.recent import CallHistory
@@ -82,8 +82,7 @@ class Dispatcher:
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         self.load.requests += 1
-        if not self.starts.take():
-            await self._wait_for_start(request)
+        ending = None if self.starts.take() else await self._wait_for_start(request)
         exchange, found = self._open(request)
         record, metrics = exchange.record, self.finished.metrics
         if metrics is not None:
@@ -92,7 +91,7 @@ class Dispatcher:
             if metrics.recent.maxlen:
                 exchange.trace.history = CallHistory()
         try:
-            response = await self._answer(exchange, found)
+            response = await self._answer(exchange, found) if ending is None else self._refuse(exchange, ending)
             record.status = response.status
         except (asyncio.CancelledError, ConnectionError):
             record.status = record.status or CLIENT_CLOSED_REQUEST
@@ -106,16 +105,23 @@ class Dispatcher:
             self.load.note_end()
         return response
 
-    async def _wait_for_start(self, request: web.BaseRequest) -> None:
-        """Wait behind other requests of the team; that of a client that disconnects meanwhile is logged."""
+    async def _wait_for_start(self, request: web.BaseRequest) -> ShuttingDown | None:
+        """Wait behind other requests of the team; return why the request must not start, if the gateway shuts down.
+
+        That of a client that disconnects meanwhile is logged.
+        """
         try:
             await self.starts.wait("" if self.team_of is None else self.team_of(request.headers))
-        except asyncio.CancelledError:
-            exchange, _ = self._open(request)
-            exchange.record.status = CLIENT_CLOSED_REQUEST
-            exchange.finish()
-            self.load.note_end()
-            raise
+        except asyncio.CancelledError as cancelled:
+            try:
+                return shutdown_error(cancelled)
+            except asyncio.CancelledError:
+                exchange, _ = self._open(request)
+                exchange.record.status = CLIENT_CLOSED_REQUEST
+                exchange.finish()
+                self.load.note_end()
+                raise
+        return None
 
     def _open(self, request: web.BaseRequest) -> tuple[Exchange, FoundPath]:
         """Return the exchange of a request, and what its path matches."""
@@ -163,7 +169,6 @@ class Dispatcher:
             refusal = HeadgateError("The gateway failed to answer this request.", code="internal_error")
             if request.transport is None or request.transport.is_closing():
                 raise ConnectionResetError("the answer was cut off") from error
-        record.code = refusal.code
         return self._refuse(exchange, refusal)
 
     def _refuse(self, exchange: Exchange, error: HeadgateError) -> web.Response:
@@ -171,7 +176,7 @@ class Dispatcher:
 
         That has no key, and needs none. No path answers OPTIONS itself.
         """
-        request = exchange.request
+        request, exchange.record.code = exchange.request, error.code
         if error.status == METHOD_NOT_ALLOWED and self.cross_origin.is_preflight(request):
             allowed = self.cross_origin.preflight_headers(request, error.headers["Allow"])
             return web.Response(status=204, headers={**exchange.common_headers(), **allowed})

@@ -18,6 +18,7 @@ from proxy.loop_turns import STARTS_AT_ONCE, LoopTurns
 from tests.conftest import tables_for
 from tests.raw import no_tasks_left, post, until, wire  # noqa: F401
 from tests.sockets import masked, raw_socket
+from tests.stopping import StoppableGateway
 from tests.upstream import FakeUpstream
 
 CROWD = 6 * STARTS_AT_ONCE
@@ -106,6 +107,24 @@ async def test_a_request_that_waits_is_logged_if_its_client_disconnects(
     lines = [line for line in logged if line["event"] == "request.finished"]
 
     assert [(line["status"], line["path"]) for line in lines] == [(499, "/v1/responses")]
+    assert upstream.requests == []
+
+
+async def test_a_request_that_waits_when_the_drain_ends_is_refused(
+    upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch, logged
+):
+    """With a status, as one that has started: its client has not left."""
+    monkeypatch.setattr(workers, "STARTS_AT_ONCE", 0)
+    async with StoppableGateway(upstream, drain_s=0.1) as gateway, wire(gateway.address) as connection:
+        with counted(monkeypatch, Dispatcher, "_wait_for_start") as waiting:
+            await connection.send(post(b'{"model":"m","input":"Hi"}'))
+            await until(lambda: waiting.total() == 1)
+        await gateway.stop()
+        answer = await connection.answer()
+    lines = [line for line in logged if line["event"] == "request.finished"]
+
+    assert (answer.status, b'"server_shutdown"' in answer.body) == (503, True)
+    assert [(line["status"], line["code"]) for line in lines] == [(503, "server_shutdown")]
     assert upstream.requests == []
 
 

@@ -129,7 +129,7 @@ def returning_freed_memory() -> Iterator[None]:
 def _trim_until(trimmer: Trimmer, stopped: threading.Event) -> None:
     pause_s = INTERVAL_S
     while not stopped.wait(pause_s):
-        began = time.monotonic()
-        pause_s = INTERVAL_S
-        if trimmer.trim_if_due():
-            pause_s = max(INTERVAL_S, (time.monotonic() - began) / TRIM_SHARE)
+        began, is_trimmed = time.monotonic(), False
+        with suppress(OSError):  # a process that has all the files open that it may cannot read /proc for a while
+            is_trimmed = trimmer.trim_if_due()
+        pause_s = max(INTERVAL_S, (time.monotonic() - began) / TRIM_SHARE) if is_trimmed else INTERVAL_S

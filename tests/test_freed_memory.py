@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import errno
 import re
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from typing import Any
 import pytest
 from yarl import URL
 
+from proxy import freed_memory
 from proxy.freed_memory import STEP_BYTES, Trimmer, returning_freed_memory, trim_heap
 from tests.conftest import CANNED
-from tests.timeouts import TIMEOUT_S, pause
+from tests.timeouts import TIMEOUT_S, fail_if_stuck, pause
 
 ROOT = Path(__file__).parent.parent
 HELD, PART_BYTES, PINS = 400, 250_000, 4
@@ -98,6 +100,29 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch):
         names = [thread.name for thread in threading.enumerate()]
 
     assert "freed-memory" not in names
+
+
+def test_memory_is_returned_after_files_have_run_out(monkeypatch: pytest.MonkeyPatch):
+    """The sizes cannot be read meanwhile: the process has all the files open that it may."""
+    monkeypatch.setattr(freed_memory, "INTERVAL_S", 0.001)
+    heap, stopped, reads = ScriptedHeap(STEP_BYTES), threading.Event(), 0
+    trimmer = Trimmer(heap)
+    heap.take(4)
+    heap.give(4)
+
+    def resident_bytes() -> int:
+        nonlocal reads
+        reads += 1
+        if reads <= 2:
+            raise OSError(errno.EMFILE, "Too many open files")
+        stopped.set()
+        return ScriptedHeap.resident_bytes(heap)
+
+    monkeypatch.setattr(heap, "resident_bytes", resident_bytes)
+    with fail_if_stuck():
+        freed_memory._trim_until(trimmer, stopped)
+
+    assert heap.returned == heap.free == 4 * STEP_BYTES
 
 
 def test_the_thread_ends_with_the_server():

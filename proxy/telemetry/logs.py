@@ -14,6 +14,7 @@ from collections.abc import Callable, MutableMapping
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import PurePath
 from select import select
 from threading import RLock
 from typing import Any, Literal, TextIO
@@ -134,7 +135,16 @@ def _encode_json(tally: LogTally, _logger: Any, level: str, fields: MutableMappi
 
 def _redact(_logger: Any, _level: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Replace the keys in the texts of a line, which may have come from outside."""
-    return {name: redact_keys(value) if isinstance(value, str) else value for name, value in fields.items()}
+    return {name: _without_keys(value) for name, value in fields.items()}
+
+
+def _without_keys(value: object) -> object:
+    """Return a value of a line without keys in its texts."""
+    if isinstance(value, dict):
+        return {name: _without_keys(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_keys(inner) for inner in value]
+    return redact_keys(str(value)) if isinstance(value, str | BaseException | PurePath) else value
 
 
 def _describe_error(_logger: Any, _level: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

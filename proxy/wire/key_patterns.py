@@ -5,6 +5,7 @@ Whether a text has one is found by Rust's `regex`, by way of pydantic, in linear
 searched by Python's own engine: its patterns are bounded, and possessive, so that nothing is tried twice.
 """
 
+import json
 import re
 from collections.abc import Callable
 
@@ -60,10 +61,10 @@ class KeyFinder:
         self._finds = _compile(_LINEAR_FORM)
 
     def remember(self, key: str) -> None:
-        """Find this key too from now on, whatever it looks like."""
+        """Find this key too from now on, whatever it looks like, as it is and as JSON has it."""
         is_usual = SHORTEST_KNOWN_CHARS <= len(key) <= LONGEST_KNOWN_CHARS
         if is_usual and key not in self._known and len(self._known) < MAX_KNOWN:
-            self._known.add(key)
+            self._known |= {key, json.dumps(key, ensure_ascii=False)[1:-1]}
             self._finds = self._learn
 
     def _learn(self, text: str) -> bool:

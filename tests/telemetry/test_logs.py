@@ -328,3 +328,28 @@ async def test_a_crash_on_a_terminal_prints_no_values(
     assert "RuntimeError\n  " in printed
     assert "crashing_backend.py:" in printed
     assert [text for text in ("a prompt", key, "1234") if text in printed] == []
+
+
+@pytest.mark.parametrize("console", [False, True])
+def test_no_part_of_a_line_has_a_key(console: bool):
+    """Neither in what a value contains, nor with characters that JSON escapes."""
+    program = f"""
+import structlog
+from pathlib import Path
+from proxy.telemetry.logs import configure_logs
+from proxy.wire.key_patterns import KEYS
+
+KEYS.remember('a"known\\\\key-ZQX')
+close = configure_logs(console={console}).close
+keys = ['a"known\\\\key-ZQX', 'sk-abcdefghijkl-ZQX']
+for key in keys:
+    for value in (key, [key], [[key]], (key,), {{'a': {{'b': key}}}}, ValueError(key), Path('/tmp') / key):
+        structlog.get_logger().info('noun.happened', value=value, number=7)
+close()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    lines = done.stderr.splitlines()
+
+    assert [line for line in lines if b"ZQX" in line] == []
+    assert [line.count(b"[redacted]") for line in lines] == [1] * 14
+    assert console or [orjson.loads(line)["number"] for line in lines] == [7] * 14

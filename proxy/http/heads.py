@@ -45,6 +45,8 @@ class BoundedHeads(PacedConnection):
         complete, size_bytes = self._request_count, self._head_bytes + len(data)
         is_ahead = self._request_in_progress and self._is_before_next
         super().data_received(data)
+        if self._messages and isinstance(refused := self._messages[-1][0], _ErrInfo):
+            refused.exc.__traceback__ = None  # its frames have this connection, and what arrived, in a cycle
         if self._request_count > complete or self._request_in_progress:
             is_of_next = is_ahead and self._request_count == complete
             self._head_began, self._head_bytes = None, size_bytes if is_of_next else 0

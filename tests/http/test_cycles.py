@@ -128,6 +128,19 @@ def raw_answer(data: bytes) -> End:
     return send
 
 
+def invalid_head(data: bytes) -> End:
+    """Send what is no request; it is refused."""
+
+    async def send(gateway: str, _: FakeUpstream) -> None:
+        assert (await ask(gateway, data)).status == 400
+
+    return send
+
+
+HEAD_ENDS = {
+    "no HTTP": invalid_head(b"\x16\x03\x01" + b"z" * 200_000),
+    "an invalid length": invalid_head(b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n" + b"z" * 200_000),
+}
 UPSTREAM_ENDS = {
     "a frame is too long": send_long_frame,
     "a stream for a body breaks off": stream_for_a_body(CANONICAL[:2000]),
@@ -167,11 +180,15 @@ BACKGROUND_ENDS = {
     "a background response is cancelled": cancel_in_background,
     "a background response fails": fail_in_background,
 }
-LAST_EVENTS = dict.fromkeys(SOCKET_ENDS, "websocket.closed") | dict.fromkeys(BACKGROUND_ENDS, "background.finished")
+LAST_EVENTS = (
+    dict.fromkeys(HEAD_ENDS, "request.rejected")
+    | dict.fromkeys(SOCKET_ENDS, "websocket.closed")
+    | dict.fromkeys(BACKGROUND_ENDS, "background.finished")
+)
 NOT_ANSWERED = {name: end for name, end in (ENDS | SOCKET_ENDS).items() if not name.endswith(("answered", "streamed"))}
 Tables = Callable[[FakeUpstream], dict[str, Any]]
 GATEWAYS: dict[str, tuple[Tables, dict[str, End]]] = {
-    "plain": (lambda _: {"cache": None}, ENDS | SOCKET_ENDS | UPSTREAM_ENDS),
+    "plain": (lambda _: {"cache": None}, ENDS | SOCKET_ENDS | UPSTREAM_ENDS | HEAD_ENDS),
     "with a cache": (lambda _: {"cache": {"use": "memory", "when": "always", "collapse": "process"}}, NOT_ANSWERED),
     "with a pool": (with_pool, ENDS),
     "with hedging": (partial(with_pool, hedge_after_ms=1), ENDS | SOCKET_ENDS),

@@ -36,12 +36,12 @@ GitLab, Google; Stripe and others; Hugging Face, npm; AWS; Google, JSON web toke
 `Bearer`. Names that only begin so must stay: `hf-llama-3-70b`, `pk_customer_number`, `asia-southeast1-a`.
 """
 _FORM = re.compile(
-    r"(?:\b|(?<=%[0-9a-f]{2}))(?:"
+    r"(?:\b|(?<=%[0-9a-f]{2}))(?!bearer (?:auth|tokens?)[.,;:]?(?:\s|$))(?:"  # two words of a sentence
     + "|".join(f"{start}{more}{{{least},{most}}}+" for start, more, least, most in PREFIXED)
     + r")|-----BEGIN [A-Z0-9 ]{0,32}PRIVATE KEY(?: BLOCK)?-----(?:(?!-----END)[\s\S]){0,16384}+"
     r"|(?<=://)[^\s/:@]{0,128}+:[^\s/@]{1,256}+(?=@)"  # the password of a URL, and its user
-    # a refusal may name such a field, and says then what was expected
-    rf"|{NAMES}[\"'\\]{{0,2}}+\s{{0,4}}+[=:]\s{{0,4}}+[\"'\\]{{0,2}}+(?!expected )[^\s\"'\\,;]{{8,512}}+",
+    # A refusal that names such a field says what was expected; a config says where the secret is.
+    rf"|{NAMES}[\"'\\]{{0,2}}+\s{{0,4}}+[=:]\s{{0,4}}+[\"'\\]{{0,2}}+(?!expected |env:|file:)[^\s\"'\\,;]{{8,512}}+",
     re.IGNORECASE,
 )
 _LINEAR_FORM = (

@@ -29,6 +29,7 @@ NAMED = [
     ("API_KEY='0123456789abcdef'", "0123"), ("postgres://user:s3cretpass@db.example.com/x", "s3cret"),
     ('{\\"api_key\\":\\"0123456789abcdef\\"}', "0123"), ("client_secret=0123456789abcdef&x=1", "0123"),
     ("redis://:hunter2secret@cache:6379/0", "hunter2"), ("pk_1234567_ABCDEFGHIJKLMNOP", "ABCDEF"),
+    ("Bearer token.0123", "0123"), ("bearer tokens-0123", "0123"), ("password: expected0123", "0123"),
 ]  # fmt: skip
 TEXTS = [
     "", "Hello there.", "The secret of a good cake is butter.", "https://example.com:8080/a?b=c", "My password is short",
@@ -38,6 +39,8 @@ TEXTS = [
     "The model 'hf-llama-3-70b-instruct' does not exist.", "npm-registry-mirror-1", "hf_hub_tokenizer_path",
     "metadata.pk_customer_number", "rk_approximate_sum", "asia-southeast1-a-gpt-5", "asia-northeast1.example.com",
     "Invalid type for 'metadata.password': expected a string, but got an integer instead.", "sg.api.example.com:8443",
+    "Send the key of an operator as a bearer token.", 'it has a password; set password = "env:NAME" instead',
+    "api_key = 'file:/run/secrets/upstream'", "Use bearer tokens, or Bearer auth",
 ]  # fmt: skip
 SLOW = ["bearer" + " " * 99_999, "bearer " * 20_000, "sk-" * 40_000, "eyJ" * 40_000, "://" * 40_000, "a:" * 60_000, "://a:" * 30_000,
         "-----BEGIN PRIVATE KEY-----" * 5_000, "secret" * 20_000, "secret = " * 15_000, "-" * 120_000, "password" + "\\" * 99_999]  # fmt: skip

@@ -114,7 +114,7 @@ class Directory:
         sent = _digest(authorization[0]) if is_bearer and len(authorization) == 1 else b""
         if (known := self._keyed.get(sent)) is not None:
             return self._note_use(known)
-        key = _bearer_key(authorization) if is_bearer else _plain_key(headers, authorization)
+        key = _key_in(headers)
         if key is not None:  # an empty key matches no caller, not even one whose key is empty
             digest = _digest(key)
             caller = self._callers.get(digest)
@@ -129,10 +129,19 @@ class Directory:
         raise Unauthenticated("Incorrect API key provided.")
 
     def team_of(self, headers: RequestHeaders) -> str:
-        """Return the team of a caller that has used this `Authorization` before; "" for others. Nothing is checked."""
-        authorization = headers.getall("Authorization", ())
-        known = self._keyed.get(_digest(authorization[0])) if len(authorization) == 1 else None
-        return "" if known is None else known.team
+        """Return the team whose key these headers have, or a token that was checked lately; "" for all others.
+
+        Nothing else is checked: it is only good for choosing whose turn it is.
+        """
+        try:
+            key = _key_in(headers)
+        except Unauthenticated:
+            return ""
+        digest = b"" if key is None else _digest(key)
+        caller = self._callers.get(digest)
+        if caller is None and self.sign_in is not None:
+            caller = self.sign_in.known(digest)
+        return "" if caller is None else caller.team
 
     def _remember(self, sent: bytes, caller: Caller) -> None:
         """Know whose `Authorization` this is; when there are too many, the one that was remembered first is dropped."""
@@ -156,6 +165,13 @@ class Directory:
 def _digest(text: str) -> bytes:
     """Return the SHA-256 of a key or a header; keys themselves are not kept."""
     return hashlib.sha256(text.encode(errors="surrogateescape")).digest()
+
+
+def _key_in(headers: RequestHeaders) -> str | None:
+    """Return the key in these headers; None if it cannot be one. Raises Unauthenticated unless there is exactly one."""
+    authorization = headers.getall("Authorization", ())
+    is_bearer = not (API_KEY in headers or X_API_KEY in headers)
+    return _bearer_key(authorization) if is_bearer else _plain_key(headers, authorization)
 
 
 def _bearer_key(authorization: Sequence[str]) -> str | None:

@@ -102,6 +102,11 @@ class SignIn:
         self._known[digest] = KnownToken(caller, ends_at, self._monotonic() + MAX_KNOWN_S)
         return caller
 
+    def known(self, digest: bytes) -> Caller | None:
+        """Return the caller of a token with this SHA-256 that was checked lately; it may have expired since."""
+        known = self._known.get(digest)
+        return None if known is None else known.caller
+
     def _start(self, table: IssuerTable) -> Issuer:
         keys = IssuerKeys(table, self._fetch, self._known.clear, self._monotonic)
         keys.start()

@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator
 import orjson
 import pytest
 from aiohttp import web
+from multidict import CIMultiDict
 
 from proxy.app import Reloading
 from proxy.config.build import Config, build
 from proxy.http.key_fetch import fetch_keys
 from proxy.http.websocket import session
 from proxy.identity import issuer_keys
+from proxy.identity.directory import Directory
 from proxy.identity.issuer_table import IssuerTable
 from proxy.identity.sign_in import SignIn
 from proxy.wire.errors import HeadgateError
@@ -63,6 +65,23 @@ async def worker(provider: Provider) -> AsyncIterator[Worker]:
     made = Worker(provider)
     yield made
     await made.sign_in.close()
+
+
+async def test_the_team_of_a_token_that_was_checked_is_known(worker: Worker, provider: Provider):
+    """A request that waits stands in line with its team, by whichever header; another token is not looked into."""
+    directory, token, other = (
+        Directory({}, has_issued=True, sign_in=worker.sign_in),
+        provider.token(),
+        provider.token(x=1),
+    )
+    before = directory.team_of(CIMultiDict({"Authorization": f"Bearer {token}"}))
+    name = await worker.ask(token)
+    caller = worker.sign_in.known(hashlib.sha256(token.encode()).digest())
+    headers = ({"Authorization": f"Bearer {token}"}, {"api-key": token}, {"Authorization": f"Bearer {other}"})
+
+    assert caller is not None
+    assert (before, caller.name) == ("", name)
+    assert [directory.team_of(CIMultiDict(each)) for each in headers] == [caller.team, caller.team, ""]
 
 
 async def test_a_token_names_caller_team_and_tags_in_each_transport(

@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-STARTS_AT_ONCE = 8
+STARTS_AT_ONCE = 16
 """How many requests and turns of WebSockets begin in one turn of the event loop, with portions of frames that wait."""
 
 Place = Callable[[], bool] | asyncio.Future[None]

@@ -24,8 +24,14 @@ from proxy.supervisor import Supervisor
 from proxy.telemetry.logs import Logs, LogTally
 from proxy.worker_process import config_of_worker
 
-SWITCH_INTERVAL_S = 0.0005
-"""How long a thread that works on a large body may keep the event loop waiting, in seconds. Python's own is 0.005."""
+SWITCH_INTERVAL_S = 0.0001
+"""How long a thread waits for the interpreter's lock before it demands it, in seconds. Python's own is 0.005.
+
+So long may a thread that works on a large body keep the event loop waiting. The other way round it has to be shorter
+than the loop usually holds the lock: the loop releases it for each system call and takes it again within microseconds,
+and a thread that is woken by that and comes too late begins to wait anew. With 0.0005 SQLite's thread, which gives the
+lock up at each step, took 10 to 130 ms for a write beside a busy loop.
+"""
 COLLECTION_THRESHOLDS = (20_000, 20, 20)
 """When the garbage collector runs. A request makes hundreds of objects and hardly a cycle: with Python's own thresholds
 (700, 10, 10) collections are a sixth of the cost of a stream."""

@@ -17,6 +17,8 @@ LARGE = "large"
 """The kind of a value in pieces, which are entries of its record; `number` is how many there are."""
 UNFINISHED_S = 60.0
 """How long after its last piece a value that is not complete is kept, in seconds."""
+SWEPT_JOURNALS = 8
+"""How many journals and values in pieces a transaction removes at most."""
 SWEPT_PIECES = 4
 """How many pieces a transaction removes at most: they are long."""
 
@@ -187,18 +189,32 @@ class Transaction:
         return self._execute("SELECT 1 FROM record WHERE expires_at <= ? LIMIT 1", (self._now,)).fetchone() is not None
 
     def sweep(self, limit: int) -> bool:
-        """Remove at most `limit` rows that have expired, and return whether more may be left."""
-        select = "SELECT id, kind FROM record WHERE expires_at <= ? ORDER BY expires_at LIMIT ?"
-        for record, kind in self._execute(select, (self._now, limit)).fetchall():
+        """Remove at most `limit` rows that have expired, and return whether more may be left.
+
+        Each statement, and each row that one returns, gives up the interpreter's lock and waits for it again: so all
+        records without entries are removed by one.
+        """
+        delete = """DELETE FROM record WHERE id IN (SELECT id FROM
+            (SELECT id, kind FROM record WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)
+            WHERE kind NOT IN ('journal', 'large'))"""
+        removed = self._execute(delete, (self._now, limit)).rowcount
+        if removed == limit:
+            return True
+        select = """SELECT id, kind FROM
+            (SELECT id, kind FROM record WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)
+            WHERE kind IN ('journal', 'large') LIMIT ?"""
+        found = self._execute(select, (self._now, limit, SWEPT_JOURNALS)).fetchall()
+        left = limit - removed
+        for record, kind in found:
             if kind == LARGE and self._sweep_entries(record, SWEPT_PIECES) == SWEPT_PIECES:
                 return True
             if kind == JOURNAL:
-                limit -= self._sweep_entries(record, limit)
-            if limit <= 0:
+                left -= self._sweep_entries(record, left)
+            if left <= 0:
                 return True
             self._execute("DELETE FROM record WHERE id = ?", (record,))
-            limit -= 1
-        return limit <= 0
+            left -= 1
+        return left <= 0 or len(found) == SWEPT_JOURNALS
 
     def _sweep_entries(self, journal: int, limit: int) -> int:
         """Remove the first entries of a journal, and return how many."""

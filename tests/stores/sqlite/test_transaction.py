@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 from proxy.stores.sqlite.database import open_database
-from proxy.stores.sqlite.transaction import Transaction
+from proxy.stores.sqlite.transaction import SWEPT_JOURNALS, Transaction
 from tests.stores.conftest import LONG_TIMEOUT_MS, SteppedClock
 from tests.stores.sqlite.conftest import count_rows, open_store
 
@@ -29,6 +29,25 @@ def test_a_sweep_removes_a_limited_number_of_rows(path: Path):
         assert removed == [10, 10, 10, 10, 10, 1]
         assert Transaction(database, now=1100).has_expired() is False
         assert len(Transaction(database, now=1100).tail("kept", 0, 100)) == 25
+
+
+def test_a_sweep_takes_few_statements(path: Path):
+    """At each of them, and at each row that one returns, the thread gives up the interpreter's lock."""
+    statements: list[str] = []
+    with closing(open_database(path, 1)) as database:
+        for number in range(100):
+            Transaction(database, now=1000).put(f"{number}", b"", 10, if_absent=False)
+        for number in range(SWEPT_JOURNALS + 1):
+            Transaction(database, now=1000).append(f"journal {number}", b"", 10)
+        database.set_trace_callback(statements.append)
+        sweeping = Transaction(database, now=1100)
+        more = [sweeping.sweep(100)]
+        of_values, statements[:] = len(statements), []
+        more += [sweeping.sweep(100), sweeping.sweep(100)]
+
+    assert of_values == 1
+    assert len(statements) == 2 + 2 * SWEPT_JOURNALS + 2 + 2
+    assert more == [True, True, False]
 
 
 async def test_expired_rows_are_removed_without_any_command(path: Path):

@@ -169,7 +169,8 @@ class Connection(BoundedHeads):
             self._loop.call_at(last + END_S, cancel_for_shutdown, call)
         if body := self._unfinished_body():
             with suppress(Exception):  # however the body ends, nothing more of it will come
-                await asyncio.wait_for(body.wait_eof(), timeout)
+                async with asyncio.timeout(timeout):
+                    await body.wait_eof()
         await super().shutdown(None if timeout is None else timeout + GRACE_S + END_S)
 
     def _cancel(self, call: asyncio.Task[None], last: float, *, confirmed: bool = False) -> None:
@@ -197,7 +198,8 @@ class Connection(BoundedHeads):
         """Wait for a request on an idle connection."""
         self._next_request = self._loop.create_future()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._next_request, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._next_request
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None

@@ -65,6 +65,9 @@ class RedisFaults:
         """
         if not self.breaker.begin(asyncio.get_running_loop().time()):
             raise StoreError("Redis: not asked, because it has not answered")
+        if (task := asyncio.current_task()) is None:
+            raise RuntimeError("no task asks")
+        cancellations = task.cancelling()
         try:
             async with asyncio.timeout(None if sent_bytes is None else self._timeout_s + sent_bytes / BYTES_PER_S):
                 answer = await command()
@@ -76,4 +79,6 @@ class RedisFaults:
             self.breaker.give_up()
             raise
         self.breaker.succeed()
+        if task.cancelling() > cancellations:  # redis-py's `wait_for` drops one that comes as its work ends
+            raise asyncio.CancelledError
         return answer

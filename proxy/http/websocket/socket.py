@@ -217,7 +217,8 @@ class Socket:
         self._is_closing = True
         if not self._connection.is_draining:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wait_until_gone(), CLOSE_S)
+                async with asyncio.timeout(CLOSE_S):
+                    await self._wait_until_gone()
 
     def release(self) -> None:
         """Stop the timer, and give back the memory of what was not read."""

@@ -9,8 +9,6 @@ import json
 import re
 from collections.abc import Callable
 
-from pydantic_core import SchemaValidator, core_schema
-
 REDACTED = "[redacted]"
 LONGEST_CHARS = 512
 """The longest key but for a PEM block, whose end need not be in the text."""
@@ -58,7 +56,7 @@ class KeyFinder:
     def __init__(self) -> None:
         self._known: set[str] = set()
         self._all = _FORM
-        self._finds = _compile(_LINEAR_FORM)
+        self._finds: Callable[[str], bool] = self._learn
 
     def remember(self, key: str) -> None:
         """Find this key too from now on, whatever it looks like, as it is and as JSON has it."""
@@ -69,9 +67,12 @@ class KeyFinder:
 
     def _learn(self, text: str) -> bool:
         """Compile what finds all keys, once for those that were added meanwhile, and use it."""
-        known = "|".join(map(re.escape, sorted(self._known, key=len, reverse=True)))
-        self._all = re.compile(f"(?i:{known})|{_FORM.pattern}", _FORM.flags)  # a host is put into lower case
-        self._finds = _compile(f"(?i:{known})|{_LINEAR_FORM}")
+        linear = _LINEAR_FORM
+        if self._known:
+            known = "|".join(map(re.escape, sorted(self._known, key=len, reverse=True)))
+            self._all = re.compile(f"(?i:{known})|{_FORM.pattern}", _FORM.flags)  # a host is put into lower case
+            linear = f"(?i:{known})|{linear}"
+        self._finds = _compile(linear)
         return self._finds(text)
 
     def has_key(self, text: str) -> bool:
@@ -86,6 +87,8 @@ class KeyFinder:
 
 def _compile(pattern: str) -> Callable[[str], bool]:
     """Return what finds a pattern anywhere in a text."""
+    from pydantic_core import SchemaValidator, core_schema  # here: processes of local models start without it
+
     return SchemaValidator(core_schema.str_schema(pattern=pattern), {"regex_engine": "rust-regex"}).isinstance_python
 
 

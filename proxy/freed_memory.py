@@ -22,7 +22,7 @@ STEP_BYTES = 33_554_432
 INTERVAL_S = 1.0
 """How often the heap is looked at, in seconds."""
 TRIM_SHARE = 0.01
-"""Which share of the time is spent on returning memory at most: whoever needs more of the heap waits meanwhile."""
+"""Which share of the time is spent on returning memory at most: threads that need more of the heap wait meanwhile."""
 
 
 class Heap(Protocol):
@@ -107,7 +107,7 @@ def map_large_blocks() -> None:
 
 
 def trim_heap() -> None:
-    """Return what is free in the heap to the system. Whoever needs more of it waits, 0.1 to 0.2 ms for each MB."""
+    """Return what is free in the heap to the system. Threads that need more of it wait, 0.1 to 0.2 ms for each MB."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
 

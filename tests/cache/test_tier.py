@@ -168,7 +168,7 @@ async def test_what_is_read_again_is_opened_once(secrets: tuple[bytes, ...], lif
 
 
 async def test_an_entry_of_an_earlier_generation_is_not_given_though_it_was_opened():
-    """Its bytes are the same, and nobody has said that something has changed."""
+    """Its bytes are the same, and no change was reported."""
     store = MemoryStore()
     here, elsewhere = Vault(store, (), LocalTier(0, 2**20)), Vault(store)
     await keep(here)

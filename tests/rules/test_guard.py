@@ -318,7 +318,7 @@ async def test_a_failure_is_raised_while_it_can_be_a_status(is_stream: bool, bat
 
 @pytest.mark.parametrize("batches", [[CUT], []], ids=["an error", "an end"])
 async def test_a_failure_that_is_raised_does_not_keep_the_call(batches: list[Any]):
-    """Its traceback has the frames of the guard, which must not have it: nobody clears it when a client leaves."""
+    """Its traceback has the frames of the guard, which must not have it: it stays there when a client leaves."""
 
     async def read() -> None:
         reply = Reply(200, {}, batches=in_turn(*batches))

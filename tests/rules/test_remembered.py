@@ -1,4 +1,4 @@
-"""A gateway that remembers calls answers as one that remembers none: whoever sends them, where to, and with what."""
+"""A gateway that remembers calls gives the same answers as one that remembers none, for all callers, paths and headers."""
 
 import hashlib
 import random

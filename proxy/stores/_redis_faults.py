@@ -63,11 +63,11 @@ class RedisFaults:
 
         `sent_bytes` is about how much is sent; None for a command that has a time limit of its own.
         """
-        if not self.breaker.begin(asyncio.get_running_loop().time()):
-            raise StoreError("Redis: not asked, because it has not answered")
         if (task := asyncio.current_task()) is None:
             raise RuntimeError("no task asks")
         cancellations = task.cancelling()
+        if not self.breaker.begin(asyncio.get_running_loop().time()):
+            raise StoreError("Redis: not asked, because it has not answered")
         try:
             async with asyncio.timeout(None if sent_bytes is None else self._timeout_s + sent_bytes / BYTES_PER_S):
                 answer = await command()

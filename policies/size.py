@@ -25,9 +25,9 @@ from policies.support.alternatives import INPUT, TOOLS, alternatives_check
 from policies.support.tools import plain_type
 from policies.support.walk import ITEM_FIELDS, ToolList, is_tool_report, plain_name, tool_lists, walk
 from proxy.context import Context
-from proxy.wire.bounds import count_text
 from proxy.wire.call import INPUT_OPERATIONS, Call, Operation
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.large_bytes import count_text
 
 LABELS = frozenset({
     "approval_request_id", "call_id", "container_id", "detail", "file_id", "filename", "id", "name", "namespace",

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 import orjson
 
-from proxy.wire.bounds import WINDOW_BYTES, find_text, replace_text
 from proxy.wire.event import Batch, Event, Run, parse_leniently, payload_of
+from proxy.wire.large_bytes import WINDOW_BYTES, find_text, replace_text
 
 REPLACEMENT = "[redacted]"
 SHORTEST_CHARS = 8

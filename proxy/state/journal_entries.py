@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from proxy.ciphers import Cipher
 from proxy.state.sealing import Sealing
 from proxy.stores import Store
-from proxy.wire.bounds import count_text
+from proxy.wire.large_bytes import count_text
 from proxy.workers import FairSlot
 
 FRAME_END = b"\n\n"

@@ -5,10 +5,11 @@ from typing import Any
 
 import orjson
 
-from proxy.wire.bounds import WINDOW_BYTES, count_text, find_text, has_more_values
+from proxy.wire.bounds import has_more_values
 from proxy.wire.errors import RequestError
 from proxy.wire.fields import refuse_lookalikes
 from proxy.wire.json_parser import TooMuchText
+from proxy.wire.large_bytes import WINDOW_BYTES, count_text, find_text
 from proxy.wire.large_json import dumps, loads_in_thread
 from proxy.wire.loggable import clip
 from proxy.wire.query import refuse_body_fields

@@ -1,5 +1,7 @@
 """How many values a JSON text has, before it is parsed: parsing costs time and memory by values, not by bytes."""
 
+from proxy.wire.large_bytes import WINDOW_BYTES, count_text, find_text
+
 VALUE_BYTES = 128
 """How much memory a parsed value takes beside its text, in bytes: the largest are small objects."""
 NUMBER_BYTES = 40
@@ -12,8 +14,6 @@ _SURROGATES = tuple(
 )
 NARROW_BYTES = 8192
 """In a shorter text characters count as one byte: it takes 40 KB at most, which each call may use without counting."""
-WINDOW_BYTES = 131_072
-"""How much is searched at a time, in bytes: other threads may run in between, and counting ends at the limit."""
 
 
 def count_values(raw: bytes, limit: int) -> int:
@@ -34,42 +34,6 @@ def count_values(raw: bytes, limit: int) -> int:
 def has_more_values(raw: bytes, limit: int) -> bool:
     """Return whether a text has more than `limit` values. A text of n bytes has at most n, so most are not counted."""
     return len(raw) > limit and count_values(raw, limit) > limit
-
-
-def count_text(raw: bytes, text: bytes) -> int:
-    """Return how often a text occurs that cannot overlap with itself. Counted in windows, as values are."""
-    if len(raw) <= WINDOW_BYTES:
-        return raw.count(text)
-    count = 0
-    for start in range(0, len(raw), WINDOW_BYTES):
-        stop = start + WINDOW_BYTES + len(text) - 1
-        first = raw.find(text, start, stop)  # much faster than counting; large texts are mostly files in base64
-        count += 0 if first < 0 else raw.count(text, first, stop)
-    return count
-
-
-def find_text(raw: bytes, text: bytes, start: int = 0) -> int:
-    """Return where a text occurs first from a place on, -1 if it does not. Searched in windows."""
-    while start < len(raw):
-        found = raw.find(text, start, start + WINDOW_BYTES + len(text) - 1)
-        if found >= 0:
-            return found
-        start += WINDOW_BYTES
-    return -1
-
-
-def replace_text(raw: bytes, text: bytes, other: bytes) -> bytes:
-    """Return the bytes with one text in place of another: the same object where it does not occur."""
-    found, start = find_text(raw, text), 0
-    if found < 0:
-        return raw
-    parts: list[bytes | memoryview] = []
-    view = memoryview(raw)  # copied once, by the join, which lets other threads run meanwhile
-    while found >= 0:
-        parts += (view[start:found], other)
-        start = found + len(text)
-        found = find_text(raw, text, start)
-    return b"".join((*parts, view[start:]))
 
 
 def parsed_size(raw: bytes, limit: int) -> tuple[int, int]:

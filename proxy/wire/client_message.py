@@ -14,11 +14,13 @@ from proxy.wire.body import parse_object
 from proxy.wire.call import Call, call_of_body
 from proxy.wire.errors import HeadgateError, RequestError, envelope
 from proxy.wire.event import Reply
+from proxy.wire.large_bytes import as_utf8, pieces_of
 from proxy.wire.refusals import invalid_type, invalid_value
 from proxy.wire.side_message import INJECT, INJECT_BETA, STEER, SideMessage
 
 CREATE = "response.create"
 BETA = "responses_websockets"  # coding agents send it with the upgrade
+_EMPTY = re.compile(rb"\s*+\{\s*+\}")
 _EMPTY_OBJECT = re.compile(rb"\{\s*+\}(?:\n|\Z)")  # which ends a line
 STREAM_ID = re.compile(r"[A-Za-z0-9_.-]{1,256}", re.ASCII)
 OWN_FIELDS = ("type", "stream_id", "generate", "background")
@@ -115,12 +117,12 @@ def _text_of(fields: Mapping[str, Any], name: str) -> str | None:
 
 def in_lane(payload: bytes, stream_id: str | None) -> bytes:
     """Return the JSON object of an event with the lane that it belongs to, valid UTF-8 as text frames must be."""
-    if not payload.isascii():
-        payload = payload.decode(errors="replace").encode()
+    payload = as_utf8(payload)
     if stream_id is None:
         return payload
-    fields = payload.rstrip()[:-1].rstrip()
-    return b'%b%b"stream_id":"%b"}' % (fields, b"" if fields == b"{" else b",", stream_id.encode())
+    end = payload.rfind(b"}")
+    separator = b"" if _EMPTY.match(payload) else b","
+    return b"".join((*pieces_of(payload, 0, end), separator, b'"stream_id":"%b"}' % stream_id.encode()))
 
 
 def lines_in_lane(lines: bytes, stream_id: str | None) -> bytes:

@@ -15,6 +15,7 @@ import orjson
 
 from proxy.wire.bounds import NARROW_BYTES, SEPARATORS, VALUE_BYTES, parsed_size
 from proxy.wire.encoded import encode
+from proxy.wire.large_bytes import cut_out
 from proxy.wire.large_json import DENSE_BYTES, dumps, loads, loads_in_thread, loads_leniently
 
 # Source: https://platform.openai.com/docs/api-reference/responses-streaming (the last event of a response)
@@ -263,8 +264,7 @@ def _data_lines(frame: bytes) -> Iterator[bytes]:
         if has_cr and (cr := frame.find(b"\r", position, end)) >= 0:
             end = cr
         if frame.startswith(b"data:", position):
-            start = position + 5
-            yield frame[start + frame.startswith(b" ", start) : end]
+            yield cut_out(frame, position + 5 + frame.startswith(b" ", position + 5), end)
         position = end + 1
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from proxy.wire.bounds import WINDOW_BYTES, find_text
+from proxy.wire.large_bytes import WINDOW_BYTES, find_text
 
 PIECE_BYTES = 4_096
 """How much is parsed at a time, in bytes. A longer string is converted in pieces of its own."""

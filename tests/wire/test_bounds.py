@@ -5,7 +5,7 @@ import json
 import sys
 import tracemalloc
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import orjson
 import pytest
@@ -17,19 +17,17 @@ from proxy.wire.body import parse_object
 from proxy.wire.bounds import (
     NUMBER_BYTES,
     VALUE_BYTES,
-    WINDOW_BYTES,
     count_char_bytes,
-    count_text,
     count_values,
-    find_text,
     has_more_values,
     parsed_size,
-    replace_text,
 )
 from proxy.wire.call import parse_call
 from proxy.wire.errors import RequestError
+from proxy.wire.large_bytes import WINDOW_BYTES
 from tests.examples import NO_DEADLINE
 from tests.timeouts import fail_if_stuck
+from tests.wire.watched import WatchedBytes
 
 # Strings that could be taken for structure: separators, quotes, backslashes, escapes.
 TRAPS = st.text(st.sampled_from(',[]{}:"\\ua03 '), max_size=8)
@@ -108,44 +106,13 @@ def test_counting_continues_across_windows():
     assert count_values(text, WINDOW_BYTES) > WINDOW_BYTES
 
 
-@NO_DEADLINE
-@given(
-    text=st.text(st.sampled_from(r"\\u03a:"), max_size=60).map(str.encode), sought=st.sampled_from([rb"\u003a", b":"])
-)
-def test_texts_are_found_counted_and_replaced_across_windows(text: bytes, sought: bytes):
-    """As in one piece, wherever the windows end."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bounds, "WINDOW_BYTES", 7)
-
-        assert count_text(text, sought) == text.count(sought)
-        assert [find_text(text, sought, start) for start in range(9)] == [text.find(sought, at) for at in range(9)]
-        assert replace_text(text, sought, b"-") == text.replace(sought, b"-")
-
-
-class SearchedText(bytes):
-    """A text that records how much of it is searched in one call, in bytes: no other thread runs meanwhile."""
-
-    def __new__(cls, text: bytes) -> Self:
-        searched = super().__new__(cls, text)
-        searched.sizes = []
-        return searched
-
-    def find(self, text: Any, start: int = 0, end: int | None = None) -> int:
-        self.sizes.append(min(len(self), len(self) if end is None else end) - start)
-        return super().find(text, start, end)
-
-    def count(self, text: Any, start: int = 0, end: int | None = None) -> int:
-        self.sizes.append(min(len(self), len(self) if end is None else end) - start)
-        return super().count(text, start, end)
-
-
 @pytest.mark.parametrize("end", [b"", rb"\u003a", rb"\\u003a", b":", b"," * 99])
 def test_no_large_part_of_a_body_is_searched_at_once(end: bytes):
     """Neither for values, nor for quotes, colons or escapes of them."""
-    text = SearchedText(b'{"a":"' + b"b" * 9_000_000 + end + b'"}')
+    text = WatchedBytes(b'{"a":"' + b"b" * 9_000_000 + end + b'"}')
     parse_object(text, max_values=50)
 
-    assert max(text.sizes) < 2 * WINDOW_BYTES
+    assert max(text.searched) < 2 * WINDOW_BYTES
 
 
 @pytest.mark.parametrize(("begin", "unit"), [(b"", b"[],"), (b"", b'"'), (b"", b"\\"), (b'"', b'\\"'), (b"", b'"",')])

@@ -21,6 +21,7 @@ from proxy.wire.candidates import candidate_patterns, candidates
 from proxy.wire.event import FOLLOWED, LONG_FRAME_BYTES, TERMINALS, Event, MessageRun, Run, parse_leniently
 from proxy.wire.foreign_errors import read_error
 from proxy.wire.json_parser import TooMuchText
+from proxy.wire.large_bytes import as_utf8, find_text, pieces_of
 from proxy.wire.large_json import dumps
 from proxy.wire.sse import MAX_FRAME_VALUES
 
@@ -113,11 +114,10 @@ def _lines_of(payloads: list[bytes]) -> bytes:
     lines = b"\n".join(payloads)
     if not lines.startswith(b"{") or not lines.count(b"\n{") == lines.count(b"\n") == len(payloads) - 1:
         lines = b"\n".join(map(_line_of, payloads))
-    if not lines.isascii():
-        try:
-            lines.decode()
-        except UnicodeDecodeError as error:
-            raise invalid_answer("a message that is not UTF-8") from error
+    try:
+        as_utf8(lines, "strict")
+    except UnicodeDecodeError as error:
+        raise invalid_answer("a message that is not UTF-8") from error
     if len(lines) > MAX_FRAME_VALUES and any(has_more_values(payload, MAX_FRAME_VALUES) for payload in payloads):
         raise invalid_answer(f"a message of more than {MAX_FRAME_VALUES} values")
     return lines
@@ -137,16 +137,17 @@ def split_lane(payload: bytes) -> tuple[bytes, str | None]:
     The lane is the first field, the second one after the type, or the last one, and is cut out there. It is a field of
     the message itself: no object in it can begin or end at these places.
     """
-    at = payload.find(LANE)
+    at = find_text(payload, LANE)
     if at < 0:
         return payload, None
-    if payload.find(LANE, at + 1) < 0:
+    if find_text(payload, LANE, at + 1) < 0:
         if (first := _LANE_FIRST.match(payload)) is not None:
-            return first[1] + payload[first.end() :], first[2].decode()
+            rest = pieces_of(payload, first.end(), len(payload))
+            return b"".join((first[1], *rest)), first[2].decode()
         before = _BEFORE_LAST.search(payload, max(0, at - 8), at)
         last = _LANE_LAST.fullmatch(payload, at + len(LANE))
         if before is not None and last is not None:
-            return payload[: before.start()] + last[2], last[1].decode()
+            return b"".join((*pieces_of(payload, 0, before.start()), last[2])), last[1].decode()
     return _split_parsed_lane(payload)
 
 

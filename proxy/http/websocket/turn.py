@@ -1,6 +1,7 @@
 """One turn: a message that creates a response -> the path of every call -> one message for each event."""
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,15 +20,16 @@ from proxy.shutdown import shutdown_error
 from proxy.state.held_responses import LANE_MEMORY, HeldResponses, LaneMemory
 from proxy.wire.call import Call
 from proxy.wire.client_message import ClientMessage, error_message, in_lane, lines_in_lane, refusal_message
-from proxy.wire.encoded import encode
 from proxy.wire.ending import failure_events
 from proxy.wire.errors import HeadgateError
 from proxy.wire.event import TERMINALS, Batch, Event, MessageRun, Reply, Run, parse_leniently
+from proxy.wire.large_json import dumps
 from proxy.wire.lifting import add_lifter
 from proxy.wire.passage import forward_runs
 from proxy.workers import LARGE_BYTES, MemoryLease
 
 log = structlog.get_logger()
+_OBJECT = re.compile(rb"\s*+\{")  # how an object begins
 
 
 @dataclass(slots=True)
@@ -209,7 +211,7 @@ def _unit_payloads(unit: Event | Run, turn: Turn) -> Iterator[bytes]:
         turn.left_out += "sequence_number" in unit.data
         return
     for payload in unit.payloads():
-        if payload.lstrip().startswith(b"{"):
+        if _OBJECT.match(payload):
             numbered = _renumbered(payload, turn.left_out) if turn.left_out else payload
             yield in_lane(numbered, turn.message.stream_id)
 
@@ -221,7 +223,9 @@ def _renumbered(payload: bytes, left_out: int) -> bytes:
     except ValueError:
         return payload
     number = data.get("sequence_number")
-    return encode({**data, "sequence_number": number - left_out}) if isinstance(number, int) else payload
+    if not isinstance(number, int):
+        return payload
+    return dumps({**data, "sequence_number": number - left_out}, len(payload))
 
 
 def _first_error(batch: Batch, headers: Mapping[str, str]) -> bytes:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.upstream.scrub import REPLACEMENT, Scrubber, StreamScrubber
-from proxy.wire.bounds import WINDOW_BYTES
 from proxy.wire.event import Event, Run
+from proxy.wire.large_bytes import WINDOW_BYTES
 from tests.raw import RawUpstream, ask, no_tasks_left, playing, post, whole  # noqa: F401
 from tests.upstream import CANONICAL, final_body
 

@@ -1,0 +1,78 @@
+"""Bytes of any size are searched and copied in windows, so that other threads run meanwhile."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.upstream.websocket.messages import split_lane
+from proxy.wire import large_bytes
+from proxy.wire.client_message import in_lane
+from proxy.wire.event import LONG_FRAME_BYTES, payload_of
+from proxy.wire.large_bytes import WINDOW_BYTES, as_utf8, count_text, cut_out, find_text, pieces_of, replace_text
+from tests.examples import NO_DEADLINE
+from tests.wire.watched import WatchedBytes
+
+
+@NO_DEADLINE
+@given(
+    text=st.text(st.sampled_from(r"\\u03a:"), max_size=60).map(str.encode), sought=st.sampled_from([rb"\u003a", b":"])
+)
+def test_texts_are_found_counted_and_replaced_across_windows(text: bytes, sought: bytes):
+    """As in one piece, wherever the windows end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(large_bytes, "WINDOW_BYTES", 7)
+
+        assert count_text(text, sought) == text.count(sought)
+        assert [find_text(text, sought, start) for start in range(9)] == [text.find(sought, at) for at in range(9)]
+        assert replace_text(text, sought, b"-") == text.replace(sought, b"-")
+
+
+@NO_DEADLINE
+@given(text=st.binary(max_size=40), start=st.integers(0, 40), end=st.integers(0, 40))
+def test_a_part_is_copied_as_a_slice_is(text: bytes, start: int, end: int):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(large_bytes, "WINDOW_BYTES", 7)
+
+        assert cut_out(text, start, end) == text[start:end]
+        assert max(map(len, pieces_of(text, start, end)), default=0) <= 7
+
+
+@NO_DEADLINE
+@given(text=st.binary(max_size=30) | st.text(max_size=20).map(str.encode))
+def test_invalid_utf_8_is_replaced_across_windows(text: bytes):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(large_bytes, "WINDOW_BYTES", 5)
+
+        assert as_utf8(text) == text.decode(errors="replace").encode()
+
+
+@pytest.mark.parametrize("text", [b"abcdef\xc3", b"\xff", "ab\ud800".encode(errors="surrogatepass")])
+def test_invalid_utf_8_is_an_error_if_that_is_asked_for(text: bytes, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(large_bytes, "WINDOW_BYTES", 5)
+    with pytest.raises(UnicodeDecodeError):
+        as_utf8(text, "strict")
+
+
+TEXT = b'{"type":"x","text":"' + b"a" * LONG_FRAME_BYTES
+USES: dict[str, tuple[bytes, Callable[[bytes], object]]] = {
+    "put into a lane": (TEXT + b'"}', lambda text: in_lane(text, "lane")),
+    "put into a lane, with letters of two bytes": (TEXT + b'\xc3\xa9"}', lambda text: in_lane(text, "lane")),
+    "taken out of a lane, its last field": (TEXT + b'","stream_id":"lane"}', split_lane),
+    "taken out of a lane, its first field": (b'{"stream_id":"lane",' + TEXT[1:] + b'"}', split_lane),
+    "the data of a frame": (b"data: " + TEXT + b'"}\n\n', payload_of),
+    "a key is replaced": (TEXT + b"KEY" + TEXT, lambda text: replace_text(text, b"KEY", b"-")),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_no_large_part_is_copied_or_read_in_one_call(use: str):
+    """One byte may be searched for in all of it: that is a hundred times as fast as copying."""
+    text, function = USES[use]
+    watched = WatchedBytes(text)
+
+    result = function(watched)
+
+    assert result == function(text)
+    assert max(watched.copied) <= WINDOW_BYTES

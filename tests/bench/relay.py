@@ -1,4 +1,4 @@
-"""The baseline: aiohttp's server and aiohttp's client with nothing in between. `python -m tests.bench.relay PORT`.
+"""The baseline: an application and a client of aiohttp with nothing in between. `python -m tests.bench.relay PORT`.
 
 It reads a body, posts it to the upstream at that port, and relays the answer: a body as a whole, a stream as it is read.
 Of a WebSocket it posts each message, and sends each event of the answer as one message. With `websocket` as a second
@@ -13,6 +13,7 @@ from aiohttp import web
 
 from tests.bench.event_loop import run_until_signal
 
+MAX_BODY_BYTES = 67_108_864
 Side = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
 
 
@@ -26,7 +27,7 @@ async def serve(upstream: int, *, is_socket: bool = False) -> None:
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
 
-        async def relay(request: web.BaseRequest) -> web.StreamResponse:
+        async def relay(request: web.Request) -> web.StreamResponse:
             headers = {"Content-Type": "application/json"}
             async with session.post(url, data=await request.read(), headers=headers) as answer:
                 if answer.content_type != "text/event-stream":
@@ -39,7 +40,7 @@ async def serve(upstream: int, *, is_socket: bool = False) -> None:
                 await response.write_eof()
                 return response
 
-        async def relay_messages(request: web.BaseRequest) -> web.StreamResponse:
+        async def relay_messages(request: web.Request) -> web.StreamResponse:
             socket = web.WebSocketResponse(compress=False)
             await socket.prepare(request)
             headers = {"Content-Type": "application/json"}
@@ -50,7 +51,7 @@ async def serve(upstream: int, *, is_socket: bool = False) -> None:
                             await socket.send_str(line[6:-1].decode())
             return socket
 
-        async def relay_both_ways(request: web.BaseRequest) -> web.StreamResponse:
+        async def relay_both_ways(request: web.Request) -> web.StreamResponse:
             socket = web.WebSocketResponse(compress=False)
             await socket.prepare(request)
             async with session.ws_connect(url) as other:
@@ -59,12 +60,10 @@ async def serve(upstream: int, *, is_socket: bool = False) -> None:
                 answering.cancel()
             return socket
 
-        of_socket = relay_both_ways if is_socket else relay_messages
-
-        async def handle(request: web.BaseRequest) -> web.StreamResponse:
-            return await (of_socket if "Upgrade" in request.headers else relay)(request)
-
-        runner = web.ServerRunner(web.Server(handle, access_log=None))
+        application = web.Application(client_max_size=MAX_BODY_BYTES)
+        application.router.add_post("/v1/responses", relay)
+        application.router.add_get("/v1/responses", relay_both_ways if is_socket else relay_messages)
+        runner = web.AppRunner(application, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
         print(f"http://127.0.0.1:{runner.addresses[0][1]}", flush=True)  # noqa: T201

@@ -86,6 +86,7 @@ limit = 1_000_000
 use = "redis"
 url = "{redis.url}"
 password = "env:REDIS_PASSWORD"
+timeout_ms = 5_000
 secret = "env:STATE_SECRET"
 [audit]
 path = "{folder}/audit.jsonl"

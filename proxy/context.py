@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 
@@ -12,7 +12,7 @@ from proxy.telemetry.finished import FinishedRequests
 from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.trace import Trace
 from proxy.usage.book import UsageBook
-from proxy.wire.call import Call
+from proxy.wire.call import NO_FIELDS, Call
 from proxy.wire.errors import HeadgateError
 from proxy.wire.event import FOLLOWED
 from proxy.wire.transcript import Transcript
@@ -22,8 +22,9 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 EndCallback = Callable[[], Awaitable[None]]
-ResponseCallback = Callable[["Context", Mapping[str, Any]], Awaitable[None]]
 ReplyCallback = Callable[["Context", Transcript], Awaitable[None]]
+NOTHING: dict[str, Any] = {}
+"""What a context has in place of a dict of its own until there is something in it; it is never changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,16 @@ class Slot(Generic[T]):
     name: str
 
 
+class Binder(Protocol):
+    """Binds the ids in a reply to the team of its caller. A fault never fails the reply."""
+
+    async def bind(self, call: Call, context: "Context", response: Mapping[str, Any]) -> None:
+        """Bind those of a response object, before anything of it is checked or sent."""
+
+    async def bind_output(self, call: Call, context: "Context", transcript: Transcript) -> None:
+        """Bind those of the items of a complete reply that are not bound yet, before its last event is passed on."""
+
+
 class Context:
     """The state of one call: caller, received headers, answer headers, telemetry, transcript, cleanup.
 
@@ -60,7 +71,9 @@ class Context:
     `target` is then its name. `sent_call` is the call as backends receive it, whose tokens this context accounts
     for, and `runs` counts the attempts that may have used them; `quote` is what they cost. `response_fields` are
     set in every response object of the reply: what the gateway resolved in place of the backend. `history_items` is
-    how many items it put before the caller's own input. `deadline` is the time on the event loop's clock by which a
+    how many items it put before the caller's own input. `binder` binds the ids in the reply; None: that of a cached
+    one are bound. `is_output_bound` is true once those of its items are. `chain` is the chain of responses that it
+    belongs to, once that is asked for. `deadline` is the time on the event loop's clock by which a
     backend must begin to answer. `held_fields` are fields of the request that the gateway enforces itself, so that
     a backend need not receive them. `memory` counts what the call's bodies take. `values` is how many JSON values
     the call's body has: work on it takes time by them, however short it is.
@@ -71,7 +84,9 @@ class Context:
         "_seen_ids",
         "_slots",
         "answer_headers",
+        "binder",
         "caller",
+        "chain",
         "cleanup",
         "deadline",
         "finished",
@@ -79,6 +94,7 @@ class Context:
         "held_fields",
         "history_items",
         "is_answered",
+        "is_output_bound",
         "is_recorded",
         "is_sent",
         "memory",
@@ -87,7 +103,6 @@ class Context:
         "record",
         "reply_callbacks",
         "request_id",
-        "response_callbacks",
         "response_fields",
         "runs",
         "sent_call",
@@ -98,6 +113,16 @@ class Context:
         "values",
         "workers",
     )  # fmt: skip
+    sent_call: Call | None
+    quote: Quote | None
+    target: str | None
+    binder: Binder | None
+    chain: str | None
+    response_fields: Mapping[str, Any]
+    held_fields: frozenset[str]
+    reply_callbacks: tuple[ReplyCallback, ...]
+    _seen_ids: tuple[Any, Any] | None
+    _slots: dict[str, Any]  # by the name of the slot
 
     def __init__(  # noqa: PLR0913  each a fact of its own
         self,
@@ -127,18 +152,13 @@ class Context:
         self.workers = workers
         self.finished, self.usage = finished or FinishedRequests(), usage
         self.values = self.runs = self.history_items = 0
-        self.transcript = Transcript()
-        self.is_answered = self.is_sent = self.is_recorded = False
-        self.sent_call: Call | None = None
-        self.quote: Quote | None = None
-        self.target: str | None = None
-        self.response_fields: Mapping[str, Any] = {}
-        self.held_fields: frozenset[str] = frozenset()
-        self.cleanup = Cleanup()
-        self.response_callbacks: list[ResponseCallback] = []
-        self._seen_ids: tuple[Any, Any] | None = None
-        self.reply_callbacks: list[ReplyCallback] = []
-        self._slots: dict[str, Any] = {}  # by the name of the slot
+        self.transcript, self.cleanup = Transcript(), Cleanup()
+        self.is_answered = self.is_sent = self.is_recorded = self.is_output_bound = False
+        self.sent_call = self.quote = self.target = self.binder = self.chain = self._seen_ids = None
+        self.response_fields = NOTHING
+        self.held_fields = NO_FIELDS
+        self.reply_callbacks = ()
+        self._slots = NOTHING
 
     async def run(self, size_bytes: int, function: Callable[..., T], *args: Any) -> T:
         """Return what a function returns that works on a body of this size: in a thread if it is large."""
@@ -170,6 +190,8 @@ class Context:
         return value
 
     def set(self, slot: Slot[T], value: T) -> None:
+        if self._slots is NOTHING:
+            self._slots = {}
         self._slots[slot.name] = value
 
     def add_header(self, name: str, value: str) -> None:
@@ -181,33 +203,27 @@ class Context:
         """Run a callback when the call ends, however it ends; the last one registered runs first."""
         self.cleanup.push_async_callback(_run_cleanup, callback)
 
-    def on_response(self, callback: ResponseCallback) -> None:
-        """Run a callback with each response object that has new ids, before anything of it is checked or sent.
-
-        It gets this context. One that had it already would keep the call's bodies in a cycle until that is collected.
-        """
-        self.response_callbacks.append(callback)
-
     def on_reply(self, callback: ReplyCallback) -> None:
         """Run a callback when the reply is complete, before its last event is passed on. It gets this context.
 
         It also runs for a stream that breaks off, which then ends as failed; it does not run for an error, nor when
         the client disconnects before the end.
         """
-        self.reply_callbacks.append(callback)
+        self.reply_callbacks = (*self.reply_callbacks, callback)
 
-    async def see_response(self, response: Mapping[str, Any]) -> None:
-        """Run the callbacks of a response object, unless one with the same id and conversation was seen."""
+    async def see_response(self, call: Call, response: Mapping[str, Any]) -> None:
+        """Bind the ids of a response object, unless one with the same id and conversation was seen."""
         ids = response.get("id"), response.get("conversation")
-        if ids == self._seen_ids:
-            return
-        self._seen_ids = ids
-        for callback in self.response_callbacks:
-            await callback(self, response)
+        if self.binder is not None and ids != self._seen_ids:
+            self._seen_ids = ids
+            await self.binder.bind(call, self, response)
 
-    async def complete_reply(self) -> None:
-        """Run the callbacks of a complete reply, each once."""
-        callbacks, self.reply_callbacks = self.reply_callbacks, []
+    async def complete_reply(self, call: Call) -> None:
+        """Bind the output of a complete reply, and run its callbacks, each once."""
+        if self.binder is not None and not self.is_output_bound:
+            await self.binder.bind_output(call, self, self.transcript)
+            self.is_output_bound = True
+        callbacks, self.reply_callbacks = self.reply_callbacks, ()
         for callback in callbacks:
             await callback(self, self.transcript)
 

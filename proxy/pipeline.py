@@ -82,8 +82,7 @@ class Pipeline:
             whole = call if is_kept_there else await self.history.complete(call, route, context)
             whole = await self.compaction.open(whole, context)
             context.trace.end_step()
-            context.on_response(partial(self.ownership.bind, call))
-            context.on_reply(partial(self.ownership.bind_output, call))
+            context.binder = self.ownership
             open_reply = self._answering(whole, route, place)
             if is_background:
                 return await self._queue(call, whole, route, open_reply, context)

@@ -1,7 +1,7 @@
 """Arbitrary JSON for property tests, and calls and contexts to apply policies to."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +11,7 @@ from policies import Policy, PolicyState, ReplyCheck
 from proxy.context import Caller, Context
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.transcript import Transcript
 
 # Examples have no deadline, because a slow machine must not fail a property.
 NO_DEADLINE = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -48,6 +49,20 @@ def make_call(**fields: Any) -> Call:
     """Return a call whose body has these fields; `_headers` and `_query` are not part of it."""
     headers, query = fields.pop("_headers", {}), fields.pop("_query", "")
     return Call({"model": "m", **fields}, headers, query)
+
+
+class NotedResponses:
+    """A binder that notes the responses whose ids it is asked to bind, and the transcripts of complete replies."""
+
+    def __init__(self) -> None:
+        self.responses: list[Mapping[str, Any]] = []
+        self.transcripts: list[Transcript] = []
+
+    async def bind(self, _call: Call, _context: Context, response: Mapping[str, Any]) -> None:
+        self.responses.append(response)
+
+    async def bind_output(self, _call: Call, _context: Context, transcript: Transcript) -> None:
+        self.transcripts.append(transcript)
 
 
 def make_context(caller: Caller = ANNA, **options: Any) -> Context:

@@ -10,7 +10,7 @@ from proxy.wire.errors import Unavailable
 from proxy.wire.event import FOLLOWED
 from proxy.wire.transcript import Transcript
 from proxy.workers import LARGE_BYTES, Workers
-from tests.examples import ANNA, make_context
+from tests.examples import ANNA, NotedResponses, make_call, make_context
 
 COUNT = Slot[int]("test.count")
 
@@ -95,24 +95,36 @@ async def fail_within(context: Context) -> None:
         raise ValueError("broken")
 
 
-async def test_callbacks_of_the_response_run_once_for_each_id():
-    """They receive the response object and run in the order of registration. A later event may have other ids."""
-    context, found = make_context(), []
-    context.on_response(lambda _, response: append(found, ("a", response["id"])))
-    context.on_response(lambda _, response: append(found, ("b", response["id"])))
-    await context.see_response({"id": "resp_1"})
-    await context.see_response({"id": "resp_1", "status": "completed"})
-    await context.see_response({"id": "resp_2"})
+async def test_the_ids_of_a_response_are_bound_once():
+    """A later event may have other ids. A context without a binder binds nothing."""
+    context, noted, call = make_context(), NotedResponses(), make_call()
+    await context.see_response(call, {"id": "resp_0"})
+    context.binder = noted
+    await context.see_response(call, {"id": "resp_1"})
+    await context.see_response(call, {"id": "resp_1", "status": "completed"})
+    await context.see_response(call, {"id": "resp_2"})
+    await context.see_response(call, {"id": "resp_2", "conversation": "conv_1"})
 
-    assert found == [("a", "resp_1"), ("b", "resp_1"), ("a", "resp_2"), ("b", "resp_2")]
+    assert [response["id"] for response in noted.responses] == ["resp_1", "resp_2", "resp_2"]
+
+
+@pytest.mark.parametrize("is_bound", [False, True])
+async def test_the_output_of_a_complete_reply_is_bound_once(is_bound: bool):
+    """Not again if it was bound with the response."""
+    context, noted = make_context(), NotedResponses()
+    context.binder, context.is_output_bound = noted, is_bound
+    await context.complete_reply(make_call())
+    await context.complete_reply(make_call())
+
+    assert noted.transcripts == ([] if is_bound else [context.transcript])
 
 
 async def test_callbacks_of_the_reply_run_once():
     """They receive the transcript of the whole reply."""
     context, found = make_context(), list[Transcript]()
     context.on_reply(lambda _, transcript: append(found, transcript))
-    await context.complete_reply()
-    await context.complete_reply()
+    await context.complete_reply(make_call())
+    await context.complete_reply(make_call())
 
     assert found == [context.transcript]
 

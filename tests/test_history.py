@@ -112,7 +112,7 @@ class Chat:
             await self.pipeline.history.complete(call, self.pipeline.routes.match(call), context)
             yield context
             context.transcript.see_body(self.backend._events(call))  # type: ignore[attr-defined]
-            await context.complete_reply()
+            await context.complete_reply(call)
 
     @property
     def sent(self) -> Any:

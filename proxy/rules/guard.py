@@ -66,30 +66,32 @@ class Guard:
             passed = self._guard_stream(call, reply.batches, checks, context)
             batches = GuardedBatches(passed, reply.batches, context)
             return Reply(reply.status, reply.headers, batches=batches, response=reply.response)
-        return await self._guard_body(call, reply, checks, context)
-
-    async def _guard_body(self, call: Call, reply: Reply, checks: list[ActiveCheck], context: Context) -> Reply:
-        transcript = context.transcript
         context.note_first_event()
         if context.response_fields:
             reply = await _complete_body(reply, context)
-        response, size = reply.response or {}, len(reply.body or b"")
-        if context.response_callbacks:  # none of a hit
-            await context.see_response(response)
-        if not checks:
-            transcript.see_whole(reply.terminal or terminal_of_body(response), size)
+        response, binder = reply.response or {}, context.binder
+        if binder is not None:
+            await binder.bind(call, context, response)
+        if checks:
+            reply = await self._check_body(reply, checks, call, context)
         else:
-            received = events_of_body(response)
-            events, stopped_by = await self._check(received, checks, call, context)
-            transcript.see_body(events, size)
-            if stopped_by is not None:
-                reply = await _with_response(reply, incomplete_response(response, transcript, stopped_by), context)
-            elif transcript.is_changed:
-                changed = changed_response(events, items_changed=events[1:-1] != received[1:-1])
-                reply = await _with_response(reply, changed, context)
-        if context.reply_callbacks:
-            await context.complete_reply()
+            context.transcript.see_whole(reply.terminal or terminal_of_body(response), len(reply.body or b""))
+        if context.reply_callbacks or (binder is not None and not context.is_output_bound):
+            await context.complete_reply(call)
         return await _complete_body(reply, context) if context.response_fields else reply  # it may not be stored
+
+    async def _check_body(self, reply: Reply, checks: list[ActiveCheck], call: Call, context: Context) -> Reply:
+        """Return a body with its checks applied, and add what passes to the transcript."""
+        transcript, response = context.transcript, reply.response or {}
+        received = events_of_body(response)
+        events, stopped_by = await self._check(received, checks, call, context)
+        transcript.see_body(events, len(reply.body or b""))
+        if stopped_by is not None:
+            return await _with_response(reply, incomplete_response(response, transcript, stopped_by), context)
+        if not transcript.is_changed:
+            return reply
+        changed = changed_response(events, items_changed=events[1:-1] != received[1:-1])
+        return await _with_response(reply, changed, context)
 
     async def _guard_stream(
         self, call: Call, batches: AsyncIterator[Batch], checks: list[ActiveCheck], context: Context
@@ -106,7 +108,7 @@ class Guard:
                 if batch:
                     yield batch
                 if stopped_by is not None:
-                    yield await _end_incomplete(stopped_by, context)
+                    yield await _end_incomplete(stopped_by, call, context)
                     return
                 if transcript.terminal is not None:
                     return
@@ -131,12 +133,12 @@ class Guard:
             received = [await _complete_event(unit, context) for unit in received]
         for unit in reversed(received):  # the last one first: with its id all items of a short stream are bound
             if unit.type in LIFECYCLE and isinstance(unit, Event):
-                await context.see_response(unit.response)
+                await context.see_response(call, unit.response)
         checked = await self._check(received, checks, call, context) if checks else (until_terminal(received), None)
         received, stopped_by = checked
         add_to_transcript(received, context)
         if context.transcript.terminal is not None:
-            received = await _complete(received, context)
+            received = await _complete(received, call, context)
         return received, stopped_by
 
     async def _check(
@@ -219,12 +221,12 @@ async def _with_response(reply: Reply, response: Mapping[str, Any], context: Con
     return await _encode_response(reply, response, context)
 
 
-async def _complete(batch: Batch, context: Context) -> Batch:
+async def _complete(batch: Batch, call: Call, context: Context) -> Batch:
     """Return the last batch of a reply after what needs the whole reply has run: now it is known what is stored."""
     transcript = context.transcript
     if transcript.lacks_output:
         await context.run(transcript.response_bytes, transcript.compose_output)
-    await context.complete_reply()
+    await context.complete_reply(call)
     if not context.response_fields:
         return batch
     completed = [await _complete_event(unit, context) for unit in batch]
@@ -233,10 +235,11 @@ async def _complete(batch: Batch, context: Context) -> Batch:
     return completed
 
 
-async def _end_incomplete(reason: str, context: Context) -> Batch:
+async def _end_incomplete(reason: str, call: Call, context: Context) -> Batch:
     """Return the events that end a reply where a rule stopped it."""
     transcript = context.transcript
-    return await _complete(await context.run(transcript.response_bytes, incomplete_events, transcript, reason), context)
+    events = await context.run(transcript.response_bytes, incomplete_events, transcript, reason)
+    return await _complete(events, call, context)
 
 
 async def _end_failed(failure: BackendError | Unavailable, call: Call, context: Context) -> Batch:
@@ -253,7 +256,8 @@ async def _end_failed(failure: BackendError | Unavailable, call: Call, context: 
         words = {} if isinstance(failure, BackendRefusal) else {"message": failure.message}
         log.warning("backend.failed", code=failure.code, **words)
     context.record.code = failure.code
-    return await _complete(await context.run(transcript.response_bytes, failure_events, transcript, failure), context)
+    events = await context.run(transcript.response_bytes, failure_events, transcript, failure)
+    return await _complete(events, call, context)
 
 
 def _reason_of(transcript: Transcript) -> BackendError | None:

@@ -226,7 +226,7 @@ class Background:
             await self._records.note(job)
             await self._responses.save(job.stored, context)
             context.target = route.targets[0].name
-            await context.see_response(job.stored.response)
+            await context.see_response(call, job.stored.response)
             await writer.write(job.opening_events)
             await writer.flush()
         except BaseException as error:

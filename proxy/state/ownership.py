@@ -49,13 +49,11 @@ Source: https://platform.openai.com/docs/guides/your-data
 AT_ONCE = 16
 """How many ids of one request are read or written at a time."""
 KINDS: Mapping[str, Kind] = {"responses": "response", "conversations": "conversation"}
-CHAIN = Slot[str]("ownership.chain")
 KEPT = Slot[Sequence[KeptReference]]("ownership.kept")
 """What a request for something that exists names of the team's own."""
 HAS_UNKNOWN = Slot[bool]("ownership.has_unknown")
 """Set if a request names something without a known owner, such as something that its owner has deleted."""
 _OWNERS = Slot[dict[tuple[Kind, str], "Owner | None"]]("ownership.owners")
-_OUTPUT_BOUND = Slot[bool]("ownership.output_bound")
 _UNBOUND = Slot[bool]("ownership.unbound")
 
 
@@ -93,11 +91,9 @@ class Ownership:
 
     async def chain_of(self, call: Call, context: Context) -> str:
         """Return the chain that a call belongs to: that of what it continues, or a new one. Raises Unavailable."""
-        chain = context.get(CHAIN)
-        if chain is None:
-            chain = await self._chain(continued(call.body), context)
-            context.set(CHAIN, chain)
-        return chain
+        if context.chain is None:
+            context.chain = await self._chain(continued(call.body), context)
+        return context.chain
 
     @staticmethod
     def is_bound(context: Context) -> bool:
@@ -110,17 +106,18 @@ class Ownership:
         A response that is kept nowhere is not bound, unless a chain is counted; a conversation always is. A fault of
         the store never fails the answer: it is logged, and the next use of the id finds no owner.
         """
-        target, body = context.target, call.body
+        target, body, chain = context.target, call.body, context.chain
         if target is None or call.operation == "input_tokens":
             return
-        is_stored, known = body.get("store") is not False, context.get(CHAIN)
+        is_stored = body.get("store") is not False
         has_conversation = response.get("conversation") or body.get("conversation")
         conversation = (conversation_id(response) or conversation_id(body)) if has_conversation else None
-        if not is_stored and conversation is None and known is None:
+        if not is_stored and conversation is None and chain is None:
             return
+        response_id = response.get("id") if is_stored or chain is not None else None
         try:
-            chain = known or await self._chain(continued(body), context)
-            response_id = response.get("id") if is_stored or known is not None else None
+            if chain is None:
+                chain = await self._chain(named, context) if (named := continued(body)) else _new_chain()
             if type(response_id) is str and len(response_id) <= MAX_ID_CHARS:  # as `is_id`, without a call of it
                 key, team = owner_key("response", response_id), context.caller.team
                 keys = [key, *self._keys_along(call, response, context)] if is_stored else [key]
@@ -136,7 +133,7 @@ class Ownership:
 
     async def bind_output(self, call: Call, context: Context, transcript: Transcript) -> None:
         """Bind the items of a complete response that a backend keeps, and the containers in which its tools ran."""
-        if context.target is None or call.operation != "create" or context.get(_OUTPUT_BOUND):
+        if context.target is None or call.operation != "create" or context.is_output_bound:
             return
         output, is_kept = transcript.response.get("output"), call.body.get("store") is not False
         await self.bind_items(output, context.target, context, are_kept=is_kept)
@@ -159,7 +156,7 @@ class Ownership:
     async def bind_id(self, kind: Kind, value: str, target: str, context: Context) -> None:
         """Bind an id that was created, or is used for the first time. A fault of the store is logged."""
         try:
-            owner = self._owner_of(context, target, context.get(CHAIN) or os.urandom(16).hex())
+            owner = self._owner_of(context, target, context.chain or _new_chain())
             await self._put(kind, value, owner)
         except StoreError as error:
             _log_failure(error, context)
@@ -216,7 +213,7 @@ class Ownership:
     async def _chain(self, references: Sequence[Reference], context: Context) -> str:
         """Return the chain of what a call continues by these ids, or a new one."""
         if not references:
-            return os.urandom(16).hex()
+            return _new_chain()
         owner, *_ = await self.owners(references[:1], context)
         if owner is not None and owner.team == context.caller.team:
             return owner.chain
@@ -236,7 +233,7 @@ class Ownership:
         keys = item_keys(output, are_kept=True) if output else []
         if not 0 < len(keys) < AT_ONCE:
             return []
-        context.set(_OUTPUT_BOUND, True)
+        context.is_output_bound = True
         return keys
 
     async def _put(self, kind: Kind, value: str, owner: Owner) -> None:
@@ -256,6 +253,10 @@ class Ownership:
         if known is not None and keep_chain:
             owner = Owner(owner.team, owner.caller, owner.target, known.chain)
         await self._store.put(key, owner.encode(), ttl_s=self._ttl_s, group=owner.team)
+
+
+def _new_chain() -> str:
+    return os.urandom(16).hex()
 
 
 async def _let_others_run(portion: Sequence[Any]) -> None:

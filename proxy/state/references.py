@@ -109,7 +109,7 @@ def ids_of_output(items: object, *, are_kept: bool = True) -> list[tuple[Kind, s
             found.append(("item", value))
         if "container_id" in item and is_id(value := item["container_id"]):
             found.append(("container", value))
-        environment = item.get("environment")
+        environment = item["environment"] if "environment" in item else None  # noqa: SIM401  without a call
         if isinstance(environment, dict) and is_id(value := environment.get("container_id")):
             found.append(("container", value))
     return found

@@ -114,7 +114,18 @@ class MemoryStore(Store):
         return True
 
     async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> Sequence[bool]:
-        return [await self.put(key, value, ttl_s=ttl_s, if_absent=True, group=group) for key in keys]  # none waits
+        values, records, size, (max_bytes, max_entries) = self._values, self._records, len(value), self._limits
+        if size > max_bytes:
+            return [False] * len(keys)
+        ends_at, found = self._clock() + ttl_s, []
+        for key in keys:
+            is_new = (key not in values.index and key not in records.index) or not self._holds(key)
+            if is_new:
+                if values.most_size + size > max_bytes or len(values.index) >= max_entries:
+                    self._make_room(size)
+                values.put(key, value, group, size=size, ends_at=ends_at)
+            found.append(is_new)
+        return found
 
     def _make_room(self, size_bytes: int) -> None:
         """Drop values, if expired ones do not leave enough room for one of this size."""

@@ -1,7 +1,7 @@
 """How many tools run on the server: the policy by itself, then behind a real gateway."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from itertools import count
 from typing import Any
@@ -285,6 +285,10 @@ class FaultyStore(MemoryStore):
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         self._fail("put")
         return await super().put(key, value, ttl_s=ttl_s, if_absent=if_absent, group=group)
+
+    async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> Sequence[bool]:
+        self._fail("put")
+        return await super().put_new(keys, value, ttl_s=ttl_s, group=group)
 
     def _fail(self, verb: str) -> None:
         if verb in self.faults:

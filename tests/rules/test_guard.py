@@ -17,7 +17,7 @@ from proxy.wire.errors import BackendError, Unavailable
 from proxy.wire.event import FOLLOWED, Batch, Event, Reply, Run
 from proxy.wire.sse import SSEParser
 from proxy.workers import FREE_BYTES, BodyMemory, MemoryLease
-from tests.examples import make_call, make_context
+from tests.examples import NotedResponses, make_call, make_context
 from tests.http.test_cycles import collected, traces_of_a_call
 from tests.rules.samples import (
     CUT,
@@ -127,13 +127,13 @@ async def test_a_body_passes_unchanged(rules: Any):
 
 async def test_an_error_of_the_upstream_is_not_checked():
     """It has no events, and it is not a response that something could be bound to."""
-    context = make_context()
-    responses: list[Any] = []
-    context.on_response(lambda _, response: collect(responses, response))
+    context, noted = make_context(), NotedResponses()
+    context.binder = noted
     reply = Reply(429, {}, body=b'{"error":{}}')
 
     assert await guarded(make_rules(make_rule(ItemBudget(items=0))), make_call(), reply, context) is reply
-    assert (responses, context.transcript.is_started, context.record.first_event_s) == ([], False, None)
+    assert (noted.responses, noted.transcripts) == ([], [])
+    assert (context.transcript.is_started, context.record.first_event_s) == (False, None)
 
 
 async def collect(found: list[Any], value: Any) -> None:
@@ -379,28 +379,29 @@ async def test_a_check_that_cannot_decide_fails_a_body_when_enforced(mode: str):
         assert (await answer).response == RESPONSE
 
 
-async def test_callbacks_of_the_response_run_before_anything_is_checked():
+async def test_a_response_is_bound_before_anything_is_checked():
     """Once, for streams and bodies: an id is bound before the client can use it, also when the reply is stopped."""
     commented = stream_reply(b": hi\n\n" + CANONICAL)
     for call, reply in ((STREAM, stream_reply(CANONICAL)), (STREAM, commented), (make_call(), body_reply())):
-        context, responses = make_context(), list[Any]()
-        context.on_response(lambda _, response, found=responses: collect(found, response))
+        context, noted = make_context(), NotedResponses()
+        context.binder = noted
         passed = await guarded(make_rules(make_rule(ItemBudget(items=0))), call, reply, context)
         if passed.batches is not None:
             await sent(passed)
 
-        assert [response["id"] for response in responses] == [RESPONSE["id"]]
+        assert [response["id"] for response in noted.responses] == [RESPONSE["id"]]
+        assert noted.transcripts == [context.transcript]
 
 
-async def test_the_callbacks_of_a_short_stream_get_the_response_with_its_items():
+async def test_a_short_stream_is_bound_by_the_response_with_its_items():
     """All of it is one batch: what is in the response is bound with its id."""
-    context, responses = make_context(), list[Any]()
-    context.on_response(lambda _, response: collect(responses, response))
+    context, noted = make_context(), NotedResponses()
+    context.binder = noted
     await sent(
         await guarded(NO_RULES, STREAM, Reply(200, {}, batches=in_turn(SSEParser(FOLLOWED).feed(CANONICAL))), context)
     )
 
-    assert [response["output"] for response in responses] == [RESPONSE["output"]]
+    assert [response["output"] for response in noted.responses] == [RESPONSE["output"]]
 
 
 @pytest.mark.parametrize(

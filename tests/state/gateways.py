@@ -74,6 +74,11 @@ class FlakyStore(MemoryStore):
             raise StoreError("no space left on device")
         return await super().put(key, value, **options)
 
+    async def put_new(self, keys: Sequence[str], value: bytes, **options: Any) -> Sequence[bool]:
+        if vars(self).get("is_down"):
+            raise StoreError("no space left on device")
+        return await super().put_new(keys, value, **options)
+
 
 class BrokenStore(MemoryStore):
     """A store in memory of which a test breaks single verbs: `store.break_verbs("claim")`."""
@@ -93,6 +98,10 @@ class BrokenStore(MemoryStore):
     async def put(self, key: str, value: bytes, **options: Any) -> bool:
         self._check("put")
         return await super().put(key, value, **options)
+
+    async def put_new(self, keys: Sequence[str], value: bytes, **options: Any) -> Sequence[bool]:
+        self._check("put")
+        return await super().put_new(keys, value, **options)
 
     async def delete(self, key: str) -> None:
         self._check("delete")

@@ -40,6 +40,11 @@ class FaultyStore(MemoryStore):
             raise StoreError(self.reason)
         return await super().put(key, value, ttl_s=ttl_s, if_absent=if_absent, group=group)
 
+    async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> Sequence[bool]:
+        if "put" in self.faults:
+            raise StoreError(self.reason)
+        return await super().put_new(keys, value, ttl_s=ttl_s, group=group)
+
     async def delete(self, key: str) -> None:
         if "delete" in self.faults:
             raise StoreError(self.reason)

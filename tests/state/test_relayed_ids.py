@@ -1,5 +1,6 @@
 """The ids in relayed requests."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -25,6 +26,9 @@ class BrokenStore(MemoryStore):
         raise StoreError("no connection")
 
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
+        raise StoreError("no connection")
+
+    async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> Sequence[bool]:
         raise StoreError("no connection")
 
 

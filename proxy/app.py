@@ -157,10 +157,8 @@ def _bind(
 
 def _replace_handler(server: Server, generation: ConfigGeneration) -> None:
     """Let the next request of each connection, old ones included, be answered by a generation."""
-    server.request_handler = generation.dispatcher
+    server.replace_handler(generation.dispatcher)
     server.admission.yields = generation.config.has_teams
-    for connection in server.connections:
-        connection._request_handler = generation.dispatcher  # noqa: SLF001  aiohttp reads it for each request
 
 
 async def _start_state(config: Config, observer: Observer | None, resources: AsyncExitStack) -> Config:

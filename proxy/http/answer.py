@@ -13,8 +13,8 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from proxy.http.pacing import PacedConnection
 from proxy.http.pieces import PIECE_BYTES, pieces_of
+from proxy.http.request import Request
 from proxy.wire.event import Run
 
 STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
@@ -31,11 +31,21 @@ class Answer(web.StreamResponse):
     Writing raises ConnectionError when the client has disconnected, and waits while the client reads too slowly.
     """
 
-    def __init__(self, request: web.BaseRequest, status: int, headers: Mapping[str, str]) -> None:
-        super().__init__(status=status)
+    __slots__ = (
+        "_connection", "_fields", "_has_body", "_is_chunked", "_is_in_frame", "_request", "_unpaced_bytes",
+        "_unsent_head", "keep_alive", "status", "written_at",
+    )  # fmt: skip
+
+    keep_alive: bool | None  # attributes and no properties
+    status: int
+
+    def __init__(self, request: Request, status: int, headers: Mapping[str, str]) -> None:
+        """aiohttp's own constructor is left out: it prepares headers, cookies and codings, none of which is used."""
         self._request = request
-        self._connection, self._writer = request.protocol, request.writer
+        self._connection = request.protocol
         self._fields = headers
+        self.status = status
+        self.keep_alive = None
         self._is_chunked = request.version >= (1, 1)
         self._has_body = request.method != "HEAD" and status not in WITHOUT_BODY
         self._unsent_head = b""
@@ -46,7 +56,7 @@ class Answer(web.StreamResponse):
 
     async def send(self, body: bytes) -> None:
         """Write the head and the whole body."""
-        self._keep_alive = self._request.keep_alive
+        self.keep_alive = self._request.keep_alive
         head = self._encode_head("" if self.status in WITHOUT_BODY else f"Content-Length: {len(body)}\r\n")
         if not self._has_body:
             body = b""
@@ -60,7 +70,7 @@ class Answer(web.StreamResponse):
 
     def begin_stream(self) -> None:
         """Prepare the head of a stream; it is sent with the first write."""
-        self._keep_alive = self._request.keep_alive and (self._is_chunked or not self._has_body)
+        self.keep_alive = self._request.keep_alive and (self._is_chunked or not self._has_body)
         is_chunked = self._is_chunked and self._has_body
         self._unsent_head = self._encode_head("Transfer-Encoding: chunked\r\n" if is_chunked else "")
 
@@ -86,11 +96,10 @@ class Answer(web.StreamResponse):
 
     async def wait_turn(self) -> None:
         """Wait while the client reads too slowly, and after each piece until others have written."""
-        await self._writer.drain()
+        await self._connection.wait_until_writable()
         if self._unpaced_bytes >= PIECE_BYTES:
             self._unpaced_bytes = 0
-            if isinstance(connection := self._connection, PacedConnection):
-                await connection.take_turn()
+            await self._connection.take_turn()
 
     async def write_frames(self, frames: Sequence[bytes], *, is_last: bool = False) -> None:
         """Write whole frames, in pieces if they are long; nothing is written between the pieces of one call."""
@@ -143,7 +152,7 @@ class Answer(web.StreamResponse):
         if "\n" in text or "\r" in text or "\0" in text:
             raise ValueError("A header of an answer has a line end in its name or value.")
         connection = ""
-        if self._keep_alive:
+        if self.keep_alive:
             connection = "Connection: keep-alive\r\n" if version == (1, 0) else ""
         elif version == (1, 1):
             connection = "Connection: close\r\n"
@@ -166,7 +175,7 @@ class Answer(web.StreamResponse):
     def _put_on(self, transport: asyncio.Transport, data: bytes) -> None:
         transport.write(data)
         size = len(data)
-        self._writer.output_size += size
+        self._request.sent_bytes += size
         self._unpaced_bytes += size
         self.written_at = time.monotonic()
 

@@ -13,6 +13,7 @@ from proxy.http.client_address import ClientAddresses
 from proxy.http.cross_origin import CrossOrigin
 from proxy.http.errors import FramingError, error_response
 from proxy.http.exchange import Exchange
+from proxy.http.request import Request
 from proxy.http.router import FoundPath, Router
 from proxy.identity.directory import RequestHeaders
 from proxy.identity.issuer_keys import KeysPending
@@ -80,7 +81,7 @@ class Dispatcher:
     starts: LoopTurns = field(default_factory=LoopTurns)
     team_of: Callable[[RequestHeaders], str] | None = None  # of those who wait for their start; None: there is one team
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def __call__(self, request: Request) -> web.StreamResponse:
         self.load.requests += 1
         ending = None if self.starts.take() else await self._wait_for_start(request)
         exchange, found = self._open(request)
@@ -95,7 +96,7 @@ class Dispatcher:
             record.status = response.status
         except (asyncio.CancelledError, ConnectionError):
             record.status = record.status or CLIENT_CLOSED_REQUEST
-            if getattr(request.protocol, "is_stalled", False):
+            if request.protocol.is_stalled:
                 record.code = "write_timeout"
             raise
         finally:
@@ -105,7 +106,7 @@ class Dispatcher:
             self.load.note_end()
         return response
 
-    async def _wait_for_start(self, request: web.BaseRequest) -> ShuttingDown | None:
+    async def _wait_for_start(self, request: Request) -> ShuttingDown | None:
         """Wait behind other requests of the team; return why the request must not start, if the gateway shuts down.
 
         That of a client that disconnects meanwhile is logged.
@@ -123,7 +124,7 @@ class Dispatcher:
                 raise
         return None
 
-    def _open(self, request: web.BaseRequest) -> tuple[Exchange, FoundPath]:
+    def _open(self, request: Request) -> tuple[Exchange, FoundPath]:
         """Return the exchange of a request, and what its path matches."""
         headers = request.headers if self.trusts_traceparent else None
         trace = Trace(self.tracer, headers, settings=self.traces)
@@ -153,12 +154,12 @@ class Dispatcher:
             return await handler(exchange)
         except HeadgateError as error:
             refusal = error.with_traceback(None)  # which keeps this frame, and all that the request took, in a cycle
-            if request.writer.output_size > 0:
+            if request.output_size > 0:
                 record.status, record.code = 200, refusal.code
                 raise ConnectionResetError("the answer was cut off") from None
         except asyncio.CancelledError as cancelled:
             refusal = shutdown_error(cancelled)
-            if request.writer.output_size > 0:
+            if request.output_size > 0:
                 if record.status is None:  # the client did not read all of it in time
                     record.status, record.code = 200, refusal.code
                 raise ConnectionResetError("the answer was cut off") from cancelled
@@ -186,7 +187,7 @@ class Dispatcher:
             response.force_close()  # the rest of the body must not be read as the next request
         return response
 
-    def _check(self, request: web.BaseRequest) -> None:
+    def _check(self, request: Request) -> None:
         """Refuse what no handler should see. Raises HeadgateError."""
         hosts = request.headers.getall("Host", ())
         if request.version != (1, 1) or "Transfer-Encoding" in request.headers:
@@ -199,7 +200,7 @@ class Dispatcher:
             self.cross_origin.check_site(request)
         elif self.cross_origin.is_used:
             self.cross_origin.check_upgrade(request)
-        if not getattr(request.protocol, "is_admitted", True):
+        if not request.protocol.is_admitted:
             raise Unavailable("The gateway has no free connections; try again later.", code="connections_exhausted")
 
     def _check_host(self, hosts: Sequence[str], path: str) -> None:
@@ -217,7 +218,7 @@ def host_name(host: str) -> str:
     return re.sub(r":\d*$", "", host).lower()
 
 
-def _check_framing(request: web.BaseRequest) -> None:
+def _check_framing(request: Request) -> None:
     """Refuse what the server's parser accepts although two readers could see two different bodies in it."""
     if request.version not in ((1, 0), (1, 1)):
         raise FramingError("Only HTTP/1.0 and HTTP/1.1 are supported.", status=505)

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from proxy.context import Context
 from proxy.http.answer import Answer
+from proxy.http.request import Request
 from proxy.http.send import SENTINEL, STREAM_HEADERS, Heartbeats
 from proxy.wire.call import Call
 from proxy.wire.compose import new_id, response_object
@@ -29,7 +30,7 @@ class EarlyStream:
     __slots__ = ("_answer", "_common_headers", "_heartbeats", "_is_taken", "_request", "written_at")
 
     def __init__(
-        self, request: web.BaseRequest, common_headers: Callable[[], Mapping[str, str]], heartbeats: Heartbeats
+        self, request: Request, common_headers: Callable[[], Mapping[str, str]], heartbeats: Heartbeats
     ) -> None:
         self._request = request
         self._common_headers = common_headers

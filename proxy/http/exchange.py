@@ -8,8 +8,8 @@ import orjson
 from aiohttp import web
 
 from proxy.context import Caller
+from proxy.http.request import Request
 from proxy.http.send import BODY_HEADERS
-from proxy.http.server import Connection
 from proxy.identity.directory import Directory
 from proxy.shares import Shares
 from proxy.telemetry.finished import FinishedRequests
@@ -40,7 +40,7 @@ class Exchange:
 
     def __init__(
         self,
-        request: web.BaseRequest,
+        request: Request,
         trace: Trace,
         finished: FinishedRequests,
         calls: Shares | None = None,
@@ -82,8 +82,7 @@ class Exchange:
             if not self._is_counted:
                 message = "Your team has as many calls in progress as it may have; try again when one has ended."
                 raise TooManyCalls(message, status=429, code="too_many_calls", headers={"Retry-After": "1"})
-            if isinstance(connection := self.request.protocol, Connection):
-                connection.team = self.record.team or ""
+            self.request.protocol.team = self.record.team or ""
 
     def identify_as(self, caller: Caller, directory: Directory) -> None:
         """Raises Unauthenticated if the request does not come from this caller any more."""

@@ -13,6 +13,7 @@ from aiohttp.web_protocol import _ErrInfo
 
 from proxy.http.pacing import PacedConnection
 from proxy.wire.errors import RequestError
+from proxy.workers import LARGE_READ_BYTES
 
 MAX_HEAD_BYTES = 32_768
 MAX_FIELDS = 128
@@ -44,8 +45,10 @@ class BoundedHeads(PacedConnection):
     def data_received(self, data: bytes) -> None:
         complete, size_bytes = self._request_count, self._head_bytes + len(data)
         is_ahead = self._request_in_progress and self._is_before_next
-        super().data_received(data)
-        if self._messages and isinstance(refused := self._messages[-1][0], _ErrInfo):
+        web.RequestHandler.data_received(self, data)  # for each read: `super` takes longer
+        if len(data) >= LARGE_READ_BYTES:
+            self.note_read(len(data))
+        if self._messages and type(refused := self._messages[-1][0]) is _ErrInfo:
             refused.exc.__traceback__ = None  # its frames have this connection, and what arrived, in a cycle
         if self._request_count > complete or self._request_in_progress:
             is_of_next = is_ahead and self._request_count == complete
@@ -61,7 +64,7 @@ class BoundedHeads(PacedConnection):
                 self._head_bytes = size_bytes
                 if size_bytes > self._max_head_bytes:
                     self._refuse_head()
-        if self._request_count > complete and (body := self._unfinished_body()):
+        if self._current_request is not None and self._request_count > complete and (body := self._unfinished_body()):
             # A parse error in the middle of a body concerns that body; aiohttp would let its reader wait on.
             body.set_exception(web.RequestPayloadError("the framing of the body is invalid"))
 

@@ -6,7 +6,7 @@ from typing import Any
 from aiohttp import web
 
 from proxy.loop_turns import LoopTurns
-from proxy.workers import FULL_READ_BYTES, LARGE_READ_BYTES, Pace
+from proxy.workers import FULL_READ_BYTES, Pace
 
 PIECES_AT_ONCE = 4
 """How many pieces of large bodies are read or written in one turn of the event loop, on all connections together."""
@@ -38,11 +38,13 @@ class PacedConnection(web.RequestHandler):
         finally:
             self.waits_for_turn = False
 
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        size_bytes = len(data)
-        if size_bytes < LARGE_READ_BYTES:
-            return
+    async def wait_until_writable(self) -> None:
+        """Wait while the client reads too slowly. Raises ConnectionError when it has disconnected."""
+        if self.transport is not None and self._paused:
+            await self._drain_helper()
+
+    def note_read(self, size_bytes: int) -> None:
+        """Read nothing for a while after a large read, if that is necessary for the pace."""
         delay_s = self._pace.delay_s(size_bytes, self._loop.time())
         if self._is_held or not (delay_s or size_bytes >= FULL_READ_BYTES):
             return

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from proxy.http.answer import Answer
 from proxy.http.pieces import PIECE_BYTES
+from proxy.http.request import Request
 from proxy.wire.event import TERMINALS, Batch, Reply
 from proxy.wire.passage import forward_runs
 
@@ -33,7 +34,7 @@ class Silent(Protocol):
 
 
 async def send(
-    request: web.BaseRequest,
+    request: Request,
     reply: Reply,
     common_headers: Callable[[], Mapping[str, str]],
     heartbeats: "Heartbeats",

@@ -15,8 +15,9 @@ from aiohttp.http_exceptions import ContentEncodingError
 from proxy.http.admission import Admission
 from proxy.http.body import unsupported_encoding
 from proxy.http.errors import error_response
-from proxy.http.heads import MAX_HEAD_BYTES, BoundedHeads
+from proxy.http.heads import MAX_HEAD_BYTES
 from proxy.http.pacing import PIECES_AT_ONCE
+from proxy.http.request_loop import RequestLoop
 from proxy.loop_turns import LoopTurns
 from proxy.send_queue import unacknowledged_bytes
 from proxy.shutdown import cancel_for_shutdown
@@ -25,7 +26,6 @@ from proxy.workers import Pace
 
 log = structlog.get_logger()
 
-LINGERING_S = 2.0  # how long the rest of a refused body is read, so that the client can read the refusal
 GRACE_S = 2.0  # how long to wait at shutdown for a client that must read before the end can be written
 END_S = 0.5  # how long the client has to read the end itself
 IDLE_GRACE_S = 0.5  # how long an idle connection may still send a request after shutdown began
@@ -59,26 +59,29 @@ class Server(web.Server):
         yields: bool = False,
     ) -> None:
         self._timeouts = {"head_timeout_s": head_timeout_s, "write_timeout_s": write_timeout_s}
-        self._max_head_bytes = max_head_bytes
+        self._limits = {"max_head_bytes": max_head_bytes, "max_body_bytes": max_body_bytes}
         self.admission = Admission(max_connections, yields=yields)
         self._pace = Pace() if pace is None else pace
         self._turns = LoopTurns(PIECES_AT_ONCE)
         super().__init__(
             handler,
-            request_factory=partial(_make_request, max_body_bytes),
             auto_decompress=False,  # on the event loop, without a bound on the ratio
             handler_cancellation=True,  # a client that disconnects ends the work behind its request
             keepalive_timeout=idle_timeout_s,
-            lingering_time=LINGERING_S,
             access_log=None,
             logger=_SILENT,
         )
 
     def __call__(self) -> "Connection":
         return Connection(
-            self, pace=self._pace, turns=self._turns, loop=self._loop, max_head_bytes=self._max_head_bytes,
-            **self._timeouts, **self._kwargs,
+            self, pace=self._pace, turns=self._turns, loop=self._loop, **self._limits, **self._timeouts, **self._kwargs,
         )  # fmt: skip
+
+    def replace_handler(self, handler: Any) -> None:
+        """Let the next request of each connection, old ones included, be answered by another handler."""
+        self.request_handler = handler
+        for connection in self._connections:
+            connection._request_handler = handler  # noqa: SLF001  it is read for each request
 
     def admit(self, connection: "Connection", file: int) -> None:
         """Let a new connection be served, refused, or closed at once; `file` is its number."""
@@ -88,33 +91,16 @@ class Server(web.Server):
             connection.force_close()
 
 
-class Request(web.BaseRequest):
-    """A request whose answer closes the connection if no other request may follow on it."""
-
-    @property
-    def keep_alive(self) -> bool:  # not cached as in aiohttp: shutdown may begin before the answer
-        connection = self.protocol
-        if isinstance(connection, Connection) and (connection.is_draining or not connection.is_admitted):
-            return False
-        # After an upgrade no request follows, and after one that is refused aiohttp loses bytes.
-        return not (self._message.should_close or self._message.upgrade)
-
-
-class Connection(BoundedHeads):
+class Connection(RequestLoop):
     """One client's connection. It is closed when a request's head, or the reading of an answer, takes too long."""
 
-    __slots__ = (
-        "_read_bytes", "_write_check", "_write_timeout_s", "is_admitted", "is_draining", "is_stalled", "on_drain",
-    )  # fmt: skip
+    __slots__ = ("_read_bytes", "_write_check", "_write_timeout_s", "on_drain")
 
     def __init__(self, manager: Server, *, write_timeout_s: float, **options: Any) -> None:
         super().__init__(manager, **options)
         self._write_timeout_s = write_timeout_s
         self._write_check: asyncio.TimerHandle | None = None
         self._read_bytes = 0  # how much of the answer the client had received at the last check
-        self.is_admitted = True  # False: over the limit of connections, its one request is refused
-        self.is_draining = False  # whether the next answer is the last on this connection
-        self.is_stalled = False  # whether it was closed because its client did not read
         self.on_drain: Callable[[], None] | None = None  # called when the gateway begins to shut down
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -151,8 +137,7 @@ class Connection(BoundedHeads):
         """How much of the current answer the client's machine has acknowledged, in bytes."""
         if self.transport is None or self._current_request is None:
             return 0
-        written = self._current_request.writer.output_size
-        return written - self.transport.get_write_buffer_size() - unacknowledged_bytes(self.transport)
+        return self.output_size - self.transport.get_write_buffer_size() - unacknowledged_bytes(self.transport)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109  aiohttp's name
         """Let the running call finish for `timeout` seconds, then cancel it so that it can end its answer.
@@ -205,8 +190,8 @@ class Connection(BoundedHeads):
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         """Answer what does not reach a handler: a head that is not valid HTTP. Nothing of the request is repeated."""
-        del message
-        if request.writer.output_size > 0:
+        del request, message
+        if self.output_size > 0:
             if exc is not None and not isinstance(exc, ConnectionError):
                 log.error("request.crashed", exc_info=exc)
             raise ConnectionResetError("the answer was cut off") from exc
@@ -225,8 +210,3 @@ class Connection(BoundedHeads):
         response = error_response(refusal, {"Server": "headgate", "x-request-id": request_id})
         response.force_close()
         return response
-
-
-def _make_request(max_body_bytes: int, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Request:
-    loop = task.get_loop()  # to ask for the running one takes a call of the kernel
-    return Request(message, payload, protocol, writer, task, loop, client_max_size=max_body_bytes)

@@ -8,6 +8,8 @@ import pytest
 from aiohttp import web
 
 from proxy.http.answer import LARGE_BYTES, Answer
+from proxy.http.request import Request
+from proxy.http.server import Server
 from tests.raw import until
 from tests.timeouts import TIMEOUT_S
 
@@ -19,7 +21,7 @@ async def serving(send: Sending, status: int = 200, headers: dict[str, str] | No
     """A server whose every answer is sent by `send`. Gives its port, and the list of exceptions that it raised."""
     raised: list[Exception] = []
 
-    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+    async def handle(request: Request) -> web.StreamResponse:
         answer = Answer(request, status, {"Server": "test"} if headers is None else headers)
         try:
             await send(answer)
@@ -28,7 +30,16 @@ async def serving(send: Sending, status: int = 200, headers: dict[str, str] | No
             raise
         return answer
 
-    runner = web.ServerRunner(web.Server(handle))
+    server = Server(
+        handle,
+        head_timeout_s=TIMEOUT_S,
+        write_timeout_s=TIMEOUT_S,
+        idle_timeout_s=TIMEOUT_S,
+        max_connections=8,
+        max_body_bytes=1024,
+    )
+    server.handler_cancellation = False  # a client that disconnects is noticed by what is written to it
+    runner = web.ServerRunner(server)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:

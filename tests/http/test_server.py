@@ -8,7 +8,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind
 
 from proxy.config.process_tables import ServerTable
-from proxy.http import server as http_server
+from proxy.http.request_loop import LINGERING_S
 from tests.conftest import tables_for
 from tests.raw import RawAnswer, RawConnection, ask, no_tasks_left, post, serves, wire  # noqa: F401
 from tests.upstream import CANONICAL, FakeUpstream, canonical, final_body
@@ -38,7 +38,7 @@ def test_the_defaults_close_a_head_and_a_body_within_30_s():
     server = ServerTable()
 
     assert server.head_timeout_s * 5 / 4 <= 30
-    assert server.body_timeout_s + http_server.LINGERING_S <= 30
+    assert server.body_timeout_s + LINGERING_S <= 30
 
 
 @pytest.mark.parametrize(

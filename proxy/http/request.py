@@ -1,0 +1,84 @@
+"""One request of the server: aiohttp's, of which only what every request needs is made before it is asked for."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import HttpVersion, StreamReader, web
+from aiohttp.http import RawRequestMessage, StreamWriter
+from multidict import CIMultiDictProxy
+
+if TYPE_CHECKING:
+    from proxy.http.request_loop import RequestLoop
+
+
+class Request(web.BaseRequest):
+    """A request: its head, its body, which may still be on its way, and the connection on which it is answered.
+
+    `sent_bytes` is how much of its answer was written by an `Answer`.
+    """
+
+    __slots__ = (
+        "_has_rest", "_max_body_bytes", "_message", "content", "headers", "method", "protocol", "raw_path",
+        "sent_bytes", "version",
+    )  # fmt: skip
+
+    content: StreamReader  # these are attributes and no properties: they are read often
+    headers: CIMultiDictProxy[str]
+    method: str
+    protocol: "RequestLoop"
+    raw_path: str
+    version: HttpVersion
+
+    def __init__(
+        self, message: RawRequestMessage, content: StreamReader, protocol: "RequestLoop", max_body_bytes: int
+    ) -> None:
+        self._message = message
+        self._max_body_bytes = max_body_bytes
+        self._has_rest = False
+        self.content = content
+        self.headers = message.headers
+        self.method = message.method
+        self.protocol = protocol
+        self.raw_path = message.path
+        self.sent_bytes = 0
+        self.version = message.version
+
+    def __getattr__(self, name: str) -> Any:
+        """Make the rest of aiohttp's request, when something of it is asked for first."""
+        if self._has_rest:
+            raise AttributeError(name)
+        self._has_rest = True
+        loop = asyncio.get_running_loop()
+        writer = StreamWriter(self.protocol, loop)
+        task: Any = None  # only aiohttp's own loop reads it
+        super().__init__(
+            self._message, self.content, self.protocol, writer, task, loop, client_max_size=self._max_body_bytes
+        )
+        return getattr(self, name)
+
+    @property
+    def keep_alive(self) -> bool:  # not cached as in aiohttp: shutdown may begin before the answer
+        connection, message = self.protocol, self._message
+        if connection.is_draining or not connection.is_admitted:
+            return False
+        # After an upgrade no request follows, and after one that is refused aiohttp loses bytes.
+        return not (message.should_close or message.upgrade)
+
+    @property
+    def output_size(self) -> int:
+        """How much of its answer was written, in bytes."""
+        return self.sent_bytes + (self.writer.output_size if self._has_rest else 0)
+
+    @property
+    def remote(self) -> str | None:
+        """The address of who has connected."""
+        return self.protocol.remote
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """What its answer is written to; None once the client has disconnected."""
+        return self.protocol.transport
+
+    def _cancel(self, exc: BaseException) -> None:
+        """aiohttp calls this when no more of the body can come."""
+        self.content.set_exception(exc)

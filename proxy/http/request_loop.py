@@ -1,0 +1,140 @@
+"""Answers the requests of a connection one after the other.
+
+aiohttp's own loop makes a task, a writer and a response with two dicts for each of them, whatever is used. Its parser,
+the queue of requests, flow control and the end of a connection are as they are there.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+from aiohttp import StreamReader, web
+from aiohttp.web_protocol import ERROR, _ErrInfo
+
+from proxy.http.answer import Answer
+from proxy.http.heads import BoundedHeads
+from proxy.http.request import Request
+
+LINGERING_S = 2.0  # how long the rest of a refused body is read, so that the client can read the refusal
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class RequestLoop(BoundedHeads):
+    """A connection that answers its requests in one task."""
+
+    __slots__ = ("_max_body_bytes", "is_admitted", "is_draining", "is_stalled", "remote")
+
+    def __init__(self, manager: web.Server, *, max_body_bytes: int, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._max_body_bytes = max_body_bytes
+        self.is_admitted = True  # False: over the limit of connections, its one request is refused
+        self.is_draining = False  # whether the next answer is the last on this connection
+        self.is_stalled = False  # whether it was closed because its client did not read
+        self.remote: str | None = None
+        """The address of who has connected; None for a connection that has none."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        peer, _ = self.peername, self.ssl_context  # which aiohttp remembers, for when the connection is lost
+        self.remote = None if peer is None else peer if isinstance(peer, str) else str(peer[0])
+
+    async def start(self) -> None:
+        """Answer requests until the connection is to be closed. aiohttp makes this the connection's task."""
+        is_open = True
+        while is_open and not self._force_close:
+            if not self._messages:
+                self._waiter = self._loop.create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+            request, handler = self._take_request()
+            try:
+                try:
+                    answer = await handler(request)
+                except Exception as error:  # noqa: BLE001  it is logged, or answered
+                    answer = self._answer_failure(request, error)
+                if type(answer) is not Answer or self._upgraded:
+                    await self._write(request, answer)
+            except ConnectionError:
+                break
+            except BaseException as error:  # noqa: BLE001  it is raised again
+                self.force_close()
+                # The task keeps a cancellation by which it ends, and frames of a handler may have the task.
+                raise error.with_traceback(None) from None
+            finally:
+                self._note_end()
+            if not request.content.is_eof():
+                await self._drop(request.content)
+            is_open = self._may_continue(request, answer)
+            if self._messages:
+                await asyncio.sleep(0)  # others are served between the requests of one client
+        self._end()
+
+    @property
+    def output_size(self) -> int:
+        """How much of the answer to the current request was written, in bytes."""
+        current = self._current_request
+        return current.output_size if isinstance(current, Request) else 0
+
+    def _take_request(self) -> tuple[Request, Handler]:
+        """Return the next request, and what answers it."""
+        message, content = self._messages.popleft()
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        handler: Any = self._request_handler
+        if isinstance(message, _ErrInfo):
+            handler, message = self._make_error_handler(message), ERROR
+        request = Request(message, content, self, self._max_body_bytes)
+        self._current_request, self._request_in_progress = request, True
+        return request, handler
+
+    def _answer_failure(self, request: Request, error: Exception) -> web.StreamResponse:
+        """Return the answer to a request whose handler has raised an error. Raises ConnectionError if there is none."""
+        if isinstance(error, web.HTTPException):
+            return error
+        return self.handle_error(request, 504 if isinstance(error, TimeoutError) else 500, error)
+
+    async def _write(self, request: Request, answer: web.StreamResponse) -> None:
+        """Write an answer of aiohttp's. Raises ConnectionError when the client has disconnected."""
+        _, is_lost = await self.finish_response(request, answer, None)
+        if is_lost:
+            raise ConnectionResetError("the client has disconnected")
+
+    def _note_end(self) -> None:
+        """Note that a request is answered, or will not be."""
+        self._current_request, self._request_in_progress = None, False
+        if self._handler_waiter is not None:
+            self._handler_waiter.set_result(None)
+
+    async def _drop(self, body: StreamReader) -> None:
+        """Read on for a while: a client that still sends its body could not read the answer otherwise."""
+        try:
+            with suppress(TimeoutError, web.RequestPayloadError):
+                async with asyncio.timeout(LINGERING_S):
+                    while not self._force_close and not body.is_eof():
+                        await body.readany()
+        except BaseException:
+            self.force_close()
+            raise
+
+    def _end(self) -> None:
+        """Close the connection, unless it is closed already."""
+        if not self._force_close:
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    def _may_continue(self, request: Request, answer: web.StreamResponse) -> bool:
+        """Return whether another request may follow; it is awaited until the connection has been idle for too long."""
+        self._keepalive = bool(answer.keep_alive) and request.content.is_eof()
+        if not self._keepalive or self._close or self._force_close:
+            return False
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+        return True

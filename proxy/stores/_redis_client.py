@@ -95,6 +95,14 @@ async def scans_of(client: Redis | RedisCluster, **options: Any) -> list[Callabl
     return [partial(_scan_node, node, **options) for node in client.get_primaries()]
 
 
+async def memory_of(client: Redis | RedisCluster) -> list[Callable[[], Awaitable[Mapping[str, Any]]]]:
+    """Return for each server, replicas included, how to ask what it does with its memory."""
+    if isinstance(client, Redis):
+        return [partial(client.info, "memory")]
+    await client.initialize()
+    return [partial(client.info, "memory", target_nodes=node) for node in client.get_nodes()]
+
+
 async def _scan_node(node: Any, cursor: int, *, match: str, count: int) -> Any:
     return await node.execute_command("SCAN", cursor, "MATCH", match, "COUNT", count)
 

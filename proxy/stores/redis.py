@@ -36,6 +36,7 @@ from proxy.stores._redis_client import (
     server_client,
 )
 from proxy.stores._redis_cluster import RedisNodes
+from proxy.stores._redis_eviction import check_eviction
 from proxy.stores._redis_link import Changed
 from proxy.stores._redis_numbers import amount_in_range, milliseconds
 from proxy.stores._redis_parser import ValuePieces
@@ -258,15 +259,7 @@ class RedisStore(Store):
                 seen |= found
 
     async def check_durable(self) -> None:
-        try:
-            memory = await self._server.wait(partial(self._client.info, "memory"))
-        except StoreError:
-            return
-        if (policy := memory.get("maxmemory_policy", "noeviction")) != "noeviction":
-            message = (
-                f"this Redis evicts values when it is full (maxmemory-policy {str(policy)[:32]}); it must be noeviction"
-            )
-            raise ValueError(message)
+        await check_eviction(self._client, self._server.wait, self.url)
 
     async def ready(self) -> bool:
         """Whether it takes writes: a replica answers reads, and is of no use."""

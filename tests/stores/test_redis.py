@@ -323,12 +323,34 @@ async def test_state_is_not_kept_where_it_may_be_evicted(
             direct.config_set("maxmemory-policy", "noeviction")
 
 
-async def test_state_in_a_redis_that_cannot_be_reached_is_not_checked():
-    """The gateway starts; the store is asked again by the calls that need it."""
+async def test_state_in_a_redis_that_cannot_be_reached_is_not_checked(logged):
+    """The gateway starts, and says so; the store is asked again by the calls that need it."""
     store = RedisStore(url="unix:///nowhere")
     await store.start()
     await store.check_durable()
     await store.close()
+
+    assert [line["event"] for line in logged] == ["store.eviction_unknown"]
+
+
+async def test_a_user_who_may_not_ask_whether_values_are_evicted_is_named_in_the_log(redis_server, monkeypatch, logged):
+    """The store works; what it does when it is full is not known."""
+    monkeypatch.setenv("REDIS_KEY", "hush-hush")
+    with redis.Redis(port=redis_server.port) as direct:
+        direct.acl_setuser(
+            "headgate", enabled=True, passwords=["+hush-hush"], keys=["*"], commands=["+@all", "-info"]
+        )  # fmt: skip
+        options = {"user": "env:REDIS_NAME", "password": "env:REDIS_KEY", "timeout_ms": LONG_TIMEOUT_MS}
+        monkeypatch.setenv("REDIS_NAME", "headgate")
+        store = RedisStore.model_validate({"url": redis_server.url, **options})
+        await store.start()
+        try:
+            await store.check_durable()
+        finally:
+            await store.close()
+            direct.acl_deluser("headgate")
+
+    assert [(line["event"], "NoPermission" in line["error"]) for line in logged] == [("store.eviction_unknown", True)]
 
 
 async def test_a_redis_that_is_silent_costs_its_timeout_once_in_a_while(server: RedisServer, logged):

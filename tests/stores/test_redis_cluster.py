@@ -119,6 +119,37 @@ async def test_every_verb_reaches_the_node_of_its_key(store: RedisStore, cluster
     await store.check_durable()
 
 
+@pytest.mark.parametrize("number", range(3))
+async def test_state_is_not_kept_where_any_node_may_evict_it(cluster: list[RedisServer], number: int, logged):
+    """Each node has a policy of its own, and some of the keys. A node that is away is named, and hides no other."""
+    nodes = [f"127.0.0.1:{node.port}" for node in cluster[1:]]
+    store, silent = RedisStore(url=cluster[0].url, cluster_nodes=nodes, timeout_ms=2000), cluster[(number + 1) % 3]
+    await store.start()
+    await until(partial(put_on_all_nodes, store))
+    await store.check_durable()
+    silent.pause()
+    with cluster[number].client() as direct:
+        direct.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            with pytest.raises(ValueError, match="maxmemory-policy allkeys-lru"):
+                await store.check_durable()
+            direct.config_set("maxmemory-policy", "noeviction")
+            await store.check_durable()
+        finally:
+            direct.config_set("maxmemory-policy", "noeviction")
+            silent.resume()
+    unknown = [line["event"] for line in logged]
+    await until(partial(put_on_all_nodes, store))
+    await store.close()
+
+    assert set(unknown) == {"store.eviction_unknown"}
+
+
+async def put_on_all_nodes(store: RedisStore) -> None:
+    """Raises StoreError while a node is away."""
+    await store.put_many([(f"cluster:{number}", b"1") for number in range(30)], ttl_s=60)
+
+
 async def test_a_large_value_and_its_pieces_are_on_one_node(store: RedisStore, cluster: list[RedisServer]):
     """Whichever node that is."""
     keys = [f"cluster:{secrets.token_hex(8)}" for _ in range(6)] + [f"cluster:{{{secrets.token_hex(8)}}}:tagged"]

@@ -243,7 +243,8 @@ class Context:
         self.cleanup = self.cleanup.pop_all()
         self.memory = self.memory.hand_over()
         self.trace = self.trace.fork("background")
-        self.record = replace(self.record, method=None, path=None, sent=0, usage_number=0)
+        answered, self.record = self.record, replace(self.record, method=None, path=None, sent=0, usage_number=0)
+        answered.finish_reason = "queued"  # its tokens are in the other record
         self.answer_headers = {}
         self.deadline = None
 

@@ -1,17 +1,19 @@
 """The path of one call. HTTP and every other way in are consumers of this one path."""
 
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
+from typing import Any
 
 from proxy.accounting import complete_record, finish_call
 from proxy.cache.cache import Cache
 from proxy.cache.slot import CacheSlot
+from proxy.cleanup import Cleanup
 from proxy.context import Context
 from proxy.history import History
-from proxy.lane import LANE_CALL, LaneCall
+from proxy.lane import LANE_CALL, LaneCall, is_warm_up
 from proxy.routing.attempts import Attempts
 from proxy.routing.keepers import follow_connection, match_keepers
 from proxy.routing.routes import Route, Routes
@@ -23,6 +25,7 @@ from proxy.state.jobs import OpenReply
 from proxy.state.ownership import Ownership
 from proxy.state.references import KeptReference, continued
 from proxy.state.resources import Resources
+from proxy.state.self_contained import is_self_contained
 from proxy.state.warm_up import warm_up_reply
 from proxy.telemetry.record import FROM_CACHE
 from proxy.wire.call import Call
@@ -50,62 +53,92 @@ class Pipeline:
 
         Raises HeadgateError before anything was passed on, and from the reply's batches while nothing was.
         """
-        return CallReply(self.reply(call, context), context)
+        return CallReply(self.reply(call, context), context.cleanup)
 
-    async def reply(self, call: Call, context: Context) -> Reply:
+    async def reply(self, received: Call, context: Context) -> Reply:
         """Return the reply; what is opened for it ends with the context's cleanup. Raises HeadgateError."""
-        begin, received = context.trace.begin, call
-        record = context.record
-        call = await self._admit(call, context)
+        begin, record, place = context.trace.begin, context.record, context.get(LANE_CALL)
+        if self.log_metadata:
+            record.note_metadata(received.body, self.log_metadata)
+        if keys := () if context.usage is None else context.usage.metadata:
+            record.note_usage_metadata(received.body, keys)
+        begin("policies")
+        admitted = self.rules.begin_admission(received, context)
+        call = admitted if isinstance(admitted, Call) else await admitted
+        context.cleanup.push_async_callback(complete_record, context)  # before policies settle what they reserved
+        record.note_call(call.body)
+        if keys and call is not received:
+            record.note_usage_metadata(call.body, keys)  # a policy may have set them
         begin("ownership")
-        kept = await self.ownership.check(call, context)
+        is_large = context.is_large(call.size_bytes)
+        is_alone = await context.run_large(call.fact, is_self_contained) if is_large else call.fact(is_self_contained)
+        kept = () if is_alone else await self.ownership.check(call, context)
         begin("route")
-        place = context.get(LANE_CALL)
-        route = self._route(call, kept, place, context)
+        is_alone = is_alone and place is None
+        route = self.routes.match(call) if is_alone else self._route(call, kept, place, context)
         record.route = route.name
-        is_kept_there = place is None and route.keeps_state  # nothing that the call continues is kept here
-        is_background = self.background.takes(call, route)
+        is_direct = is_alone and route.keeps_state and route.compacts  # as most: its backend does all that it asks for
+        is_background = not is_direct and self.background.takes(call, route)
         begin("cache")
         is_looked_up = place is None or not place.has_own_reply
         slot = await self.cache.slot(call, route, context) if is_looked_up else CacheSlot()
         if slot.is_stale:
             self.cache.refresh(slot, partial(self._ask_again, received, context.for_refresh()))
-        if slot.reply is not None:
-            if not is_kept_there:
-                await self._check_hit(call, route, context)
-            context.trace.end_step()
+        if slot.reply is None:
+            return await self._ask(call, route, slot, context, is_direct=is_direct, is_background=is_background)
+        if not is_direct:
+            await self._check_hit(call, route, place, context)
+        context.trace.end_step()
+        self._note_saved(call, route, context)
+        return await self._guard(call, slot.reply, context)
+
+    async def _ask(
+        self, call: Call, route: Route, slot: CacheSlot, context: Context, *, is_direct: bool, is_background: bool
+    ) -> Reply:  # fmt: skip
+        """Return the reply to a call that the cache has none for. Raises HeadgateError."""
+        context.trace.begin("history")
+        whole, open_reply = call, self.attempts.reply
+        if not is_direct:
+            call, whole, route = await self._complete(call, route, context)
+            open_reply = self._answering(whole, route, context)
+        context.trace.end_step()
+        context.binder = self.ownership
+        if is_background:
+            return await self._queue(call, whole, route, open_reply, context)
+        opening = open_reply(whole, route, context)
+        if slot.place is None:  # no other call shares it, and it is not kept
+            reply = await context.cleanup.enter_async_context(opening)
         else:
-            begin("history")
-            call, route = await self.resources.open_conversation(call, route, context)
-            if not call.is_encoded:
-                await context.encode(call)
-            whole = call if is_kept_there else await self.history.complete(call, route, context)
-            whole = await self.compaction.open(whole, context)
-            context.trace.end_step()
-            context.binder = self.ownership
-            open_reply = self._answering(whole, route, place)
-            if is_background:
-                return await self._queue(call, whole, route, open_reply, context)
-            slot.reply = await self.cache.fill(slot, open_reply(whole, route, context), call, context)
-        if context.record.cache in FROM_CACHE and context.quote is None:
-            context.quote = self.attempts.targets.of(route.targets[0]).quote(call.model)
-        reply = await self.rules.guard(call, slot.reply, context)
+            reply = await self.cache.fill(slot, opening, call, context)
+            self._note_saved(call, route, context)
+        return await self._guard(call, reply, context)
+
+    async def _complete(self, call: Call, route: Route, context: Context) -> tuple[Call, Call, Route]:
+        """Return a call whose conversation exists, the same with everything that it refers to, and its route.
+
+        Raises HeadgateError.
+        """
+        call, route = await self.resources.open_conversation(call, route, context)
+        if not call.is_encoded:
+            await context.encode(call)
+        is_kept_there = route.keeps_state and context.get(LANE_CALL) is None  # nothing that it continues is kept here
+        whole = call if is_kept_there else await self.history.complete(call, route, context)
+        return call, await self.compaction.open(whole, context), route
+
+    def _guard(self, call: Call, reply: Reply, context: Context) -> Awaitable[Reply]:
+        """Return the reply with its checks applied, in the form that the call asks for. Raises HeadgateError."""
+        if reply.status != 200 or (reply.batches is not None) == call.is_stream:
+            return self.rules.guard(call, reply, context)
+        return self._guard_and_convert(call, reply, context)
+
+    async def _guard_and_convert(self, call: Call, reply: Reply, context: Context) -> Reply:
+        reply = await self.rules.guard(call, reply, context)
         return await convert(reply, context.transcript, context, stream=call.is_stream)
 
-    async def _admit(self, received: Call, context: Context) -> Call:
-        """Return the call as the policies allow it, and record what is known of it then. Raises PolicyViolation."""
-        record, usage = context.record, context.usage
-        if self.log_metadata:
-            record.note_metadata(received.body, self.log_metadata)
-        if usage is not None and usage.metadata:
-            record.note_usage_metadata(received.body, usage.metadata)
-        context.trace.begin("policies")
-        call = await self.rules.admit(received, context)
-        context.on_end(partial(complete_record, context))  # before policies settle what they reserved
-        record.note_call(call.body)
-        if call is not received and usage is not None and usage.metadata:
-            record.note_usage_metadata(call.body, usage.metadata)  # a policy may have set them
-        return call
+    def _note_saved(self, call: Call, route: Route, context: Context) -> None:
+        """Note what a call would have cost that the cache has answered."""
+        if context.record.cache in FROM_CACHE and context.quote is None:
+            context.quote = self.attempts.targets.of(route.targets[0]).quote(call.model)
 
     def _route(
         self, call: Call, kept: Sequence[KeptReference], place: LaneCall | None, context: Context
@@ -118,8 +151,10 @@ class Pipeline:
         route = match_keepers(call, kept, self.routes, backends, is_whole=is_whole)
         return follow_connection(call, route, backends, context)
 
-    async def _check_hit(self, call: Call, route: Route, context: Context) -> None:
+    async def _check_hit(self, call: Call, route: Route, place: LaneCall | None, context: Context) -> None:
         """Refuse a call that continues what was deleted, although its answer is kept. Raises RequestError."""
+        if place is None and route.keeps_state:  # nothing that it continues is kept here
+            return
         if context.get(LANE_MEMORY) is not None and call.body.get("store") is False:
             await self.history.complete(call, route, context)  # its connection keeps what it continues
         else:
@@ -152,10 +187,9 @@ class Pipeline:
             return {}
         return await self.attempts.preview(whole.without_fields("background"), route, context)
 
-    def _answering(self, call: Call, route: Route, place: LaneCall | None) -> OpenReply:
+    def _answering(self, call: Call, route: Route, context: Context) -> OpenReply:
         """Return what answers a call: a backend, or the gateway itself."""
-        is_warm_up = place is not None and not place.generates
-        if is_warm_up and not any(target.speaks_websocket for target in route.targets):
+        if is_warm_up(context) and not any(target.speaks_websocket for target in route.targets):
             return warm_up_reply
         return self.compaction.reply if self.compaction.is_due(call, route) else self.attempts.reply
 
@@ -163,28 +197,23 @@ class Pipeline:
 class CallReply(AbstractAsyncContextManager[Reply]):
     """Opens the reply to a call when it is entered, and ends what belongs to the call when it is left."""
 
-    __slots__ = ("_cleanup", "_context", "_opening", "_record")
+    __slots__ = ("_cleanup", "_opening")
 
-    def __init__(self, opening: Awaitable[Reply], context: Context) -> None:
+    def __init__(self, opening: Awaitable[Reply], cleanup: Cleanup) -> None:
         self._opening = opening
-        self._context = context
-        self._cleanup, self._record = context.cleanup, context.record  # a background response has others
+        self._cleanup = cleanup
 
     async def __aenter__(self) -> Reply:
         try:
             return await self._opening
         except BaseException as error:
-            await self.__aexit__(type(error), error, error.__traceback__)
+            await self._cleanup.__aexit__(type(error), error, error.__traceback__)
             raise
 
-    async def __aexit__(
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            await self._cleanup.__aexit__(kind, error, traceback)
-        finally:
-            if self._context.record is not self._record:  # the tokens are in that of a background response
-                self._record.finish_reason = "queued"
+    ) -> Coroutine[Any, Any, bool | None]:
+        return self._cleanup.__aexit__(kind, error, traceback)
 
 
 async def _nothing() -> AsyncIterator[Batch]:

@@ -35,8 +35,11 @@ class Rules:
         self.followed = FOLLOWED.union(*(rule.policy.follows for rule in active))
         self._rules = active
         self._states = states = _states(rules, state)
-        self.admit = RequestAdmission(active, states, decisions, audit, recorder).admit
+        admission = RequestAdmission(active, states, decisions, audit, recorder)
+        self.admit = admission.admit
         """Returns the call as the policies allow it. Raises PolicyViolation, Unavailable."""
+        self.begin_admission = admission.begin
+        """Returns the same, or what returns it. Raises PolicyViolation, Unavailable."""
         self.guard = Guard(decisions).guard
         """Returns the reply with its checks applied. Raises BackendError, Unavailable."""
         self.close = state.close

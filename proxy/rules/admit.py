@@ -60,11 +60,16 @@ class RequestAdmission:
             for operation in get_args(Operation)
         }
 
-    def admit(self, call: Call, context: Context) -> Awaitable[Call]:
+    async def admit(self, call: Call, context: Context) -> Call:
         """Return the call as the policies of its operation allow it. Raises PolicyViolation, Unavailable.
 
         Only calls that create responses are recorded: a recording is tried on policies as such calls.
         """
+        admitted = self.begin(call, context)
+        return admitted if isinstance(admitted, Call) else await admitted
+
+    def begin(self, call: Call, context: Context) -> Call | Awaitable[Call]:
+        """Return the same as `admit`, at once for a call that was let pass before if nothing can have changed."""
         if self._audit is not None:
             self._audit.check()
         if self._recorder is None or call.operation != "create":
@@ -74,14 +79,15 @@ class RequestAdmission:
     async def _check_recorded(self, recorder: Recorder, call: Call, context: Context) -> Call:
         code = None
         try:
-            return await self._check(call, context)
+            checked = self._check(call, context)
+            return checked if isinstance(checked, Call) else await checked
         except HeadgateError as error:
             code = error.code
             raise
         finally:
             await context.run(call.size_bytes, recorder.write, call, context.caller, code)
 
-    def _check(self, call: Call, context: Context) -> Awaitable[Call]:
+    def _check(self, call: Call, context: Context) -> Call | Awaitable[Call]:
         """Return the call as all policies allow it: as before if it was let pass before. Raises as `admit`."""
         is_recorded = self._decisions.are_recorded(context)
         if call.conclusions is None or is_recorded:
@@ -89,7 +95,8 @@ class RequestAdmission:
         known: KnownAdmission | None = call.conclusions.get(self)
         if known is None or known.caller is not context.caller:
             return self._apply(call, context, AdmissionNotes(), is_recorded=False)
-        return self._check_again(known, context)
+        context.held_fields = known.held_fields
+        return self._check_again(known, context) if known.again else known.call
 
     async def _check_again(self, known: KnownAdmission, context: Context) -> Call:
         """Return a call as it was allowed before; what may have changed is checked. Raises as `admit`."""
@@ -101,7 +108,6 @@ class RequestAdmission:
                     await checked
             except (Unavailable, PolicyViolation) as error:
                 self._refuse(rule, call, context, error)
-        context.held_fields = known.held_fields
         return known.call
 
     async def _apply(

@@ -137,7 +137,8 @@ class Connection(RequestLoop):
         """How much of the current answer the client's machine has acknowledged, in bytes."""
         if self.transport is None or self._current_request is None:
             return 0
-        return self.output_size - self.transport.get_write_buffer_size() - unacknowledged_bytes(self.transport)
+        file = self.transport.get_extra_info("socket").fileno()
+        return self.output_size - self.transport.get_write_buffer_size() - unacknowledged_bytes(file)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109  aiohttp's name
         """Let the running call finish for `timeout` seconds, then cancel it so that it can end its answer.

@@ -5,7 +5,8 @@ costs, and many of its defaults have to be turned off in a gateway: cookies, red
 connections, a timeout for the whole answer. What is left is small enough to be written out:
 
     request.py     where requests go, and their heads as bytes
-    parser.py      bytes of a connection -> heads and bodies of answers; refuses what is not valid HTTP
+    head.py        the head of an answer -> status and fields; refuses what is not valid HTTP
+    parser.py      bytes of a connection -> heads and bodies of answers
     connection.py  one connection: writing, reading, backpressure, timeouts
     dial.py        opens connections: addresses, TLS
     tunnel.py      ... through a proxy, by CONNECT
@@ -15,7 +16,8 @@ What it leaves out: cookies, redirects, decompression, HTTP/2, pipelining, `Expe
 """
 
 from backends.upstream.http1.dial import Dialer, create_tls_context
-from backends.upstream.http1.parser import AnswerHead, InvalidHttp, ResponseParser
+from backends.upstream.http1.head import InvalidHttp
+from backends.upstream.http1.parser import AnswerHead, ResponseParser
 from backends.upstream.http1.pool import Client, HttpAnswer
 from backends.upstream.http1.request import BodySource, Origin, encode_head, encode_request
 from backends.upstream.http1.timeouts import Timeouts

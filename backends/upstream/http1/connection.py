@@ -12,12 +12,14 @@ needs connections that are not reused: `idle_timeout_s` as short as its mistakes
 import asyncio
 import math
 import select
+import time
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import cast
 
 from backends.upstream.errors import invalid_answer, overran, reason_of, stalled, timed_out, was_reset
-from backends.upstream.http1.parser import AnswerHead, InvalidHttp, ResponseParser
+from backends.upstream.http1.head import InvalidHttp
+from backends.upstream.http1.parser import AnswerHead, ResponseParser
 from backends.upstream.http1.request import BodySource
 from backends.upstream.http1.timeouts import Timeouts
 from backends.upstream.http1.unread import UnreadBody
@@ -35,7 +37,7 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
         self._loop = asyncio.get_running_loop()
-        self._parser = ResponseParser()
+        self.parser = ResponseParser()
         self._unread = UnreadBody()
         self._taker: Callable[[bytes], bool] | None = None
         self._error: BackendError | None = None
@@ -57,31 +59,32 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether an idle connection can send a request: nothing arrived on it, not even its end."""
         return not self._transport.is_closing() and not self._readable.poll(0)
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether the whole answer has arrived."""
-        return self._parser.is_complete
-
     async def send(self, head: bytes, body: bytes | BodySource) -> AnswerHead:
         """Send a request and return the head of its answer. Raises BackendError, and what a BodySource raises."""
+        parser, now = self.parser, time.monotonic()
         self._is_active, self._has_event, self._counts_parts = True, False, True
         if self._timeouts.total_s is not None:
-            self._ends = self._loop.time() + self._timeouts.total_s
-        self._start_wait(self._timeouts.first_event_s)
-        self._event_deadline = self._deadline
+            self._ends = now + self._timeouts.total_s
+        self._deadline = self._event_deadline = now + self._timeouts.first_event_s
+        if self._timer is None:
+            self._start_timer()
         try:
             if self._error is None and isinstance(body, bytes) and len(body) <= PIECE_BYTES:
                 self._written_bytes, self._is_written = len(head) + len(body), True
                 self._transport.write(head + body)
             elif self._error is None:
                 await (self._write(head, body) if isinstance(body, bytes) else self._write_source(head, body))
-            while self._parser.head is None:
+            while parser.head is None:
                 await self._wait()
         except BaseException:
             self.abort()
             raise
         self._deadline = math.inf
-        return self._parser.head
+        return parser.head
+
+    def take(self) -> bytes:
+        """Return what has arrived of the body since the last read, which may be nothing."""
+        return self._unread.take(self._transport) if self._unread.chunks else b""
 
     async def read(self) -> bytes:
         """Return what has arrived of the body since the last read, once there is something; b"" at its end.
@@ -91,12 +94,12 @@ class UpstreamConnection(asyncio.Protocol):
         if self._counts_parts:
             self._has_event, self._event_deadline = True, None  # `note_event`: the head, or the part before
         while not self._unread.chunks:
-            if self._parser.is_complete:
+            if self.parser.is_complete:
                 return b""
             if self._error is not None:
                 raise self._error
             if self._event_deadline is None:
-                self._event_deadline = self._loop.time() + self._timeouts.between_events_s
+                self._event_deadline = time.monotonic() + self._timeouts.between_events_s
             self._deadline = self._event_deadline
             if self._timer is None:
                 self._start_timer()
@@ -122,7 +125,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def finish(self) -> bool:
         """End the call. Return whether another one can follow; if not, the connection is closed."""
-        parser = self._parser
+        parser = self.parser
         is_reusable = (
             parser.is_complete and parser.can_continue and not parser.has_surplus and self._error is None
             and self._is_written and not self._transport.is_closing() and not self._transport.get_write_buffer_size()
@@ -131,10 +134,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._taker = None
         self._deadline = self._ends = math.inf
         if is_reusable:
-            self._unread.take(self._transport)
+            if self._unread.chunks:
+                self._unread.take(self._transport)
             parser.reset()
             self._is_reused = True
-            self.idle_since = self._loop.time()
+            self.idle_since = time.monotonic()
         else:
             self.abort()
         return is_reusable
@@ -145,12 +149,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._readable.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        self._file = self._transport.get_extra_info("socket").fileno()
+        self._readable.register(self._file, select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         if self._error is not None:
             return
-        parser = self._parser
+        parser = self.parser
         is_first = self._is_reused and parser.head is None and not parser.has_begun
         if not self._is_active or (is_first and not self._can_be_received):
             self._fail(invalid_answer("an answer before its request", sent=self._is_active))
@@ -162,7 +167,7 @@ class UpstreamConnection(asyncio.Protocol):
             failure.__cause__ = without_frames(error)  # whose frames have this connection, and what arrived
             self._fail(failure)
             return
-        if chunk and not self._give(chunk):
+        if chunk and (self._taker is None or not self._give(chunk)):
             self._unread.put(chunk, self._transport, is_last=parser.is_complete)
         elif chunk and not parser.is_complete:
             return
@@ -171,7 +176,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """Note whether the request can have been received: the end of a connection says how far it was."""
-        if self._is_active and not self._parser.has_begun:
+        if self._is_active and not self.parser.has_begun:
             self.was_refused_unread = not self._can_be_received
         self._end(None)
         self._transport.abort()
@@ -180,7 +185,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._end(exc)
-        self._parser.discard()
+        self.parser.discard()
 
     def pause_writing(self) -> None:
         self._is_writing_paused = True
@@ -194,7 +199,7 @@ class UpstreamConnection(asyncio.Protocol):
         waiter, taker = self._waiter, self._taker
         if taker is None or waiter is None or waiter.done() or not taker(chunk):
             return False
-        self._deadline = self._event_deadline = self._loop.time() + self._timeouts.between_events_s
+        self._deadline = self._event_deadline = time.monotonic() + self._timeouts.between_events_s
         return True
 
     async def _write(self, head: bytes, body: bytes) -> None:
@@ -234,16 +239,16 @@ class UpstreamConnection(asyncio.Protocol):
     @property
     def _can_be_received(self) -> bool:
         """Whether the upstream's machine has received a byte of the request: nothing that comes before answers it."""
-        unread_bytes = self._transport.get_write_buffer_size() + unacknowledged_bytes(self._transport)
+        unread_bytes = self._transport.get_write_buffer_size() + unacknowledged_bytes(self._file)
         return unread_bytes < self._written_bytes
 
     @property
     def _has_answered(self) -> bool:
-        return self._parser.head is not None or self._error is not None
+        return self.parser.head is not None or self._error is not None
 
     def _end(self, exc: Exception | None) -> None:
         """Nothing more arrives: the answer is complete if its end is that of the connection."""
-        if self._error is None and not (exc is None and self._parser.finish()):
+        if self._error is None and not (exc is None and self.parser.finish()):
             reason = "connection closed" if exc is None else reason_of(exc)
             self._error = was_reset(reason, sent=self._is_active and not self.was_refused_unread)
         self._wake()
@@ -253,37 +258,31 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport.abort()
         self._wake()
 
-    async def _wait(self) -> None:
-        """Wait until something happens to the connection. Raises BackendError if that is its end."""
+    def _wait(self) -> asyncio.Future[None]:
+        """Return what is done when something happens to the connection. Raises BackendError if that was its end."""
         if self._error is not None:
             raise self._error
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        waiter = self._waiter = self._loop.create_future()
+        return waiter
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def _start_wait(self, seconds: float) -> None:
-        self._wait_until(self._loop.time() + seconds)
-
-    def _wait_until(self, deadline: float) -> None:
         """Set the deadline. The timer is due no later than the next deadline can be, so it need not be moved."""
-        self._deadline = deadline
+        self._deadline = time.monotonic() + seconds
         if self._timer is None:
             self._start_timer()
 
     def _start_timer(self) -> None:
         shortest_s = min(self._timeouts.first_event_s, self._timeouts.between_events_s)
-        due = min(self._deadline, self._ends, self._loop.time() + shortest_s)
+        due = min(self._deadline, self._ends, time.monotonic() + shortest_s)
         self._timer = self._loop.call_at(due, self._check_deadline)
 
     def _check_deadline(self) -> None:
         self._timer = None
-        now = self._loop.time()
+        now = time.monotonic()
         if now >= self._ends:
             self._fail(overran(self._timeouts.total_s or 0))
         elif now >= self._deadline:

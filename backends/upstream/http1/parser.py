@@ -1,46 +1,29 @@
 """Parses the answers of one connection. Knows no sockets.
 
-httptools (llhttp) splits heads and bodies. It receives a head when it is whole and matches `_HEAD`, which is stricter
-than llhttp in what can end a line or a field, and bounds every part. Values of fields may contain control characters,
-as some upstreams send them, but neither NUL, CR nor LF. Source: https://www.rfc-editor.org/rfc/rfc9112
+A head is read by `head.py` when it is whole. Where it leaves no question about the length of the body (`_length_of`),
+the body is counted here; httptools (llhttp) reads all other heads too, and splits their bodies.
+Source: https://www.rfc-editor.org/rfc/rfc9112
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 import httptools
 
-MAX_LINE_BYTES = 16_384
-"""The longest reason, and the longest value of a field."""
-MAX_HEAD_BYTES = 131_072
-"""The largest head."""
-MAX_FIELDS = 128
+from backends.upstream.http1.head import MAX_HEAD_BYTES, InvalidHttp, read_head
+
 MAX_INTERIM_ANSWERS = 32
 """The most answers of a status below 200, such as 100 Continue, to one request."""
 MAX_FRAMING_BYTES = 65_536
 """The most bytes of an answer that are not body, head or a usual chunk's size: extensions of chunks, and trailers."""
 CHUNK_FRAMING_BYTES = 32
 """How many bytes a chunk may have beside its data without counting towards that limit."""
-_HEAD = re.compile(
-    rb"HTTP/1\.[01] [1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]{0,%d}+)?+\r\n"
-    rb"(?:[!#$%%&'*+.^_`|~0-9A-Za-z-]{1,256}+:[^\0\r\n]{0,%d}+\r\n){0,%d}+\r\n"
-    % (MAX_LINE_BYTES, MAX_LINE_BYTES, MAX_FIELDS)
-)  # fmt: skip
-_START = b"HTTP/1."
+_START, _PERSISTENT = b"HTTP/1.", b"HTTP/1.1 "
 _SPACE_AT_END = re.compile(rb"[ \t]+(?=\r\n)")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
-
-
-@lru_cache(512)
-def _field_name(name: bytes) -> str:
-    """Return the name of a field in lower case: an upstream sends the same ones in each of its answers."""
-    return name.decode("ascii").lower()
-
-
-class InvalidHttp(ValueError):
-    """Bytes that are not valid HTTP, or beyond a limit. Its cause has no traceback: its frames have what arrived."""
+_WITHOUT_BODY = frozenset({204, 304})
+_MAX_LENGTH_DIGITS = 15
 
 
 @dataclass(slots=True)  # not frozen: every answer has one, and that would triple the cost
@@ -73,8 +56,8 @@ class ResponseParser:
         """Whether the upstream keeps the connection open after this answer."""
         self.has_surplus = False
         """Whether bytes followed the end of the answer: nothing that comes after it can be trusted."""
-        self._fields: dict[str, str] = {}
-        self._is_chunked = self._is_open_ended = False
+        self._is_counted = self._is_chunked = self._is_open_ended = False
+        self._left_bytes = 0  # of a counted body
         self._interim_answers = 0
         self._framing_bytes = 0
         self._last_piece = 0  # where the body ends in the pieces that httptools found, once the answer is complete
@@ -91,16 +74,31 @@ class ResponseParser:
         Raises InvalidHttp.
         """
         while self.head is None:
-            found = self._split_head(data)
-            if found is None:
+            end = -1 if self._partial else data.find(b"\r\n\r\n") + 4
+            if 4 <= end <= MAX_HEAD_BYTES:  # almost always
+                head, data = data[:end], data[end:]
+            elif (found := self._split_head(data)) is not None:
+                head, data = found
+            else:
                 return b""
-            head, data = found
             self._parse_head(head)
         if not data:
             return b""
         if self.is_complete:
             self.has_surplus = True
             return data if self.is_upgraded else b""
+        return self._take_counted(data) if self._is_counted else self._split_body(data)
+
+    def _take_counted(self, data: bytes) -> bytes:
+        """Return the part of these bytes that is body, where the head says how long that is."""
+        left = self._left_bytes = self._left_bytes - len(data)
+        if left > 0:
+            return data
+        self.is_complete, self.has_surplus = True, left < 0
+        return data if left == 0 else data[:left]
+
+    def _split_body(self, data: bytes) -> bytes:
+        """Return the part of these bytes that is body as httptools finds it. Raises InvalidHttp."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -138,41 +136,49 @@ class ResponseParser:
             if not partial:
                 partial += data
             return None
+        if end > MAX_HEAD_BYTES:
+            raise InvalidHttp("a head that is not valid, or too large")
         head, rest = bytes(received[:end]), bytes(received[end:])
         partial.clear()
-        if end > MAX_HEAD_BYTES or not _HEAD.fullmatch(head):
-            raise InvalidHttp("a head that is not valid, or too large")
-        if (
-            head.find(b" \r\n") >= 0 or head.find(b"\t\r\n") >= 0
-        ):  # no part of a value, but llhttp would not know `chunked` then
-            head = _SPACE_AT_END.sub(b"", head)
         return head, rest
 
     def _parse_head(self, head: bytes) -> None:
-        """Set `head`, unless it is one of an interim answer."""
-        self._fields = {}
+        """Set `head`, unless it is one of an interim answer. Raises InvalidHttp."""
+        status, fields = read_head(head)
+        length = _length_of(status, fields) if head.startswith(_PERSISTENT) else None
+        if length is not None:
+            self._is_counted = self.can_continue = True
+            self._left_bytes, self.is_complete = length, length == 0
+        else:
+            self._feed_head(head)
+            if self.is_upgraded:
+                self.head = AnswerHead(status, fields)
+                return
+            if status < 200:
+                self._interim_answers += 1
+                if self._interim_answers > MAX_INTERIM_ANSWERS:
+                    raise InvalidHttp("too many interim answers")
+                self.is_complete = False
+                return
+            coding = fields.get("transfer-encoding")
+            if coding is not None and (coding.lower() != "chunked" or not head.startswith(_PERSISTENT)):
+                raise InvalidHttp("a transfer coding other than chunked")
+            self._is_chunked = coding is not None
+            self._is_open_ended = not (self._is_chunked or self.is_complete or "content-length" in fields)
+        self.head = AnswerHead(status, fields)
+
+    def _feed_head(self, head: bytes) -> None:
+        """Let httptools read a head. Raises InvalidHttp."""
+        if head.find(b" \r\n") >= 0 or head.find(b"\t\r\n") >= 0:
+            head = _SPACE_AT_END.sub(b"", head)  # no part of a value, but llhttp would not know `chunked` then
         try:
             self._parser.feed_data(head)
         except httptools.HttpParserUpgrade as error:  # status 101, with an `Upgrade`
             if not self._may_upgrade:
                 raise InvalidHttp("an upgrade that nothing has asked for") from error.with_traceback(None)
-            self.is_upgraded, self.head = True, AnswerHead(self._parser.get_status_code(), self._fields)
-            return
+            self.is_upgraded = True
         except httptools.HttpParserError as error:
             raise InvalidHttp("a head that is not valid") from error.with_traceback(None)
-        status = self._parser.get_status_code()
-        if status < 200:
-            self._interim_answers += 1
-            if self._interim_answers > MAX_INTERIM_ANSWERS:
-                raise InvalidHttp("too many interim answers")
-            self.is_complete = False
-            return
-        coding = self._fields.get("transfer-encoding")
-        if coding is not None and (coding.lower() != "chunked" or self._parser.get_http_version() == "1.0"):
-            raise InvalidHttp("a transfer coding other than chunked")
-        self._is_chunked = coding is not None
-        self._is_open_ended = not (self._is_chunked or self.is_complete or "content-length" in self._fields)
-        self.head = AnswerHead(status, self._fields)
 
     def _take_body(self, data: bytes) -> bytes:
         """Return the part of the body that httptools has found in these bytes. Raises InvalidHttp.
@@ -202,13 +208,6 @@ class ResponseParser:
         if self.is_complete:
             self.has_surplus = True
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self.head is not None:
-            return  # a trailer
-        key = _field_name(name)
-        text = value.decode("utf-8", "surrogateescape")
-        self._fields[key] = f"{self._fields[key]}, {text}" if key in self._fields else text
-
     def on_headers_complete(self) -> None:
         self.can_continue = self._parser.should_keep_alive()
 
@@ -216,3 +215,16 @@ class ResponseParser:
         if not self.is_complete:
             self.is_complete = True
             self._last_piece = len(self._pieces)
+
+
+def _length_of(status: int, fields: Mapping[str, str]) -> int | None:
+    """Return how long the body of an answer in HTTP/1.1 is, if nothing but its length says where it ends, and the
+    connection is kept; None for any other one.
+    """
+    length, connection = fields.get("content-length"), fields.get("connection")
+    is_plain = length is not None and "transfer-encoding" not in fields and "upgrade" not in fields
+    if length is None or not is_plain or "proxy-connection" in fields or status < 200 or status in _WITHOUT_BODY:
+        return None
+    if connection is not None and connection.lower() != "keep-alive":
+        return None
+    return int(length) if length.isascii() and length.isdigit() and len(length) <= _MAX_LENGTH_DIGITS else None

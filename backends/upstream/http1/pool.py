@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
@@ -76,13 +77,13 @@ class Client:
 
     def _sweep(self) -> None:
         """Close the connections that are idle for too long."""
-        loop = asyncio.get_running_loop()
-        oldest = loop.time() - self._timeouts.idle_s
+        oldest = time.monotonic() - self._timeouts.idle_s
         while self._idle and self._idle[0].idle_since <= oldest:
             self._idle.popleft().abort()
         self._sweep_timer = None
         if self._idle:
-            self._sweep_timer = loop.call_at(self._idle[0].idle_since + self._timeouts.idle_s, self._sweep)
+            due = self._idle[0].idle_since + self._timeouts.idle_s
+            self._sweep_timer = asyncio.get_running_loop().call_at(due, self._sweep)
 
 
 class HttpAnswer:
@@ -105,7 +106,11 @@ class HttpAnswer:
     @property
     def is_complete(self) -> bool:
         """Whether the whole body has arrived."""
-        return self._connection.is_complete
+        return self._connection.parser.is_complete
+
+    def take(self) -> bytes:
+        """Return what has arrived of the body since the last read, without waiting: b"" if that is nothing."""
+        return self._connection.take()
 
     def read(self) -> Awaitable[bytes]:
         """Return what has arrived of the body since the last read, at least a byte; b"" at its end.

@@ -4,15 +4,8 @@ from itertools import product
 
 import pytest
 
-from backends.upstream.http1.parser import (
-    MAX_FIELDS,
-    MAX_FRAMING_BYTES,
-    MAX_HEAD_BYTES,
-    MAX_INTERIM_ANSWERS,
-    MAX_LINE_BYTES,
-    InvalidHttp,
-    ResponseParser,
-)
+from backends.upstream.http1.head import MAX_FIELDS, MAX_HEAD_BYTES, MAX_LINE_BYTES, InvalidHttp
+from backends.upstream.http1.parser import MAX_FRAMING_BYTES, MAX_INTERIM_ANSWERS, ResponseParser
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"

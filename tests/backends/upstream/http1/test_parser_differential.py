@@ -7,7 +7,8 @@ import h11
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.upstream.http1.parser import InvalidHttp, ResponseParser
+from backends.upstream.http1.head import InvalidHttp
+from backends.upstream.http1.parser import ResponseParser
 
 TOKEN = st.text("abcXYZ019!#$%&'*+-.^_`|~", min_size=1, max_size=12).map(str.encode)
 VISIBLE = [*range(0x21, 0x7F), *range(0x80, 0x100)]

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from proxy.cache.entry import echoed_fields, with_own_fields
+from proxy.cache.held_reply import SharedCallEnded, hold
 from proxy.cache.overflow import Overflow
-from proxy.cache.shared_flight import Opening, SharedFlights, SharedOpening
+from proxy.cache.shared_flight import POLL_S, Opening, SharedFlights, SharedOpening
 from proxy.cache.single_flight import Flight, IsWanted
 from proxy.cache.slot import CacheSlot, Keeping, report
 from proxy.cache.vault import Place
+from proxy.cleanup import Cleanup
 from proxy.config.schema import CacheTable
 from proxy.context import Context
 from proxy.routing.deadline import deadline_exceeded
@@ -85,37 +87,60 @@ class Flights:
         `look_again` returns the reply that was kept meanwhile, if there is one. A call whose first one fails or is
         refused opens its own reply. What is opened ends with the call. Raises what the opening raises.
         """
+        if self._across is None or call.is_stream:
+            return await self._share(slot, opening, call, context, look_again, context.cleanup)
+        while True:  # a call without a stream: nothing is sent before its reply is whole
+            async with Cleanup() as cleanup:
+                reply = await self._share(slot, opening, call, context, look_again, cleanup)
+                try:
+                    whole = await hold(reply, self._settings.max_reply_bytes) if slot.is_collapsed else reply
+                except SharedCallEnded:
+                    slot.is_collapsed = False
+                    report(context, "miss", "fwd=uri-miss")
+                    await asyncio.sleep(POLL_S)
+                    continue
+                context.cleanup.push_async_exit(cleanup.pop_all())
+                return whole
+
+    async def _share(
+        self, slot: CacheSlot, opening: Opening, call: Call, context: Context, look_again: LookAgain,
+        cleanup: Cleanup,
+    ) -> Reply:  # fmt: skip
+        """Return what `share` returns. What is opened is closed by `cleanup`."""
         key = slot.place.keys[0] if slot.place is not None else ""
         shared, slot.keeping = self._calls.get(key), Keeping()
         if shared is None or not shared.flight.can_be_joined:
-            return await self._begin(slot, opening, call, context, look_again)
-        joined = await self._join(shared, call, context)
+            return await self._begin(slot, opening, call, context, look_again, cleanup)
+        joined = await self._join(shared, call, context, cleanup)
         if joined is None:
-            return await context.cleanup.enter_async_context(opening)
+            return await cleanup.enter_async_context(opening)
         slot.is_collapsed, slot.keeping = True, shared.keeping
         return joined
 
     async def _begin(
-        self, slot: CacheSlot, opening: Opening, call: Call, context: Context, look_again: LookAgain
-    ) -> Reply:
+        self, slot: CacheSlot, opening: Opening, call: Call, context: Context, look_again: LookAgain,
+        cleanup: Cleanup,
+    ) -> Reply:  # fmt: skip
         """Return the reply that this process opens, or one of those that share flights."""
         across, place = self._across, slot.place
         if across is None or place is None:
-            return await self._lead(slot, opening, call, context)
+            return await self._lead(slot, opening, call, context, cleanup)
         shared = SharedOpening(slot, place, opening, call, context, look_again)
-        context.cleanup.push_async_callback(across.release, shared)  # when the answer is kept
-        return await self._lead(slot, across.open(shared), call, context, partial(across.is_wanted, shared.token))
+        cleanup.push_async_callback(across.release, shared)  # when the answer is kept
+        is_wanted = partial(across.is_wanted, shared.token)
+        return await self._lead(slot, across.open(shared), call, context, cleanup, is_wanted)
 
     async def _lead(
-        self, slot: CacheSlot, opening: Opening, call: Call, context: Context, is_wanted: IsWanted | None = None
-    ) -> Reply:
+        self, slot: CacheSlot, opening: Opening, call: Call, context: Context, cleanup: Cleanup,
+        is_wanted: IsWanted | None = None,
+    ) -> Reply:  # fmt: skip
         """Return the reply that is opened now. While any caller reads it, others can join."""
         key = slot.place.keys[0] if slot.place is not None else ""
         keep_behind = partial(self._overflow, slot.place) if self._overflow and slot.place else None
         flight = Flight(opening, self._settings.max_reply_bytes, keep_behind, is_wanted)
         own = self._calls[key] = SharedCall(flight, call, context, slot.keeping or Keeping())
         reader = flight.enter()
-        context.cleanup.push_async_callback(self._leave, key, own, reader)
+        cleanup.push_async_callback(self._leave, key, own, reader)
         return await flight.reply(reader)
 
     async def _leave(self, key: str, own: SharedCall, reader: int) -> None:
@@ -131,19 +156,21 @@ class Flights:
             if self._calls.get(key) is own:
                 del self._calls[key]
 
-    async def _join(self, shared: SharedCall, call: Call, context: Context) -> Reply | None:
+    async def _join(
+        self, shared: SharedCall, call: Call, context: Context, cleanup: Cleanup
+    ) -> Reply | None:  # fmt: skip
         """Return the reply of a flight until the call ends; None for one that no other call should get."""
         async with AsyncExitStack() as stack:
             reply = await self._read(shared, stack, context)
             if reply is None or reply.status != 200 or shared.context.get(FALLBACK) is not None:
                 return None
-            context.cleanup.callback(note_end, shared.flight, context)
-            context.cleanup.push_async_exit(stack.pop_all())
+            cleanup.callback(note_end, shared.flight, context)
+            cleanup.push_async_exit(stack.pop_all())
         context.target = shared.context.target  # where its id is kept
         context.is_answered = self._settings.collapsed_cost == "each"
         report(context, "collapsed", "fwd=uri-miss; collapsed")
         context.trace.link(shared.context.trace)
-        context.cleanup.callback(shared.take_over, context)
+        cleanup.callback(shared.take_over, context)
         return with_own_fields(reply, echoed_fields(shared.call), echoed_fields(call))
 
     async def _read(self, shared: SharedCall, stack: AsyncExitStack, context: Context) -> Reply | None:

@@ -5,7 +5,8 @@
     headgate:cache:j:TOKEN   its journal: a head, frames as they come, and an end; each message is sealed like an entry
     headgate:cache:w:TOKEN   there while another process follows it
 
-A follower whose leader dies leads itself if it has passed nothing on; otherwise its reply breaks off.
+A follower whose leader dies leads itself if it has passed nothing on; otherwise its reply breaks off, and begins again
+for each caller that wants no stream.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ import orjson
 import structlog
 
 from proxy.cache.entry import KEPT_HEADERS, LIFECYCLE, echoed_fields, with_own_fields
+from proxy.cache.held_reply import SharedCallEnded
 from proxy.cache.slot import CacheSlot, report
 from proxy.cache.vault import PREFIX, Place, Vault
 from proxy.context import Context
@@ -27,7 +29,6 @@ from proxy.routing.deadline import deadline_exceeded
 from proxy.routing.routes import FALLBACK
 from proxy.stores import Store, StoreError
 from proxy.wire.call import Call
-from proxy.wire.errors import BackendError
 from proxy.wire.event import Batch, Reply, has_terminal, parse_leniently, response_reply
 from proxy.wire.sse import SSEParser
 
@@ -141,10 +142,11 @@ class SharedFlights:
         try:
             async with asyncio.timeout_at(context.deadline):
                 head = await anext(messages, None)
+                if head is None or head["kind"] != "head":
+                    return None
+                first = None if head["is_body"] else await anext(messages, None)  # until then another one may lead
         except TimeoutError as error:
             raise deadline_exceeded() from error
-        if head is None or head["kind"] != "head":
-            return None
         shared.slot.is_collapsed = True
         own = echoed_fields(shared.call)
         if shared.slot.keeping is not None:
@@ -154,7 +156,7 @@ class SharedFlights:
         if head["is_body"]:
             reply = response_reply(parse_leniently(head["content"]), head["headers"], head["content"])
         else:
-            reply = Reply(200, head["headers"], batches=_batches(messages, context.followed))
+            reply = Reply(200, head["headers"], batches=_batches(first, messages, context.followed))
         return with_own_fields(reply, head["echoed"], own)
 
     async def _messages(self, place: Place, token: str) -> AsyncIterator[dict[str, Any]]:
@@ -272,15 +274,17 @@ def _decode(message: bytes | None) -> dict[str, Any] | None:
 
 
 async def _batches(
-    messages: AsyncIterator[dict[str, Any]], followed: frozenset[str]
-) -> AsyncIterator[Batch]:  # fmt: skip
-    """Yield the batches of a journal. Raises BackendError if it breaks off."""
+    first: dict[str, Any] | None, messages: AsyncIterator[dict[str, Any]], followed: frozenset[str]
+) -> AsyncIterator[Batch]:
+    """Yield the batches of a journal, whose first message after the head is read. Raises SharedCallEnded."""
     parser = SSEParser(followed | LIFECYCLE)
     try:
+        if first is not None and first["kind"] == "frames" and (batch := parser.feed(first["content"])):
+            yield batch
         async for message in messages:
             if message["kind"] == "frames" and (batch := parser.feed(message["content"])):
                 yield batch
     except (LeaderLostError, StoreError, ValueError) as error:
-        raise BackendError("The call that this one shared has ended early.", code="upstream_cut") from error
+        raise SharedCallEnded from error
     if batch := parser.close():
         yield batch

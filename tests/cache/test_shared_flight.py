@@ -2,14 +2,12 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from aiohttp import web
 
 from proxy.cache.entry import echoed_fields
 from proxy.cache.shared_flight import POLL_S
@@ -17,33 +15,44 @@ from proxy.cache.vault import PREFIX, Vault
 from proxy.stores import Store, StoreError
 from proxy.stores.memory import MemoryStore
 from proxy.stores.redis import RedisStore
+from proxy.stores.sqlite import SqliteStore
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
 from tests.cache.test_cache import ASKED, OLD, SECRET, STREAMED, cached
-from tests.cache.test_flights import COLLAPSED, GatedBackend, asking
+from tests.cache.test_flights import COLLAPSED, GatedBackend, asking, settle
 from tests.examples import make_call, make_context
 from tests.pipelines import ScriptedBackend, answer_of
 from tests.redis_server import RedisServer
 from tests.rules.samples import RESPONSE
-from tests.sockets import calling
-from tests.test_background_processes import Gateway
-from tests.upstream import FakeUpstream, streaming
+from tests.stores.test_redis_cluster import running_cluster
 from tests.wire.streams import CANONICAL, events_in
 
 TIMEOUT_MS = 30_000
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer]]:
+    with running_cluster(tmp_path_factory) as nodes:
+        yield nodes
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis", "cluster"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     """A store that two caches share as two processes do."""
-    if request.param == "memory":
-        yield MemoryStore()
-        return
-    server: RedisServer = request.getfixturevalue("redis_server")
-    redis = RedisStore(url=server.url, timeout_ms=TIMEOUT_MS)
-    await redis.start()
-    yield redis
-    await redis.close()
+    match request.param:
+        case "memory":
+            store: Store = MemoryStore()
+        case "sqlite":
+            store = SqliteStore(path=tmp_path / "cache", timeout_ms=TIMEOUT_MS)
+        case "redis":
+            store = RedisStore(url=request.getfixturevalue("redis_server").url, timeout_ms=TIMEOUT_MS)
+        case _:
+            first, *others = request.getfixturevalue("cluster")
+            nodes = [f"127.0.0.1:{node.port}" for node in others]
+            store = RedisStore(url=first.url, cluster_nodes=nodes, timeout_ms=TIMEOUT_MS)
+    await store.start()
+    yield store
+    await store.close()
 
 
 def processes(store: Store, *backends: Any, **options: Any) -> list[Any]:
@@ -164,25 +173,69 @@ async def test_a_follower_leads_when_the_leader_is_gone(store: Store):
     assert len(backend._calls) == 1
 
 
-async def test_a_reply_breaks_off_when_its_leader_dies(store: Store):
-    """What was passed on cannot be taken back: the stream ends as failed, and no backend is asked."""
-    backend = ScriptedBackend(answer=STREAMED)
-    (pipeline,) = processes(store, backend)
-    fields, token = unique(), secrets.token_hex(16)
-    vault, probe = Vault(store), make_call(**ASKED | fields)
+async def plant_flight(store: Store, pipeline: Any, fields: dict[str, Any], frames: bytes) -> None:
+    """Leave what a process leaves that died after so much of its reply: a lease and a sign of life that run out."""
+    token, vault, probe = secrets.token_hex(16), Vault(store), make_call(**ASKED | fields)
     place = (await pipeline.cache.slot(probe, pipeline.routes.match(probe), make_context())).place
     head = {"kind": "head", "headers": {}, "target": None, "echoed": echoed_fields(probe), "is_body": False}
-    for number, (facts, content) in enumerate([(head, b""), ({"kind": "frames"}, b"".join(CANONICAL[:5]))], 1):
+    messages = [(head, b""), *([({"kind": "frames"}, frames)] if frames else [])]
+    for number, (facts, content) in enumerate(messages, 1):
         text = orjson.dumps(facts)
         message = vault.seal_message(place, f"{token}:{number}", len(text).to_bytes(4) + text + content)
         await store.append(f"{PREFIX}j:{token}", message, ttl_s=60)
     await store.put(f"{PREFIX}a:{token}", b"1", ttl_s=1.0)
-    await store.put(f"{PREFIX}f:{place.keys[0]}", token.encode(), ttl_s=60)
+    await store.put(f"{PREFIX}f:{place.keys[0]}", token.encode(), ttl_s=1.2)
+
+
+BEGUN = b"".join(CANONICAL[:5])
+
+
+async def test_a_stream_breaks_off_when_its_leader_dies(store: Store):
+    """What was passed on cannot be taken back: the stream ends as failed, and no backend is asked."""
+    backend = ScriptedBackend(answer=STREAMED)
+    (pipeline,) = processes(store, backend)
+    fields = unique()
+    await plant_flight(store, pipeline, fields, BEGUN)
     events = events_in(await answer_of(pipeline, make_call(**ASKED | fields, stream=True), make_context()))
 
     assert events[0]["type"] == "response.created"
     assert events[-1]["type"] == "response.failed"
     assert len(backend._calls) == 0
+
+
+async def test_a_stream_of_which_nothing_came_begins_again_when_its_leader_dies(store: Store):
+    """There was a head only: its clients have got nothing."""
+    backends = [ScriptedBackend(answer=STREAMED) for _ in range(2)]
+    pipelines, fields = processes(store, *backends), unique()
+    await plant_flight(store, pipelines[0], fields, b"")
+    calls = [asking(pipeline, stream=True, **fields)[1] for pipeline in pipelines for _ in range(2)]
+
+    assert await asyncio.gather(*calls) == [STREAMED] * 4
+    assert sum(len(backend._calls) for backend in backends) == 1
+
+
+async def test_a_call_without_a_stream_begins_again_when_its_leader_dies(store: Store):
+    """Its client has got nothing either, whoever begins the call in its process; one call of a backend is for all."""
+    backends = [GatedBackend(answer=STREAMED) for _ in range(2)]
+    pipelines, fields = processes(store, *backends), unique()
+    await plant_flight(store, pipelines[0], fields, BEGUN)
+    streams = [asking(pipeline, stream=True, **fields)[1] for pipeline in pipelines]
+    await settle()
+    calls = [asking(pipeline, **fields) for pipeline in pipelines for _ in range(2)]
+    assert [events_in(await stream)[-1]["type"] for stream in streams] == ["response.failed"] * 2
+    await called(*backends)
+    for backend in backends:
+        backend._gate.set()
+
+    assert [orjson.loads(await task) for _, task in calls] == [RESPONSE] * 4
+    assert sum(len(backend._calls) for backend in backends) == 1
+    assert sorted(context.record.cache for context, _ in calls) == ["collapsed"] * 3 + ["miss"]
+    assert sorted(context.record.input_tokens or 0 for context, _ in calls) == [
+        0,
+        0,
+        0,
+        RESPONSE["usage"]["input_tokens"],
+    ]
 
 
 async def flight_name(store: Store, pipeline: Any, fields: dict[str, Any]) -> str:
@@ -243,52 +296,3 @@ async def test_a_store_that_fails_for_some_time_is_logged_twice(logged):
     assert [(line["event"], line.get("failures")) for line in shared] == [
         ("cache.share_failed", None), ("cache.share_resumed", 3),
     ]  # fmt: skip
-
-
-async def test_200_calls_over_three_processes_make_one_call_of_the_upstream(
-    redis_server: RedisServer, upstream: FakeUpstream, http, tmp_path: Path
-):
-    """Streamed, in one body and by WebSocket, at once; all answers are equal."""
-    arrived = asyncio.Event()
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        arrived.set()
-        await asyncio.sleep(1)  # the others are on their way; no less is one call because they come later
-        if (await request.json()).get("stream"):
-            return await streaming(STREAMED)(request)
-        return web.json_response(RESPONSE)
-
-    upstream.answer = answer
-    config = tmp_path / "headgate.toml"
-    config.write_text(
-        f'[server]\nport = 0\n[cache]\nuse = "redis"\nurl = "{redis_server.url}"\ntimeout_ms = {TIMEOUT_MS}\n'
-        f'collapse = "shared"\n[[backend]]\nuse = "upstream"\nname = "fake"\nbase_url = "{upstream.address}/v1"\n'
-        'keeps_state = true\n[[route]]\nmodel = "*"\nbackend = "fake"\n'
-    )
-    fields = {**ASKED, "model": "m", **unique()}
-
-    async def by_post(address: str, *, stream: bool) -> Any:
-        async with http.post(f"{address}/responses", json=fields | {"stream": stream}) as got:
-            body = await got.read()
-        return events_in(body)[-1]["response"] if stream else orjson.loads(body)
-
-    async def by_socket(address: str) -> Any:
-        async with calling(address.removesuffix("/v1")) as socket:
-            return (await socket.ask(**fields))["response"]
-
-    async with AsyncExitStack() as stack:
-        gateways = [await Gateway.start(config) for _ in range(3)]
-        for gateway in gateways:
-            stack.push_async_callback(gateway.close)
-        calls = []
-        for number in range(200):
-            address = gateways[number % 3].address
-            work = (by_post(address, stream=True), by_post(address, stream=False), by_socket(address))
-            calls.append(work[number // 3 % 3])
-            for unused in work:
-                if unused is not calls[-1]:
-                    unused.close()
-        answers = await asyncio.gather(*calls)
-
-    assert answers == [RESPONSE] * 200
-    assert len(upstream.requests) == 1

@@ -2,10 +2,12 @@
 
 It reads a body, posts it to the upstream at that port, and relays the answer: a body as a whole, a stream as it is read.
 Of a WebSocket it posts each message, and sends each event of the answer as one message. With `websocket` as a second
-argument it opens a WebSocket to the upstream for each one that is opened to it, and relays the messages of both.
+argument it opens a WebSocket to the upstream for each one that is opened to it, and relays the messages of both. With
+the path of a certificate it speaks TLS with the upstream.
 """
 
 import asyncio
+import ssl
 import sys
 
 import aiohttp
@@ -22,9 +24,9 @@ async def _relay(source: Side, target: Side) -> None:
         await target.send_str(message.data)
 
 
-async def serve(upstream: int, *, is_socket: bool = False) -> None:
-    url = f"http://127.0.0.1:{upstream}/v1/responses"
-    connector = aiohttp.TCPConnector(limit=0)
+async def serve(upstream: int, *, is_socket: bool = False, certificate: str = "") -> None:
+    url = f"http{'s' if certificate else ''}://127.0.0.1:{upstream}/v1/responses"
+    connector = aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context(cafile=certificate or None))
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
 
         async def relay(request: web.Request) -> web.StreamResponse:
@@ -71,4 +73,7 @@ async def serve(upstream: int, *, is_socket: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    run_until_signal(serve(int(sys.argv[1]), is_socket="websocket" in sys.argv[2:]))
+    how = "".join(sys.argv[2:3])
+    run_until_signal(
+        serve(int(sys.argv[1]), is_socket=how == "websocket", certificate="" if how == "websocket" else how)
+    )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from urllib.request import urlopen
 
 API_KEY = "bench-key"  # callers send it to Headgate, and Headgate sends it to its upstream
 
@@ -37,8 +38,6 @@ use = "safety_identifier"
 require = true
 pattern = "[A-Za-z0-9_-]+"
 """
-
-
 ALL_POLICIES = f"""{POLICIES}
 [[policy]]
 use = "models"
@@ -65,8 +64,6 @@ use = "size"
 max_items = 2_000
 max_text_chars = 1_000_000
 """
-
-
 ROUTE = """
 [[route]]
 model = "*"
@@ -95,8 +92,6 @@ model = "last"
 name = "last"
 backend = "twin"
 """
-
-
 LIMITS = """
 [keys]
 [[policy]]
@@ -117,6 +112,27 @@ def relay(upstream: int, _folder: Path) -> ServerCommand:
 def socket_relay(upstream: int, _folder: Path) -> ServerCommand:
     """Return the command of the bare relay that speaks WebSocket with the upstream."""
     return ServerCommand([sys.executable, "-m", "tests.bench.relay", str(upstream), "websocket"], {})
+
+
+def secure_upstream(upstream: int) -> tuple[str, str]:
+    """Return the port at which the upstream speaks TLS, and the path of its certificate."""
+    with urlopen(f"http://127.0.0.1:{upstream}/tls") as answer:
+        port, _, certificate = answer.read().decode().partition(" ")
+    return port, certificate
+
+
+def secure_relay(upstream: int, _folder: Path) -> ServerCommand:
+    """Return the command of the bare relay that speaks TLS with the upstream."""
+    return ServerCommand([sys.executable, "-m", "tests.bench.relay", *secure_upstream(upstream)], {})
+
+
+def headgate_before_tls(upstream: int, folder: Path) -> ServerCommand:
+    """Return a Headgate that speaks TLS with the upstream."""
+    config, (port, certificate) = folder / "tls.toml", secure_upstream(upstream)
+    own = headgate(upstream, config, POLICIES)
+    address = f'"https://127.0.0.1:{port}/v1"\nca_file = "{certificate}"'
+    config.write_text(config.read_text().replace(f'"http://127.0.0.1:{upstream}/v1"', address))
+    return own
 
 
 def headgate_with_three_policies(upstream: int, folder: Path) -> ServerCommand:
@@ -265,7 +281,9 @@ Servers = Mapping[str, Callable[[int, Path], ServerCommand]]
 SERVERS: Servers = {
     "bare": relay,
     "bare, WebSocket": socket_relay,
+    "bare, TLS": secure_relay,
     "headgate": headgate_with_three_policies,
+    "headgate, TLS": headgate_before_tls,
     "headgate, a pool": headgate_with_a_pool,
     "headgate, WebSocket": headgate_before_websocket,
     "headgate, not observed": headgate_unobserved,

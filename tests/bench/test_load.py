@@ -16,6 +16,7 @@ from tests.bench.workloads import WORKLOADS
 
 BURSTS = [workload for workload in WORKLOADS if workload.dialect]
 SOCKETS = [workload for workload in WORKLOADS if workload.is_socket]
+SECURE = [workload for workload in WORKLOADS if workload.name == "tls"]
 BODIES = [workload for workload in WORKLOADS if not workload.events]
 
 
@@ -37,13 +38,13 @@ async def start_run(tmp_path_factory):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def start_relayed_run(tmp_path_factory):
-    """Prepare a load on the bare relay of a workload, which speaks WebSocket: `start_relayed_run(workload)`."""
+    """Prepare a load on the bare relay of a workload, which speaks WebSocket or TLS: `start_relayed_run(workload)`."""
     folder = tmp_path_factory.mktemp("relay")
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(start_server("upstream", UPSTREAM, folder))
         relays = {
             name: await stack.enter_async_context(start_server(name, SERVERS[name](upstream.port, folder), folder))
-            for name in {workload.servers[0] for workload in SOCKETS}
+            for name in {workload.servers[0] for workload in (*SOCKETS, *SECURE)}
         }
         yield lambda workload: LoadRun(
             workload, relays[workload.servers[0]], is_headgate=False, numbers=itertools.count()
@@ -58,6 +59,15 @@ async def test_the_messages_of_a_socket_are_counted(start_relayed_run, workload)
     assert measurement.events > 0
     with pytest.raises(UnexpectedAnswer, match=f"{workload.events} messages arrived"):
         await start_relayed_run(replace(workload, events=workload.events + 1)).measure(0.2)
+
+
+@pytest.mark.parametrize("workload", SECURE, ids=lambda workload: workload.label)
+async def test_the_upstream_speaks_tls(start_relayed_run, workload):
+    """With a certificate that the relay trusts."""
+    measurement = await start_relayed_run(workload).measure(0.2)
+
+    assert measurement.answers > 0
+    assert bool(measurement.events) == bool(workload.events)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,15 @@
 
 The model of a request selects the answer: "json", "large", "paced", "slow", or "burst" with a dialect. The upstream also accepts traces
 on /v1/traces and metrics on /v1/metrics, in trouble below /hangs, /fails and /crawls, and GET /traces returns how many posts it got. After an upgrade it answers every message with a burst.
+It speaks TLS at another port, which GET /tls returns, with the path of its certificate.
 """
 
 import asyncio
 import itertools
 import re
+import ssl
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
 
 from proxy.wire.upgrade import accept_key
@@ -23,6 +27,7 @@ from tests.bench.answers import (
     with_content_length,
 )
 from tests.bench.event_loop import run_until_signal
+from tests.certificates import make_certificate
 
 MODEL = re.compile(rb'"model":"([^"]*)"')
 PACED = [Template(part) for part in build_paced_answer()]
@@ -48,6 +53,8 @@ class UpstreamConnection(asyncio.Protocol):
     """Reads one request after another, each with a Content-Length, and answers it."""
 
     trace_posts = 0
+    secure = b""
+    """The port with TLS, and the path of its certificate."""
 
     def __init__(self) -> None:
         self._received = b""
@@ -82,23 +89,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._answer(head, received[end : end + length])
 
     def _answer(self, head: bytes, body: bytes) -> None:
-        if head.startswith(b"post /hangs/"):
-            return
-        if head.startswith(b"post /fails/"):
-            self._transport.write(TELEMETRY_REFUSED)
-            return
-        if head.startswith(b"post /crawls/"):
-            self._loop.call_later(CRAWL_S, self._transport.write, TELEMETRY_ACCEPTED)
-            return
-        if head.startswith(b"post /v1/traces"):
-            UpstreamConnection.trace_posts += 1
-            self._transport.write(TELEMETRY_ACCEPTED)
-            return
-        if head.startswith(b"post /v1/metrics"):
-            self._transport.write(TELEMETRY_ACCEPTED)
-            return
-        if head.startswith(b"get /traces"):
-            self._transport.write(with_content_length(b"%d" % self.trace_posts))
+        if not head.startswith(b"post /v1/responses") and self._answer_telemetry(head):
             return
         found = MODEL.search(body)
         model = found[1] if found else b""
@@ -109,6 +100,26 @@ class UpstreamConnection(asyncio.Protocol):
             self._schedule(1, self._loop.time())
         else:
             self._transport.write(ANSWERS[model].with_id(self._number))
+
+    def _answer_telemetry(self, head: bytes) -> bool:
+        """Answer what is no call, in trouble where that is asked for. Return whether it is none."""
+        if head.startswith(b"post /hangs/"):
+            return True
+        if head.startswith(b"post /crawls/"):
+            self._loop.call_later(CRAWL_S, self._transport.write, TELEMETRY_ACCEPTED)
+            return True
+        UpstreamConnection.trace_posts += head.startswith(b"post /v1/traces")
+        answers = {
+            b"post /fails/": TELEMETRY_REFUSED,
+            b"post /v1/traces": TELEMETRY_ACCEPTED,
+            b"post /v1/metrics": TELEMETRY_ACCEPTED,
+            b"get /traces": with_content_length(b"%d" % self.trace_posts),
+            b"get /tls": with_content_length(self.secure),
+        }
+        answer = next((answer for beginning, answer in answers.items() if head.startswith(beginning)), None)
+        if answer is not None:
+            self._transport.write(answer)
+        return answer is not None
 
     def _answer_messages(self, received: bytes) -> int:
         """Answer each text frame; return where the first incomplete frame begins. All are masked and below 64 KiB."""
@@ -139,9 +150,17 @@ class UpstreamConnection(asyncio.Protocol):
 
 
 async def serve() -> None:
-    server = await asyncio.get_running_loop().create_server(UpstreamConnection, "127.0.0.1", 0, backlog=1024)
-    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)  # noqa: T201
-    await server.serve_forever()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(UpstreamConnection, "127.0.0.1", 0, backlog=1024)
+    with TemporaryDirectory(prefix="headgate-bench-tls-") as folder:
+        make_certificate(Path(folder), "upstream", subject="IP:127.0.0.1")
+        certificate = Path(folder) / "upstream.pem"
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificate, certificate.with_suffix(".key"))
+        secure = await loop.create_server(UpstreamConnection, "127.0.0.1", 0, ssl=tls, backlog=1024)
+        UpstreamConnection.secure = f"{secure.sockets[0].getsockname()[1]} {certificate}".encode()
+        print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)  # noqa: T201
+        await server.serve_forever()
 
 
 if __name__ == "__main__":

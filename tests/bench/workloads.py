@@ -101,6 +101,11 @@ WORKLOADS = (
         "websocket", SOCKETS_BEHIND, build_body("burst compact", type="response.create", stream=True), 16,
         servers=("bare, WebSocket", "headgate, WebSocket"), events=BURST_EVENTS - 1, is_socket=True,
     ),
+    Workload("tls", "JSON, TLS to the upstream", build_body("json"), 32, servers=("bare, TLS", "headgate, TLS")),
+    Workload(
+        "tls", f"stream, burst of {BURST_DELTAS} deltas, compact, TLS to the upstream",
+        build_body("burst compact", stream=True), 16, servers=("bare, TLS", "headgate, TLS"), events=BURST_EVENTS,
+    ),
     Workload("paced", PACED, build_body("paced", stream=True), 100, events=PACED_EVENTS, pace_s=PACED_S),
     Workload("many", MANY, build_body("slow", stream=True), 1000, events=PACED_EVENTS, pace_s=SLOW_S),
     Workload(

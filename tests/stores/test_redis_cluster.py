@@ -325,6 +325,30 @@ async def test_the_primary_that_sentinels_name_is_used(tmp_path: Path, certifica
     assert (before, after, found) == (b"1", b"2", b"2")
 
 
+async def test_every_call_is_answered_while_a_primary_fails_over(tmp_path: Path, start_gateway, upstream: FakeUpstream):
+    """First to a replica, then because the primary dies; entries are kept again at the new one."""
+    with running_sentinel(tmp_path) as (servers, sentinel):
+        sentinels = [f"127.0.0.1:{sentinel.port}"]
+        gateway = await start_gateway(tables(upstream, "redis://kept/0", sentinels=sentinels, timeout_ms=300))
+        calls = [question() for _ in range(6)]
+        await asyncio.gather(*(ask(gateway, call) for call in calls))
+        failing_over = asyncio.create_task(fail_over(sentinel, servers[1].port))
+        during = []
+        while not failing_over.done():
+            during.append((await ask(gateway, calls[len(during) % 6])).status)
+        await failing_over
+        servers[0].stop()
+        during += [(await ask(gateway, call)).status for call in calls]
+        async with asyncio.timeout(30):
+            for call in calls:
+                while outcome(await ask(gateway, call)) != (200, HIT):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        kept = len(list(servers[1].client().scan_iter(f"{PREFIX}e:*")))
+
+    assert set(during) == {200}
+    assert kept == 6
+
+
 async def test_a_cluster_over_tls(tmp_path_factory: pytest.TempPathFactory, certificate: Path):
     """Every node is asked over TLS, and one whose certificate is not trusted is not asked."""
     prefix = f"cluster:{secrets.token_hex(8)}:"

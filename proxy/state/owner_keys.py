@@ -1,6 +1,6 @@
 """The keys under which owners are in the store."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from itertools import starmap
 from typing import get_args
@@ -10,6 +10,11 @@ from proxy.wire.fields import normalize
 
 _NORMAL = b"abcdefghijklmnopqrstuvwxyz0123456789_-"
 """The characters of ids that have their normal form, as almost all."""
+
+OwnerKey = Callable[[Kind, str], str]
+"""Returns the key of an id, by what the id names."""
+USUAL_ID_CHARS = 64
+"""How long ids are at most, in characters. Source: the OpenAPI document."""
 
 
 def owner_key(kind: Kind, value: str) -> str:
@@ -23,15 +28,20 @@ def owner_key(kind: Kind, value: str) -> str:
     return f"headgate:owner:{sha256(frame + encoded).hexdigest()}"
 
 
+def private_owner_key(kind: Kind, value: str) -> str:
+    """Return the key of an id in a store whose keys only this process sees: a hash would be most of what it takes."""
+    normal = normalize(value)
+    return f"headgate:owner:{kind}:{normal}" if len(normal) <= USUAL_ID_CHARS else owner_key(kind, value)
+
+
 def digest_of(*parts: str) -> str:
     """A key contains hashes only, no text of a caller's."""
     return sha256(b"".join(map(_framed, parts))).hexdigest()
 
 
-def item_keys(items: object, *, are_kept: bool) -> list[str]:
+def item_keys(items: object, key_of: OwnerKey, *, are_kept: bool = True) -> list[str]:
     """Return the keys of items, if they are kept, and of the containers in which their tools ran."""
-    found = ids_of_output(items, are_kept=are_kept)
-    return [*starmap(owner_key, found)]
+    return [*starmap(key_of, ids_of_output(items, are_kept=are_kept))]
 
 
 def _framed(part: str) -> bytes:

@@ -17,13 +17,14 @@ from proxy.context import Context, Slot
 from proxy.state.held_responses import stored_reference
 from proxy.state.items import work_bytes
 from proxy.state.owner import Owner, encoded_owner
-from proxy.state.owner_keys import digest_of, item_keys, owner_key
+from proxy.state.owner_keys import OwnerKey, digest_of, item_keys, owner_key, private_owner_key
 from proxy.state.references import (
     MAX_ID_CHARS,
     KeptReference,
     Kind,
     Reference,
     continued,
+    continues,
     conversation_id,
     find_references,
     is_id,
@@ -63,6 +64,7 @@ class Ownership:
     def __init__(self, store: Store, ttl_s: float = TTL_S, *, allows_unknown: bool = True) -> None:
         """`allows_unknown` is whether an id without a known owner passes."""
         self._store = store
+        self._key_of: OwnerKey = private_owner_key if store.has_private_keys else owner_key
         self._ttl_s = ttl_s
         self._allows_unknown = allows_unknown
 
@@ -117,9 +119,9 @@ class Ownership:
         response_id = response.get("id") if is_stored or chain is not None else None
         try:
             if chain is None:
-                chain = await self._chain(named, context) if (named := continued(body)) else _new_chain()
+                chain = await self._chain(continued(body), context) if continues(body) else _new_chain()
             if type(response_id) is str and len(response_id) <= MAX_ID_CHARS:  # as `is_id`, without a call of it
-                key, team = owner_key("response", response_id), context.caller.team
+                key, team = self._key_of("response", response_id), context.caller.team
                 keys = [key, *self._keys_along(call, response, context)] if is_stored else [key]
                 value = encoded_owner(team, context.caller.name, target, chain)
                 is_new, *_ = await self._store.put_new(keys, value, ttl_s=self._ttl_s, group=team)
@@ -141,7 +143,7 @@ class Ownership:
     async def bind_items(self, items: object, target: str, context: Context, *, are_kept: bool = True) -> None:
         """Bind items of what the caller's team owns, and their containers. A fault of the store is logged."""
         size = 0 if type(items) is list and len(items) <= AT_ONCE else work_bytes(items)
-        keys = await context.run(size, partial(item_keys, items, are_kept=are_kept))
+        keys = await context.run(size, partial(item_keys, items, self._key_of, are_kept=are_kept))
         if not keys:
             return
         team = context.caller.team
@@ -164,7 +166,7 @@ class Ownership:
     async def forget(self, kind: Kind, value: str, context: Context) -> None:
         """Forget the owner of what was deleted. A fault of the store is logged."""
         try:
-            await self._store.delete(owner_key(kind, value))
+            await self._store.delete(self._key_of(kind, value))
         except StoreError as error:
             _log_failure(error, context)
 
@@ -205,8 +207,8 @@ class Ownership:
 
     async def _read(self, keys: Sequence[tuple[Kind, str]]) -> list["Owner | None"]:
         if len(keys) == 1:  # the usual case, without the cost of a task
-            return [Owner.decode(await self._store.get(owner_key(*keys[0])))]
-        values = await self._store.get_many([owner_key(*key) for key in keys])
+            return [Owner.decode(await self._store.get(self._key_of(*keys[0])))]
+        values = await self._store.get_many([self._key_of(*key) for key in keys])
         await _let_others_run(keys)
         return [*map(Owner.decode, values)]
 
@@ -224,21 +226,20 @@ class Ownership:
     def _owner_of(context: Context, target: str, chain: str) -> Owner:
         return Owner(context.caller.team, context.caller.name, target, chain)
 
-    @staticmethod
-    def _keys_along(call: Call, response: Mapping[str, Any], context: Context) -> Sequence[str]:
+    def _keys_along(self, call: Call, response: Mapping[str, Any], context: Context) -> Sequence[str]:
         """Return the keys of what is in a stored response that came as one body: they are written with its own."""
         output = response.get("output")
-        if call.operation != "create" or type(output) is not list or len(output) > AT_ONCE:
-            return []
-        keys = item_keys(output, are_kept=True) if output else []
+        if call.operation != "create" or type(output) is not list or not 0 < len(output) <= AT_ONCE:
+            return ()
+        keys = item_keys(output, self._key_of)
         if not 0 < len(keys) < AT_ONCE:
-            return []
+            return ()
         context.is_output_bound = True
         return keys
 
     async def _put(self, kind: Kind, value: str, owner: Owner) -> None:
         """Set an id to an owner; one that is known keeps its chain."""
-        key = owner_key(kind, value)
+        key = self._key_of(kind, value)
         is_new, *_ = await self._store.put_new([key], owner.encode(), ttl_s=self._ttl_s, group=owner.team)
         if not is_new:
             await self._put_again(kind, key, owner, keep_chain=True)

@@ -54,9 +54,14 @@ class KeptReference(NamedTuple):
     target: str
 
 
+def continues(body: Mapping[str, Any]) -> bool:
+    """Whether a call may continue something, or asks for a conversation."""
+    return body.get("conversation") is not None or body.get("previous_response_id") is not None
+
+
 def continued(body: Mapping[str, Any]) -> list[Reference]:
     """Return what a call continues; the first reference decides its chain. Raises RequestError for overlong ids."""
-    if body.get("conversation") is None and body.get("previous_response_id") is None:
+    if not continues(body):
         return []
     found = []
     if (conversation := conversation_id(body)) is not None:
@@ -72,12 +77,15 @@ def continued(body: Mapping[str, Any]) -> list[Reference]:
 def find_references(call: Call) -> list[Reference]:
     """Return every id in a call's body, each once. Raises RequestError for overlong and for too many ids."""
     body = call.body
-    found = dict.fromkeys(continued(body))
+    named = continued(body) if continues(body) else []
     for field in ITEM_FIELDS:
-        if isinstance(items := body.get(field), list):
-            found |= dict.fromkeys(_stored_items(items, field))
+        if field in body and isinstance(items := body[field], list):
+            named += _stored_items(items, field)
     if _find_name(call.encoded) is not None:
-        found |= dict.fromkeys(_ids_inside(body))
+        named += _ids_inside(body)
+    if not named:
+        return named
+    found = dict.fromkeys(named)
     for reference in found:
         _check_length(reference)
     if len(found) > MAX_REFERENCES:
@@ -154,11 +162,13 @@ def _check_length(reference: Reference) -> None:
         raise not_found(reference.param, reference.id, reference.kind)
 
 
-def _stored_items(items: Sequence[Any], field: str) -> Iterator[Reference]:
-    """Yield the items in a field that an upstream looks up: references, and items without their content."""
+def _stored_items(items: Sequence[Any], field: str) -> list[Reference]:
+    """Return the items in a field that an upstream looks up: references, and items without their content."""
+    found = []
     for item in items:
-        if type(item) is dict and type(item.get("id")) is str and _is_stored(item):
-            yield Reference("item", item["id"], field)
+        if type(item) is dict and "id" in item and type(item["id"]) is str and _is_stored(item):
+            found.append(Reference("item", item["id"], field))  # noqa: PERF401  a list of its own costs each call more
+    return found
 
 
 def _is_stored(item: Mapping[str, Any]) -> bool:

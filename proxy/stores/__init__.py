@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import ClassVar
 
 from proxy.config.table import Table
 
@@ -74,9 +75,13 @@ class Store(Table, ABC):
     `put` replaces whatever the key holds, `delete` removes it, and `scan` lists keys of every kind. Every other verb
     raises StoreError on a key that holds another kind, and changes nothing.
 
-    Keys are hashes or names made by Headgate and never contain text of a caller. Every fault is a StoreError. A verb
+    Keys are hashes or names made by Headgate and never contain text of a caller, except in a store whose keys only the
+    process sees. Every fault is a StoreError. A verb
     that failed because of a timeout may have been carried out, at most once; no verb is repeated.
     """
+
+    has_private_keys: ClassVar[bool] = False
+    """Whether only this process sees the keys."""
 
     @abstractmethod
     async def get(self, key: str) -> bytes | None:

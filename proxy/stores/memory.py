@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from pydantic import PositiveInt
 
@@ -60,6 +60,8 @@ _R = TypeVar("_R", _Counter, _Lease, _Journal, _Tally)
 
 
 class MemoryStore(Store):
+    has_private_keys: ClassVar[bool] = True
+
     store_max_bytes: PositiveInt = 67_108_864
     """How many bytes of values are kept at most."""
     store_max_entries: PositiveInt = 50_000

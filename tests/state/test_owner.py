@@ -2,11 +2,12 @@
 
 import hashlib
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.state.owner import Owner, encoded_owner
-from proxy.state.owner_keys import owner_key
+from proxy.state.owner_keys import USUAL_ID_CHARS, owner_key, private_owner_key
 from proxy.wire.fields import normalize
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -30,3 +31,21 @@ def test_the_key_of_an_id_has_its_kind_its_length_and_its_normal_form(kind, valu
     )
 
     assert owner_key(kind, value) == f"headgate:owner:{hashlib.sha256(framed).hexdigest()}"
+
+
+@given(st.sampled_from(["response", "item"]), IDS, IDS)
+def test_private_keys_are_the_same_for_the_same_ids(kind, value: str, other: str):
+    """As those that are hashes."""
+    is_same = owner_key(kind, value) == owner_key(kind, other)
+
+    assert (private_owner_key(kind, value) == private_owner_key(kind, other)) is is_same
+    assert private_owner_key(kind, f" {value.upper()}\t") == private_owner_key(kind, value.upper())
+    assert private_owner_key("response", value) != private_owner_key("item", value)
+
+
+@pytest.mark.parametrize("length", [USUAL_ID_CHARS - 1, USUAL_ID_CHARS, USUAL_ID_CHARS + 1])
+def test_white_space_around_a_long_id_changes_no_private_key(length: int):
+    """Also where it decides whether the text is longer than ids are."""
+    value = "x" * length
+
+    assert private_owner_key("response", f" {value} ") == private_owner_key("response", value)

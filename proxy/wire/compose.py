@@ -15,6 +15,8 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from proxy.wire.event import Batch, Event, Run, terminal_type
 from proxy.wire.items import (
     JSON,
@@ -144,6 +146,7 @@ class Composer:
         self._open: JSON | None = None
         self._texts: list[str] = []
         self._logprobs: list[JSON] = []
+        self._delta_parts: tuple[bytes, bytes, bytes] | None = None  # of the open item; None before the first run
 
     def start(self) -> list[Event]:
         return [self._lifecycle("response.created"), self._lifecycle("response.in_progress")]
@@ -176,6 +179,16 @@ class Composer:
         self._texts.append(text)
         self._logprobs += logprobs
         return [self._in_item(event)]
+
+    def delta_run(self, text: str) -> Run:
+        """Do the same as `delta`, and return its event encoded: an answer has one for each of its tokens."""
+        if self._delta_parts is None:
+            self._delta_parts = _delta_parts(self._in_item(delta_event(self._opened, "", ())))
+            self._number -= 1
+        start, middle, end = self._delta_parts
+        self._texts.append(text)
+        number, self._number = self._number, self._number + 1
+        return Run(b"%b%d%b%b%b" % (start, number, middle, orjson.dumps(text), end))
 
     def close(self, status: str = "completed") -> list[Event]:
         """Close the open item, if there is one. `status` is "incomplete" for an item that was cut short."""
@@ -227,7 +240,7 @@ class Composer:
 
     def _add(self, item: JSON) -> list[Event]:
         events = self.close()
-        self._open, self._texts, self._logprobs = item, [], []
+        self._open, self._texts, self._logprobs, self._delta_parts = item, [], [], None
         return [*events, self._event("response.output_item.added", output_index=self._index, item=item)]
 
     def _done(self, item: JSON) -> list[Event]:
@@ -248,8 +261,17 @@ class Composer:
         return Event(type, data=data)
 
 
-def in_runs(events: Sequence[Event], followed: Collection[str]) -> Batch:
+def _delta_parts(delta: Event) -> tuple[bytes, bytes, bytes]:
+    """Return what is before the number of an empty delta's frame, between number and text, and after the text."""
+    start, key, rest = delta.sse.partition(b'"sequence_number":')
+    middle, text_key, end = rest[rest.index(b",") :].partition(b'"delta":')
+    return start + key, middle + text_key, end.removeprefix(b'""')
+
+
+def in_runs(events: Sequence[Event | Run], followed: Collection[str]) -> Batch:
     """Return events as a batch: those of types that nothing follows, which are most deltas, only as encoded runs."""
+    if len(events) == 1 and isinstance(events[0], Run):  # most batches of a local model
+        return events
     batch: list[Event | Run] = []
     frames: list[bytes] = []  # of the events since the last one that is followed
     for event in events:

@@ -13,6 +13,7 @@ from proxy.wire.compose import events_of
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Batch, Event, Reply
 from proxy.wire.large_json import dumps
+from proxy.wire.passage import forward_runs
 from proxy.wire.transcript import Transcript
 
 T = TypeVar("T")
@@ -42,8 +43,7 @@ async def convert(reply: Reply, transcript: Transcript, work: Work, *, stream: b
         return reply
     headers = {name: value for name, value in reply.headers.items() if name.lower() != "content-type"}
     if reply.batches is not None:
-        async for _ in reply.batches:
-            pass
+        await _read_all(reply.batches)
     try:
         if reply.batches is None:
             size = len(reply.body or b"")
@@ -55,6 +55,14 @@ async def convert(reply: Reply, transcript: Transcript, work: Work, *, stream: b
     except orjson.JSONEncodeError as error:
         message = "The upstream's response is nested too deeply; the limit is 254 levels."
         raise BackendError(message, code="upstream_invalid_response") from error
+
+
+async def _read_all(batches: AsyncIterator[Batch]) -> None:
+    """Read batches to their end; runs that arrive between them are only recorded on their way here."""
+    if await anext(batches, None) is not None:
+        forward_runs(batches, lambda _run: True)
+        async for _ in batches:
+            pass
 
 
 def _encoded_events(response: Mapping[str, Any], size_bytes: int) -> list[Event]:

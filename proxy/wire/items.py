@@ -52,6 +52,11 @@ STRING_FIELDS = {
 }
 # The part type that the text of a streamed item goes to.
 STREAMED_PART = {"message": "output_text", "reasoning": "reasoning_text"}
+DELTAS = frozenset({
+    *(f"{PART_TYPES[part].text_event}.delta" for part in STREAMED_PART.values()),
+    *(f"{prefix}.delta" for _, prefix in STRING_FIELDS.values()),
+})  # fmt: skip
+"""The types of the events that add text to a streamed item."""
 
 
 def empty_item(item: JSON) -> JSON:

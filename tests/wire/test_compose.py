@@ -601,6 +601,22 @@ def test_events_that_nothing_follows_are_runs():
     assert batch[0] is events[0]
 
 
+@pytest.mark.parametrize("open_item", ["open_message", "open_reasoning", "open_function_call", "open_custom_call"])
+@pytest.mark.parametrize("text", ["a", "", '"\n\\', "ü\U0001f600"])
+def test_an_encoded_delta_is_the_same_event(open_item: str, text: str):
+    """Of items of all types, with the numbers that the events would have; the item is the same afterwards."""
+    encoded, events = (Composer(response_object({"model": "m"}, response_id="resp_1", created_at=1)) for _ in range(2))
+    name = () if open_item in ("open_message", "open_reasoning") else ("f",)
+    opened = [getattr(composer, open_item)(*name) for composer in (encoded, events)]
+    ids = [each[0].data["item"]["id"].encode() for each in opened]
+    runs = [encoded.delta_run(each).sse.replace(*ids) for each in ("x", text, "y")]
+
+    assert runs == [event.sse for each in ("x", text, "y") for event in events.delta(each)]
+    closed = [composer.close() for composer in (encoded, events)]
+    assert closed[0][0].sse.replace(*ids) == closed[1][0].sse
+    assert b"sequence_number" in closed[0][0].sse
+
+
 def test_a_delta_that_a_policy_follows_stays_an_event():
     """It is what the policy's check receives."""
     composer = Composer(response_object({"model": "m"}, response_id="resp_1", created_at=1))

@@ -10,6 +10,7 @@ from proxy.wire.compose import events_of
 from proxy.wire.convert import convert
 from proxy.wire.errors import BackendError, Unavailable
 from proxy.wire.event import FOLLOWED, Batch, Event, Reply, Run, response_reply
+from proxy.wire.passage import Outlet, Passage
 from proxy.wire.sse import SSEParser
 from proxy.wire.transcript import Transcript
 from proxy.workers import FREE_BYTES, BodyMemory, MemoryLease, Workers
@@ -72,6 +73,37 @@ async def test_a_stream_becomes_its_final_response():
     assert reply.body is not None
     assert orjson.loads(reply.body) == reply.response == FINAL
     assert (reply.status, reply.headers, reply.batches) == (200, {"x-upstream-request-id": "req_1"}, None)
+
+
+class Forwarding(Passage):
+    """A stream of which the first batch and the last one are read, and all runs between are forwarded."""
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self.batches = [*batches]
+        self.taken: list[bool] = []
+
+    async def __anext__(self) -> Batch:
+        if not self.batches:
+            raise StopAsyncIteration
+        return self.batches.pop(0)
+
+    def forward_runs(self, outlet: Outlet) -> None:
+        self.taken = [outlet(unit) for batch in self.batches for unit in batch if isinstance(unit, Run)]
+        self.batches = [[unit for unit in batch if isinstance(unit, Event)] for batch in self.batches]
+
+
+async def test_runs_that_are_forwarded_need_not_be_read():
+    """The transcript has them already."""
+    transcript, parser = Transcript(), SSEParser(FOLLOWED)
+    batches = [parser.feed(RECORDING[i : i + 700]) for i in range(0, len(RECORDING), 700)]
+    for batch in batches:
+        transcript.see(batch)
+    forwarding = Forwarding(batches)
+    reply = await convert(Reply(200, HEADERS, batches=forwarding), transcript, make_context(), stream=False)
+
+    assert reply.response == FINAL
+    assert forwarding.taken
+    assert all(forwarding.taken)
 
 
 @pytest.mark.parametrize(

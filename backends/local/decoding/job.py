@@ -91,7 +91,7 @@ EmitToken = Callable[[Job, Token], None]
 EndRun = Callable[[Job, RunEnd, str], None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each token
 class DecodingStep:
     """Progress of one job. The stop token that ends an answer is not among its tokens."""
 

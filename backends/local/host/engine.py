@@ -8,7 +8,7 @@
 import asyncio
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol, Self
 
@@ -23,6 +23,9 @@ log = structlog.get_logger()
 
 LONGEST_ERROR_CHARS = 200
 
+TakeTokens = Callable[[Sequence[Token]], bool]
+"""Takes the tokens of a step, and returns whether the iteration need not wake up for them. It raises nothing."""
+
 
 class Generation:
     """The tokens of one answer. Iterate it once; each item is all tokens that have arrived, without the stop token.
@@ -34,9 +37,10 @@ class Generation:
     def __init__(self) -> None:
         self.finish: FinishReason | None = None
         self.cached_tokens = 0
-        self._tokens: list[Token] = []
+        self._tokens: list[Token] = []  # that no iteration has returned
         self._error: HeadgateError | None = None
-        self._changed = asyncio.Event()
+        self._take: TakeTokens | None = None
+        self._waiting: asyncio.Future[bool] | None = None  # of the iteration; whether its tokens were taken already
 
     def __aiter__(self) -> Self:
         return self
@@ -47,29 +51,51 @@ class Generation:
                 raise self._error
             if self.finish is not None:
                 raise StopAsyncIteration
-            self._changed.clear()
-            await self._changed.wait()
+            self._waiting = asyncio.get_running_loop().create_future()
+            if await self._waiting:
+                return ()
         tokens, self._tokens = self._tokens, []
         return tokens
 
+    def forward_tokens(self, take: TakeTokens | None) -> None:
+        """Give the tokens of a step to `take` at once while an iteration waits, so that its task sleeps on.
+
+        When `take` returns False, the iteration returns no tokens. None: no more.
+        """
+        self._take = take
+
     def add_step(self, step: DecodingStep) -> None:
         """Add a step from the engine. Called in the loop's thread."""
-        self.cached_tokens = step.cached_tokens or self.cached_tokens
-        self._tokens.extend(step.tokens)
-        if step.finish == "failed":
+        if step.cached_tokens:
+            self.cached_tokens = step.cached_tokens
+        if tokens := step.tokens:
+            take, waiting = self._take, self._waiting
+            if take is None or waiting is None or waiting.done():
+                self._tokens.extend(tokens)
+                self._wake()
+            elif not take(tokens):
+                waiting.set_result(True)
+        if step.finish is not None:
+            self._end(step.finish)
+
+    def _end(self, finish: FinishReason) -> None:
+        if finish == "failed":
             self.fail(model_failed())
-        elif step.finish == "constraint_failed":
+        elif finish == "constraint_failed":
             message = "The local model does not follow the required output format; a simpler format may work."
             self.fail(BackendError(message, code="local_model_constraint_failed", source="gateway"))
-        elif step.finish is not None:
-            self.finish = step.finish
-        if step.tokens or step.finish:
-            self._changed.set()
+        else:
+            self.finish = finish
+            self._wake()
 
     def fail(self, error: HeadgateError) -> None:
         """End the answer with an error after the tokens that have arrived; the first error counts."""
         self._error = self._error or error
-        self._changed.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(False)
 
     @property
     def is_over(self) -> bool:
@@ -136,6 +162,7 @@ class Engine(ABC):
                 yield generation
             finally:
                 del self._generations[job.id]
+                generation.forward_tokens(None)  # what takes them has the generation, too: a cycle would keep both
                 if not generation.is_over:
                     self._cancel(job)
 

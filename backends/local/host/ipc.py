@@ -141,19 +141,18 @@ def decode_steps(content: Sequence[Any], vocabulary_size: int) -> list[DecodingS
     """Return the steps of a "steps" message. Raises IpcError."""
     try:
         (rows,) = content
-        steps = [
-            DecodingStep(job, [_decode_token(token, vocabulary_size) for token in tokens], finish, cached, str(text))
-            for job, tokens, finish, cached, text in rows
-        ]
-        if all(map(_is_valid, steps)):
-            return steps
+        steps, size = [], vocabulary_size
+        for job, contents, finish, cached, text in rows:
+            tokens = [
+                Token(each) if type(each) is int and 0 <= each < size else _decode_token(each, size)
+                for each in contents
+            ]
+            if type(job) is not int or finish not in FINISH_REASONS or not (cached is None or type(cached) is int):
+                raise IpcError("invalid steps")
+            steps.append(DecodingStep(job, tokens, finish, cached, str(text)))
     except (TypeError, ValueError, IndexError) as error:
         raise IpcError("invalid steps") from error
-    raise IpcError("invalid steps")
-
-
-def _is_valid(step: DecodingStep) -> bool:
-    return isinstance(step.job, int) and step.finish in FINISH_REASONS and isinstance(step.cached_tokens, int | None)
+    return steps
 
 
 def _encode_token(token: Token) -> object:

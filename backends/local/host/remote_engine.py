@@ -105,6 +105,7 @@ class RemoteEngine:
             yield generation
         finally:
             del self._generations[job.id]
+            generation.forward_tokens(None)  # as in Engine.generate
             self._admitting.pop(job.id, None)
             if not generation.is_over:
                 self._link.channel.send(encode_message("cancel", job.id))

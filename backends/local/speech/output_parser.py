@@ -64,7 +64,8 @@ class OutputParser:
         self._parser = parser
         self._reasoning = reasoning
         self._stop = StopSequences(stop_sequences)
-        self._passes = reasoning is None and not stop_sequences  # every segment as it is
+        if reasoning is None and not stop_sequences:  # every segment passes as it is
+            self.feed = parser.feed  # type: ignore[method-assign]
 
     @property
     def in_reasoning(self) -> bool:
@@ -76,8 +77,6 @@ class OutputParser:
 
     def feed(self, text: str) -> list[Segment]:
         """Return every segment that is certain by now."""
-        if self._passes:
-            return self._parser.feed(text)
         reasoning: list[Reasoning] = []
         if self._reasoning is not None:
             reasoning, text = self._reasoning.feed(text)

@@ -27,7 +27,7 @@ PARTIAL_INPUT = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each token
 class Text:
     text: str
     offset: int  # where it begins in the model's whole output, in characters

@@ -1,5 +1,7 @@
 """Generated tokens as events of a response."""
 
+import asyncio
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -9,7 +11,8 @@ from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from backends.local.answer import ResponseBuilder
-from backends.local.decoding.job import DecodingOptions, Token
+from backends.local.decoding.job import DecodingOptions, DecodingStep, Token
+from backends.local.host.engine import Generation
 from backends.local.model.tokenizer import ModelTokenizer
 from backends.local.request import LocalRequest
 from backends.local.request.tool_choice import select_tools
@@ -31,6 +34,7 @@ PATCH = {
     "name": "patch",
     "format": {"type": "grammar", "syntax": "regex", "definition": "[^#]*"},
 }
+NO_TOOLS = select_tools({}, tool_format=HERMES)
 CRM = {"type": "namespace", "name": "crm", "description": "People.", "tools": [F, NOTE]}
 
 
@@ -113,6 +117,75 @@ async def test_every_token_becomes_a_delta():
         "response.output_item.done",
         "response.completed",
     ]
+
+
+class ForwardedText:
+    """The tokens of a text, added to a generation while its batches are read, and what the outlet is offered of it."""
+
+    def __init__(self, text, *, accepts=lambda _run: True, **options):
+        self.ids = LIBRARY_TOKENIZER.encode(text).ids
+        self.generation, self.offered, self.batches = Generation(), [], []
+        request = LocalRequest([1, 2, 3], DecodingOptions(9, frozenset()), {"model": "tiny"}, NO_TOOLS, None, False, **options)  # fmt: skip
+        self.builder = ResponseBuilder(request, TOKENIZER)
+        self.reading = self.builder.batches(self.generation, FOLLOWED)
+        self._accepts = accepts
+
+    async def read(self):
+        """Read all batches, which ends the generation; return the data of all events in the order of their numbers."""
+        for _ in range(2):
+            self.batches.append(await anext(self.reading))
+            self.generation.add_step(DecodingStep(1, [Token(self.ids[len(self.batches) - 1])]))
+        self.reading.forward_runs(self._offer)
+        reader = asyncio.ensure_future(self._read_rest())
+        for token in self.ids[2:]:
+            await asyncio.sleep(0)
+            self.generation.add_step(DecodingStep(1, [Token(token)]))
+        self.generation.add_step(DecodingStep(1, (), "stop"))
+        await reader
+        units = [[unit for batch in self.batches for unit in batch], self.offered]
+        data = [event.data for each in units for event in events_in(each)]
+        return sorted(data, key=lambda event: event["sequence_number"])
+
+    async def _read_rest(self):
+        async for batch in self.reading:
+            self.batches.append(batch)
+
+    def _offer(self, run):
+        is_taken = self._accepts(run)
+        if is_taken:
+            self.offered.append(run)
+        return is_taken
+
+
+@pytest.mark.parametrize("takes", [(True,), (False,), (True, False)])
+async def test_the_deltas_of_a_waiting_reader_are_forwarded(takes):
+    """What the outlet refuses comes in the next batch; either way nothing is lost, and numbers have no gap."""
+    text, answers = "Hello there, how are you today?", itertools.cycle(takes)
+    forwarded = ForwardedText(text, accepts=lambda _: next(answers))
+    data = await forwarded.read()
+    refused = len(forwarded.ids) - 2 - len(forwarded.offered)
+
+    assert order_faults(data) == []
+    assert [event["sequence_number"] for event in data] == list(range(len(data)))
+    assert "".join(event["delta"] for event in data if event["type"].endswith("text.delta")) == text
+    assert (bool(forwarded.offered), bool(refused)) == (True in takes, False in takes)
+    assert data[-1]["response"]["usage"]["output_tokens"] == len(forwarded.ids)
+
+
+async def test_a_stop_sequence_in_forwarded_tokens_ends_the_answer():
+    forwarded = ForwardedText("One. Two. Three. Four.", stop_sequences=("Three",))
+    data = await forwarded.read()
+
+    assert outputs(data[-1]["response"]) == [("message", "completed", "One. Two. ")]
+
+
+async def test_a_fault_in_forwarded_tokens_fails_their_answer_only():
+    """It does not reach the engine, whose other answers go on."""
+    forwarded = ForwardedText("Hello there, how are you today?")
+    forwarded.ids[3] = -1
+
+    with pytest.raises(TypeError, match="integer"):
+        await forwarded.read()
 
 
 async def test_the_final_response_is_complete():

@@ -70,6 +70,50 @@ async def test_a_waiting_iteration_wakes_up_for_tokens():
     assert (waiting, await iteration) == (True, tokens(5))
 
 
+async def test_tokens_are_forwarded_while_an_iteration_waits():
+    """Those that came before it are iterated; the task sleeps on until something has to be read or the answer ends."""
+    generation, taken, takes = Generation(), [], [True, True, False]
+    generation.forward_tokens(lambda given: taken.append([*given]) or takes[len(taken) - 1])
+    generation.add_step(DecodingStep(1, tokens(1)))
+    first = await anext(generation)
+    iteration = asyncio.ensure_future(anext(generation))
+    await asyncio.sleep(0)
+    for number in (2, 3, 4, 5):
+        generation.add_step(DecodingStep(1, tokens(number)))
+
+    assert (first, await iteration) == (tokens(1), ())
+    assert taken == [tokens(2), tokens(3), tokens(4)]
+    assert await anext(generation) == tokens(5)
+
+
+async def test_an_end_wakes_up_an_iteration_whose_tokens_are_forwarded():
+    """Also one in the same step as the last token; an error, too."""
+    ended, failed = Generation(), Generation()
+    for generation in (ended, failed):
+        generation.forward_tokens(lambda _: True)
+    iterations = [asyncio.ensure_future(anext(each)) for each in (ended, failed)]
+    await asyncio.sleep(0)
+    ended.add_step(DecodingStep(1, tokens(1), "stop"))
+    failed.add_step(DecodingStep(1, tokens(1), "constraint_failed"))
+
+    with pytest.raises(StopAsyncIteration):
+        await iterations[0]
+    with pytest.raises(BackendError, match="required output format"):
+        await iterations[1]
+
+
+async def test_no_tokens_are_forwarded_to_a_caller_that_has_left():
+    """Nothing keeps what takes them."""
+    engine, taken = IdleEngine(), []
+    async with engine.generate([1, 2], OPTIONS) as generation:
+        generation.forward_tokens(lambda given: taken.append(given) is None)
+        iteration = asyncio.ensure_future(anext(generation))
+        await asyncio.sleep(0)
+    generation.add_step(DecodingStep(1, tokens(1)))
+
+    assert (await iteration, taken) == (tokens(1), [])
+
+
 async def test_an_error_follows_the_tokens_before_it():
     """The first error counts."""
     generation = Generation()

@@ -12,7 +12,8 @@ connections, a timeout for the whole answer. What is left is small enough to be 
     tunnel.py      ... through a proxy, by CONNECT
     pool.py        Client: reuses connections, retries on a fresh one, hands out Answers
 
-What it leaves out: cookies, redirects, decompression, HTTP/2, pipelining, `Expect: 100-continue`, trailers.
+What it leaves out: cookies, redirects, decompression, HTTP/2, pipelining, `Expect: 100-continue`. Trailers are read,
+bounded and dropped.
 """
 
 from backends.upstream.http1.dial import Dialer, create_tls_context

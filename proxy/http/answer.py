@@ -76,7 +76,7 @@ class Answer(web.StreamResponse):
 
     async def write_chunk(self, data: bytes) -> None:
         """Write a part of the stream."""
-        await self._write(b"".join([self._take_head(), *self._framed(data)]))
+        await self._write(self._frame((data,), len(data)))
 
     def write_now(self, frames: bytes) -> bool:
         """Write whole frames, which are shorter than a piece; return whether `wait_turn` has to follow."""
@@ -103,9 +103,12 @@ class Answer(web.StreamResponse):
 
     async def write_frames(self, frames: Sequence[bytes], *, is_last: bool = False) -> None:
         """Write whole frames, in pieces if they are long; nothing is written between the pieces of one call."""
-        is_short = sum(map(len, frames)) <= PIECE_BYTES  # almost always
-        last = b"".join(frames) if is_short else b""
-        for piece in () if is_short else pieces_of(frames):
+        size = sum(map(len, frames))
+        if size <= PIECE_BYTES:  # almost always
+            await self._write(self._frame(frames, size, is_last=is_last))
+            return
+        last = b""
+        for piece in pieces_of(frames):
             if last:
                 self._is_in_frame = True
                 await self.write_chunk(last)
@@ -115,11 +118,7 @@ class Answer(web.StreamResponse):
 
     async def end_stream(self, data: bytes = b"") -> None:
         """Write the last part of the stream, and its end."""
-        head = self._take_head()
-        if not self._has_body:
-            await self._write(head)
-        else:
-            await self._write(b"".join([head, *self._framed(data), LAST_CHUNK if self._is_chunked else b""]))
+        await self._write(self._frame((data,), len(data), is_last=True) if self._has_body else self._take_head())
 
     def write_between(self, data: bytes) -> None:
         """Write something between two frames of the stream, unless the client has left or reads too slowly."""
@@ -127,7 +126,7 @@ class Answer(web.StreamResponse):
         if self._is_in_frame:
             return
         if transport is not None and not transport.is_closing() and not connection.writing_paused:
-            self._put_now(b"".join([self._take_head(), *self._framed(data)]))
+            self._put_now(self._frame((data,), len(data)))
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """aiohttp calls this when all is written."""
@@ -135,9 +134,13 @@ class Answer(web.StreamResponse):
     async def write_eof(self, data: bytes = b"") -> None:
         """aiohttp calls this when all is written."""
 
-    def _framed(self, data: bytes) -> tuple[bytes, ...]:
-        """Return the parts of a chunk, which are joined with what is around it: a large one is copied once."""
-        return (b"%x\r\n" % len(data), data, b"\r\n") if self._is_chunked and data else (data,)
+    def _frame(self, parts: Sequence[bytes], size: int, *, is_last: bool = False) -> bytes:
+        """Return these parts of the stream, `size` bytes together, as one chunk. They are copied once."""
+        head = self._take_head()
+        if not self._is_chunked:
+            return b"".join((head, *parts))
+        end = LAST_CHUNK if is_last else b""
+        return b"".join((head, b"%x\r\n" % size, *parts, b"\r\n", end) if size else (head, end))
 
     def _take_head(self) -> bytes:
         head, self._unsent_head = self._unsent_head, b""

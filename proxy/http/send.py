@@ -77,7 +77,8 @@ async def send(
 
 async def _write_rest(answer: Answer, batches: AsyncIterator[Batch], *, is_ended: bool) -> None:
     """Write what follows the first batch, and the sentinel if no batch was the last one."""
-    forward_runs(batches, answer.write_run)
+    if not is_ended:
+        forward_runs(batches, answer.write_run)
     async for batch in batches:
         if is_ended:  # nothing follows, but what was opened ends now
             continue

@@ -247,11 +247,36 @@ def event_type(payload: bytes) -> str:
 
 def payload_of(frame: bytes) -> bytes:
     """The data lines of one frame, joined."""
+    place = _only_data_line(frame)
+    if place is not None:
+        return frame[place]
     if len(frame) >= LONG_FRAME_BYTES:
         lines = [*_data_lines(frame)]
     else:
         lines = [line[6 if line[5:6] == b" " else 5 :] for line in frame.splitlines() if line[:5] == b"data:"]
     return lines[0] if len(lines) == 1 else b"\n".join(lines)
+
+
+def _only_data_line(frame: bytes) -> slice | None:
+    """Return the place of the data of a frame that has one line of it, the last one, after another line or none.
+
+    Almost all frames are like that, with LF or CRLF at the ends of their lines. Returns None for any other.
+    """
+    line_end, start = frame.find(b"\n"), 0
+    if not frame.startswith(b"data:"):
+        start = line_end + 1
+        line_end = frame.find(b"\n", start)
+        if not frame.startswith(b"data:", start):
+            return None
+    end = len(frame) - 2
+    carriage_return = frame.find(b"\r")
+    if carriage_return >= 0:
+        end -= 2
+        if carriage_return != (start - 2 if start else end) or frame.find(b"\r", start) != end:
+            return None
+        line_end -= 1
+    start += 6 if frame.startswith(b" ", start + 5) else 5
+    return slice(start, end) if line_end == end else None
 
 
 def _data_lines(frame: bytes) -> Iterator[bytes]:

@@ -155,10 +155,7 @@ class SSEParser:
         for at in places:
             if at < end:
                 continue  # in the same frame as the one before
-            start = _last_frame_end(frames, end, at, pairs) or end
-            while frames[start] in b"\r\n":  # one more line end than the frame before needed
-                start += 1
-            end = _first_frame_end(frames, at, pairs)
+            start, end = _frame_around(frames, at, end, pairs)
             frame = frames[start:end]
             payload = payload_of(frame)
             event, size = None, len(payload)
@@ -194,6 +191,18 @@ class SSEParser:
         if len(frame) >= LONG_FRAME_BYTES:
             event.count_parsed()  # now: long frames are parsed in a thread
         return event
+
+
+def _frame_around(frames: bytes, at: int, first: int, pairs: tuple[bytes, ...]) -> tuple[int, int]:
+    """Return where the frame that has the byte at this place begins and ends; no frame before `first` has it."""
+    if len(pairs) == 1:
+        found = frames.rfind(pairs[0], first, at)
+        start, end = first if found < 0 else found + 2, frames.index(pairs[0], at) + 2
+    else:
+        start, end = _last_frame_end(frames, first, at, pairs) or first, _first_frame_end(frames, at, pairs)
+    while frames[start] in b"\r\n":  # one more line end than the frame before needed
+        start += 1
+    return start, end
 
 
 def _last_frame_end(buffer: bytes | bytearray, start: int, stop: int, pairs: tuple[bytes, ...] | None = None) -> int:

@@ -1,6 +1,7 @@
 """How a reply becomes HTTP: headers, heartbeats, ends, and errors before and after the first byte."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from openai import APIError, APIStatusError, BadRequestError
@@ -231,13 +232,19 @@ async def test_no_comment_is_written_inside_a_large_frame(
     gateway: str, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ):
     """It is written in pieces, and a comment may be due between any two of them."""
-    write_chunk = Answer.write_chunk
+    write_chunk, write_frames = Answer.write_chunk, Answer.write_frames
 
     async def write(answer: Answer, data: bytes) -> None:
         await write_chunk(answer, data)
         answer.write_between(COMMENT)
 
+    async def write_all(answer: Answer, frames: Sequence[bytes], *, is_last: bool = False) -> None:
+        await write_frames(answer, frames, is_last=is_last)
+        if not is_last:
+            answer.write_between(COMMENT)
+
     monkeypatch.setattr(Answer, "write_chunk", write)
+    monkeypatch.setattr(Answer, "write_frames", write_all)
     large = b"data: " + b"a" * 3 * PIECE_BYTES + b"\n\n"
     upstream.answer = streaming(FRAMES[0], large, *FRAMES[1:])
     body = (await ask(gateway, STREAM)).body

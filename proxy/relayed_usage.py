@@ -11,9 +11,9 @@ from proxy.context import Context
 from proxy.wire.bounds import count_values
 from proxy.wire.call import Call
 from proxy.wire.errors import Unavailable
-from proxy.wire.event import frames_of, payload_of
 from proxy.wire.large_json import loads_leniently
 from proxy.wire.relay import RelayRequest
+from proxy.wire.sse_frame import frames_of, payload_of
 from proxy.wire.token_estimate import BYTES_PER_TOKEN, estimate_input, estimate_tokens
 
 TAIL_BYTES = 262_144

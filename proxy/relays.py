@@ -26,11 +26,11 @@ from proxy.state.relayed_ids import RelayedIds
 from proxy.wire.bounds import parsed_size
 from proxy.wire.call import MAX_MODEL_CHARS, Call
 from proxy.wire.errors import BackendError, RequestError
-from proxy.wire.event import frames_of, payload_of
 from proxy.wire.large_json import dumps
 from proxy.wire.loggable import clip
 from proxy.wire.refusals import shorten
 from proxy.wire.relay import RelayReply, RelayRequest
+from proxy.wire.sse_frame import frames_of, payload_of
 
 ROUTE = "relay"
 MAX_LISTED, MAX_LISTED_VALUES = 10_000, 200_000

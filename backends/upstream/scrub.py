@@ -12,8 +12,9 @@ from urllib.parse import quote
 
 import orjson
 
-from proxy.wire.event import Batch, Event, Run, parse_leniently, payload_of
+from proxy.wire.event import Batch, Event, Run, parse_leniently
 from proxy.wire.large_bytes import WINDOW_BYTES, find_text, replace_text
+from proxy.wire.sse_frame import payload_of
 
 REPLACEMENT = "[redacted]"
 SHORTEST_CHARS = 8

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 from proxy.wire.bounds import has_more_values
 from proxy.wire.candidates import candidate_patterns, candidates, has_candidates
-from proxy.wire.event import LONG_FRAME_BYTES, Event, Run, parse_leniently, payload_of
+from proxy.wire.event import Event, Run, parse_leniently
 from proxy.wire.json_parser import TooMuchText
+from proxy.wire.sse_frame import LONG_FRAME_BYTES, payload_of
 
 BOM = b"\xef\xbb\xbf"
 SENTINEL = b"[DONE]"

@@ -6,9 +6,10 @@ The frame has passed by then, as every other one: it is looked for only when a s
 from collections.abc import Mapping
 
 from proxy.wire.errors import BackendError, BackendRefusal
-from proxy.wire.event import Event, Run, frames_of, payload_of
+from proxy.wire.event import Event, Run
 from proxy.wire.foreign_errors import DEFAULT_CODE, HOLDERS, ForeignError, read_error
 from proxy.wire.large_json import loads_leniently
+from proxy.wire.sse_frame import frames_of, payload_of
 
 MAX_FRAME_BYTES = 1_048_576
 """The longest unit of a stream in which an error without a type is looked for, in bytes."""

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from proxy.wire.event import FOLLOWED, Event, parse_payload, payload_of
+from proxy.wire.event import FOLLOWED, Event, parse_payload
 from proxy.wire.items import JSON
 from proxy.wire.sse import SSEParser
+from proxy.wire.sse_frame import payload_of
 from proxy.wire.transcript import Transcript
 
 RECORDING = (Path(__file__).parent.parent / "data" / "canonical.sse").read_bytes()

@@ -2,7 +2,6 @@
 
 import pytest
 
-from proxy.wire import event
 from proxy.wire.bounds import parsed_size
 from proxy.wire.event import (
     FOLLOWED,
@@ -14,14 +13,12 @@ from proxy.wire.event import (
     Run,
     Stop,
     event_type,
-    frame_of,
-    frames_of,
     parse_leniently,
     parse_payload,
-    payload_of,
     response_reply,
     terminal_type,
 )
+from proxy.wire.sse_frame import LONG_FRAME_BYTES, frame_of, frames_of, payload_of
 
 ENDS = [b"\n", b"\r\n", b"\r"]
 
@@ -68,7 +65,7 @@ def test_data_can_span_several_lines(end: bytes):
 
 def test_the_lines_of_a_long_frame_may_end_in_any_way():
     """They are found one by one, and only the data is copied."""
-    long = b"b" * event.LONG_FRAME_BYTES
+    long = b"b" * LONG_FRAME_BYTES
 
     assert payload_of(b"event: x\rdata: a\rdata:%b\r\n\r\n" % long) == b"a\n" + long
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from backends.upstream.websocket.messages import split_lane
 from proxy.wire import large_bytes
 from proxy.wire.client_message import in_lane
-from proxy.wire.event import LONG_FRAME_BYTES, payload_of
 from proxy.wire.large_bytes import WINDOW_BYTES, as_utf8, count_text, cut_out, find_text, pieces_of, replace_text
+from proxy.wire.sse_frame import LONG_FRAME_BYTES, payload_of
 from tests.examples import NO_DEADLINE
 from tests.wire.watched import WatchedBytes
 

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.wire import event, json_parser, large_json
-from proxy.wire.event import FOLLOWED, Event, Run, parse_payload, payload_of
+from proxy.wire.event import FOLLOWED, Event, Run, parse_payload
 from proxy.wire.sse import MAX_FRAME_BYTES, SSEParser
+from proxy.wire.sse_frame import payload_of
 
 BOM = b"\xef\xbb\xbf"  # U+FEFF in UTF-8
 DATA = Path(__file__).parent.parent / "data"

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.wire.body_events import events_of_body
-from proxy.wire.event import FOLLOWED, Event, MessageRun, Run, frame_of
+from proxy.wire.event import FOLLOWED, Event, MessageRun, Run
 from proxy.wire.items import JSON
 from proxy.wire.partial_item import index_of
 from proxy.wire.sse import SSEParser
+from proxy.wire.sse_frame import frame_of
 from proxy.wire.transcript import LOG_BYTES, Transcript
 from tests import examples
 from tests.wire.streams import (

@@ -21,8 +21,9 @@ import orjson
 from backends.upstream.dialects.openers import ADDED, ITEM_DONE, OPENED, Openers, composed, fields_of
 from backends.upstream.dialects.responses import DONE, OPENING, ResponseRepairs
 from proxy.context import Context
-from proxy.wire.event import TERMINALS, Batch, Event, Run, frames_of, parse_leniently, payload_of
+from proxy.wire.event import TERMINALS, Batch, Event, Run, parse_leniently
 from proxy.wire.partial_item import index_of
+from proxy.wire.sse_frame import frames_of, payload_of
 from proxy.wire.transcript import Transcript
 from proxy.workers import LARGE_BYTES
 

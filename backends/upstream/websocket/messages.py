@@ -18,12 +18,13 @@ from backends.upstream.scrub import Scrubber
 from proxy.wire.bounds import has_more_values
 from proxy.wire.call import Call
 from proxy.wire.candidates import candidate_patterns, candidates
-from proxy.wire.event import FOLLOWED, LONG_FRAME_BYTES, TERMINALS, Event, MessageRun, Run, parse_leniently
+from proxy.wire.event import FOLLOWED, TERMINALS, Event, MessageRun, Run, parse_leniently
 from proxy.wire.foreign_errors import read_error
 from proxy.wire.json_parser import TooMuchText
 from proxy.wire.large_bytes import as_utf8, find_text, pieces_of
 from proxy.wire.large_json import dumps
 from proxy.wire.sse import MAX_FRAME_VALUES
+from proxy.wire.sse_frame import LONG_FRAME_BYTES
 
 HTTP_FIELDS = ("stream", "stream_options", "background")
 """The fields of a call over HTTP that a message does not have."""

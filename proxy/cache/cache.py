@@ -189,12 +189,12 @@ class Cache:
         self, slot: CacheSlot, opening: AbstractAsyncContextManager[Reply], call: Call, context: Context
     ) -> Reply:
         """Return the reply that is opened now, or the one that was opened or kept since the lookup."""
-        if not slot.can_be_shared:
+        if not slot.can_be_shared or slot.place is None:
             return await context.cleanup.enter_async_context(opening)
         look_again = partial(self._look_again, slot, call, context)
-        if self._flights.has_ended_since(slot) and (late := await look_again()) is not None:
+        if self._flights.has_ended_since(slot, slot.place) and (late := await look_again()) is not None:
             return late
-        return await self._flights.share(slot, opening, call, context, look_again)
+        return await self._flights.share(slot, slot.place, opening, call, context, look_again)
 
     async def _look_again(self, slot: CacheSlot, call: Call, context: Context) -> Reply | None:
         """Return the reply that was kept since the call was looked up, if there is one."""

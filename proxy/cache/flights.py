@@ -1,17 +1,15 @@
 """The flights of a process by the keys of their entries: a call joins an identical one, or becomes the first."""
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 
 from proxy.cache.entry import echoed_fields, with_own_fields
 from proxy.cache.held_reply import SharedCallEnded, hold
 from proxy.cache.overflow import Overflow
 from proxy.cache.shared_flight import POLL_S, Opening, SharedFlights, SharedOpening
-from proxy.cache.single_flight import Flight, IsWanted
+from proxy.cache.single_flight import Flight
 from proxy.cache.slot import CacheSlot, Keeping, report
 from proxy.cache.vault import Place
 from proxy.cleanup import Cleanup
@@ -28,18 +26,26 @@ MAX_ENDED = 1024
 """How many ended flights are remembered, for calls that were looked up before and join after their end."""
 
 
-@dataclass(slots=True)
-class SharedCall:
-    """A flight, and the call that began it. `unpaid` is what it sent, if it left before others had the whole reply."""
+class SharedCall(Keeping):
+    """A flight, the call that began it, and which call keeps its answer.
 
-    flight: Flight
-    call: Call
-    context: Context
-    keeping: Keeping
-    unpaid: Call | None = None
+    `unpaid` is what the call that began it sent, if that left before others had the whole reply.
+    """
+
+    __slots__ = ("call", "context", "flight", "unpaid")
+
+    def __init__(self, flight: Flight, call: Call, context: Context) -> None:
+        super().__init__()
+        self.flight = flight
+        self.call = call
+        self.context = context
+        self.unpaid: Call | None = None
 
     def leave(self) -> None:
-        """Let the last call that reads on account for the tokens, as they are known at the end only."""
+        """Let the last call that reads on account for the tokens, as they are known at the end only.
+
+        A call that has the whole reply knows them.
+        """
         note_end(self.flight, self.context)
         if self.flight.readers and self.context.transcript.terminal is None:
             self.unpaid, self.context.sent_call = self.context.sent_call, None
@@ -67,20 +73,21 @@ class Flights:
         """`overflow` returns what keeps the rest of a reply for slow readers; `across` shares flights with other
         processes.
         """
-        self._settings = settings
+        self._keep_bytes = settings.max_reply_bytes
+        self._charges_each = settings.collapsed_cost == "each"
         self._overflow = overflow
         self._across = across
         self._calls: dict[str, SharedCall] = {}
-        self._ended: OrderedDict[str, int] = OrderedDict()  # by key: the number of the last flight that ended
+        self._ended: dict[str, int] = {}  # by key: the number of the last flight that ended
         self.ended = 0
         """How many flights have ended."""
 
-    def has_ended_since(self, slot: CacheSlot) -> bool:
+    def has_ended_since(self, slot: CacheSlot, place: Place) -> bool:
         """Whether a flight with the key of a slot has ended since the slot was looked up: its answer may be kept."""
-        return slot.place is not None and self._ended.get(slot.place.keys[0], 0) > slot.flights_ended
+        return self.ended != slot.flights_ended and self._ended.get(place.keys[0], 0) > slot.flights_ended
 
     async def share(
-        self, slot: CacheSlot, opening: Opening, call: Call, context: Context, look_again: LookAgain
+        self, slot: CacheSlot, place: Place, opening: Opening, call: Call, context: Context, look_again: LookAgain
     ) -> Reply:
         """Return the reply of an identical call in flight, or else the one that is opened now, which others may join.
 
@@ -88,12 +95,12 @@ class Flights:
         refused opens its own reply. What is opened ends with the call. Raises what the opening raises.
         """
         if self._across is None or call.is_stream:
-            return await self._share(slot, opening, call, context, look_again, context.cleanup)
+            return await self._share(slot, place, opening, call, context, look_again, context.cleanup)
         while True:  # a call without a stream: nothing is sent before its reply is whole
             async with Cleanup() as cleanup:
-                reply = await self._share(slot, opening, call, context, look_again, cleanup)
+                reply = await self._share(slot, place, opening, call, context, look_again, cleanup)
                 try:
-                    whole = await hold(reply, self._settings.max_reply_bytes) if slot.is_collapsed else reply
+                    whole = await hold(reply, self._keep_bytes) if slot.is_collapsed else reply
                 except SharedCallEnded:
                     slot.is_collapsed = False
                     report(context, "miss", "fwd=uri-miss")
@@ -103,56 +110,40 @@ class Flights:
                 return whole
 
     async def _share(
-        self, slot: CacheSlot, opening: Opening, call: Call, context: Context, look_again: LookAgain,
+        self, slot: CacheSlot, place: Place, opening: Opening, call: Call, context: Context, look_again: LookAgain,
         cleanup: Cleanup,
     ) -> Reply:  # fmt: skip
         """Return what `share` returns. What is opened is closed by `cleanup`."""
-        key = slot.place.keys[0] if slot.place is not None else ""
-        shared, slot.keeping = self._calls.get(key), Keeping()
-        if shared is None or not shared.flight.can_be_joined:
-            return await self._begin(slot, opening, call, context, look_again, cleanup)
-        joined = await self._join(shared, call, context, cleanup)
-        if joined is None:
-            return await cleanup.enter_async_context(opening)
-        slot.is_collapsed, slot.keeping = True, shared.keeping
-        return joined
-
-    async def _begin(
-        self, slot: CacheSlot, opening: Opening, call: Call, context: Context, look_again: LookAgain,
-        cleanup: Cleanup,
-    ) -> Reply:  # fmt: skip
-        """Return the reply that this process opens, or one of those that share flights."""
-        across, place = self._across, slot.place
-        if across is None or place is None:
-            return await self._lead(slot, opening, call, context, cleanup)
-        shared = SharedOpening(slot, place, opening, call, context, look_again)
-        cleanup.push_async_callback(across.release, shared)  # when the answer is kept
-        is_wanted = partial(across.is_wanted, shared.token)
-        return await self._lead(slot, across.open(shared), call, context, cleanup, is_wanted)
-
-    async def _lead(
-        self, slot: CacheSlot, opening: Opening, call: Call, context: Context, cleanup: Cleanup,
-        is_wanted: IsWanted | None = None,
-    ) -> Reply:  # fmt: skip
-        """Return the reply that is opened now. While any caller reads it, others can join."""
-        key = slot.place.keys[0] if slot.place is not None else ""
-        keep_behind = partial(self._overflow, slot.place) if self._overflow and slot.place else None
-        flight = Flight(opening, self._settings.max_reply_bytes, keep_behind, is_wanted)
-        own = self._calls[key] = SharedCall(flight, call, context, slot.keeping or Keeping())
+        key, is_wanted, slot.keeping = place.keys[0], None, None
+        first = self._calls.get(key)
+        if first is not None and first.flight.can_be_joined:
+            if (joined := await self._join(first, call, context, cleanup)) is None:
+                return await cleanup.enter_async_context(opening)
+            slot.is_collapsed, slot.keeping = True, first
+            return joined
+        if self._across is not None:
+            shared = SharedOpening(slot, place, opening, call, context, look_again)
+            cleanup.push_async_callback(self._across.release, shared)  # when the answer is kept
+            opening, is_wanted = self._across.open(shared), partial(self._across.is_wanted, shared.token)
+        keep_behind = None if self._overflow is None else partial(self._overflow, place)
+        flight = Flight(opening, self._keep_bytes, keep_behind, is_wanted)
+        own = self._calls[key] = slot.keeping = SharedCall(flight, call, context)
         reader = flight.enter()
         cleanup.push_async_callback(self._leave, key, own, reader)
         return await flight.reply(reader)
 
     async def _leave(self, key: str, own: SharedCall, reader: int) -> None:
         """Leave a flight as the call that began it: the next identical call begins another one."""
+        ended = self._ended
         try:
             await own.flight.leave(reader)
         finally:
-            own.leave()
+            if own.context.transcript.terminal is None:
+                own.leave()
             self.ended += 1
-            self._ended[key] = self.ended
-            if len(self._ended) > MAX_ENDED:
-                self._ended.popitem(last=False)
+            ended[key] = self.ended
+            if len(ended) > MAX_ENDED:
+                del ended[next(iter(ended))]
             if self._calls.get(key) is own:
                 del self._calls[key]
 
@@ -167,7 +158,7 @@ class Flights:
             cleanup.callback(note_end, shared.flight, context)
             cleanup.push_async_exit(stack.pop_all())
         context.target = shared.context.target  # where its id is kept
-        context.is_answered = self._settings.collapsed_cost == "each"
+        context.is_answered = self._charges_each
         report(context, "collapsed", "fwd=uri-miss; collapsed")
         context.trace.link(shared.context.trace)
         cleanup.callback(shared.take_over, context)

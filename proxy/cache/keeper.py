@@ -1,6 +1,5 @@
 """Keeps replies once they are complete. Faults of the store in a row are two log lines: the first, and their end."""
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -47,10 +46,10 @@ class Keeper:
             return
         if reply.batches is not None:
             context.transcript.keep_frames(self._max_bytes, self._frame_clock)
-        context.on_reply(partial(self._keep_complete, slot.place, slot.keeping or Keeping(), call, reply))
+        context.on_reply(partial(self._keep_complete, slot.place, slot.keeping, call, reply))
 
     async def _keep_complete(
-        self, place: Place, keeping: Keeping, call: Call, reply: Reply, context: Context, transcript: Transcript
+        self, place: Place, keeping: Keeping | None, call: Call, reply: Reply, context: Context, transcript: Transcript
     ) -> None:  # fmt: skip
         """Keep a reply that is complete, is as the backend sent it, and is within the size limit."""
         terminal, response = transcript.terminal, transcript.response
@@ -64,10 +63,11 @@ class Keeper:
         size = len(reply.body or b"")
         if frames is None or size > self._max_bytes:
             return
-        if keeping.kept is not None:  # another call of the flight was first
-            await asyncio.wait([keeping.kept])
-            return
-        kept = keeping.begin()
+        if keeping is not None:
+            if keeping.is_begun:  # another call of the flight was first
+                await keeping.wait()
+                return
+            keeping.is_begun = True
         try:
             entry = await context.run(size + len(frames), self._encode_entry, call, reply, response, frames, context)
             named = None
@@ -77,7 +77,8 @@ class Keeper:
         except orjson.JSONEncodeError as error:
             log.warning("cache.write_failed", error=summarize_error(error))
         finally:
-            kept.set_result(None)
+            if keeping is not None:
+                keeping.end()
 
     async def _write(self, place: Place, entry: bytes, response: tuple[str, str] | None) -> None:
         """Write an entry, which holds this response of a team."""

@@ -150,7 +150,7 @@ class SharedFlights:
         shared.slot.is_collapsed = True
         own = echoed_fields(shared.call)
         if shared.slot.keeping is not None:
-            shared.slot.keeping.begin().set_result(None)  # the process that leads keeps it
+            shared.slot.keeping.end()  # the process that leads keeps it
         context.target, context.is_answered = head["target"], self._is_charged
         report(context, "collapsed", "fwd=uri-miss; collapsed")
         if head["is_body"]:

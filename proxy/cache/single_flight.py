@@ -57,8 +57,8 @@ class Flight:
         self._behind: Behind | None = None
         self._is_wanted = is_wanted
         self._keep_bytes = keep_bytes
-        loop = asyncio.get_running_loop()
-        self._head: asyncio.Future[Reply] = loop.create_future()
+        self._loop = asyncio.get_running_loop()
+        self._head: Reply | None = None
         self._batches: list[Batch] = []
         self._ends: list[int] = []  # of each batch: how many bytes of the reply there are after it
         self._dropped = self._dropped_bytes = 0  # batches that are no longer kept
@@ -71,7 +71,7 @@ class Flight:
         self._is_given_up = False  # whether the work is ended before its end: no other call may join
         self._ending: asyncio.Task[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
-        self._task = loop.create_task(self._run(opening))
+        self._task = self._loop.create_task(self._run(opening))
 
     @property
     def can_be_joined(self) -> bool:
@@ -100,15 +100,19 @@ class Flight:
 
     async def reply(self, reader: int) -> Reply:
         """Return the reply from its beginning. Raises what opening it raises."""
-        while not self._head.done():
-            await self._wait()
-        head = self._head.result()
+        while (head := self._head) is None:
+            if self._failure is not None:
+                raise self._failure
+            if self._is_ended:
+                raise asyncio.CancelledError
+            await self._change()
         return head if head.batches is None else replace(head, batches=self._read(reader))
 
     async def leave(self, reader: int) -> None:
         """Let a reader leave. The last one ends the work, or waits for its end while another process needs it."""
         self._positions.pop(reader, None)
-        self._wake()  # the flight may have waited for this reader
+        if self._waiting:
+            self._wake()  # the flight may have waited for this reader
         if not self._positions and not self._task.done():
             await self._end()
         if self._behind is not None and not self._positions:
@@ -132,7 +136,8 @@ class Flight:
                     await rest.aclose()
                     rest = None
                 yield batch
-                self._wake()
+                if self._waiting:
+                    self._wake()
             elif number < self._next:
                 self._positions[reader] = number + 1
                 read_bytes = self._ends[number - self._dropped]
@@ -144,13 +149,14 @@ class Flight:
             elif self._is_ended:
                 return
             else:
-                await self._wait()
+                await self._change()
 
     async def _run(self, opening: AbstractAsyncContextManager[Reply]) -> None:
         try:
             async with opening as reply:
-                self._head.set_result(reply)
-                self._wake()
+                self._head = reply
+                if self._waiting:
+                    self._wake()
                 if reply.batches is not None:
                     async for batch in reply.batches:
                         if has_terminal(batch):
@@ -159,24 +165,23 @@ class Flight:
                         if self.last:  # as without others: what follows is not waited for
                             break
         except asyncio.CancelledError:  # it ends here: the task would keep it, and with it this frame, in a cycle
-            self._head.cancel()
+            pass
         except BaseException as error:  # noqa: BLE001  each reader raises it
             self._failure = error
-            if not self._head.done():
-                self._head.set_exception(error)
-                self._head.exception()  # seen, even if every reader has left
         finally:
             self._is_ended = True
-            self._wake()
+            if self._waiting:
+                self._wake()
 
     async def _add(self, batch: Batch) -> None:
         """Keep a batch for the readers, and wait while even the fastest one is far behind."""
         end = self._bytes_before(self._next) + sum([len(unit.sse) for unit in batch])
         self._batches.append(batch)
         self._ends.append(end)
-        self._wake()
+        if self._waiting:
+            self._wake()
         while self._positions and end - self._bytes_before(max(self._positions.values())) > AHEAD_BYTES:
-            await self._wait()
+            await self._change()
         if end > self._keep_bytes:
             self._drop(end)
 
@@ -202,11 +207,11 @@ class Flight:
         """Return how many bytes the batches before this one have."""
         return self._dropped_bytes if number <= self._dropped else self._ends[number - self._dropped - 1]
 
-    async def _wait(self) -> None:
-        """Wait until something has changed."""
-        change = asyncio.get_running_loop().create_future()
+    def _change(self) -> asyncio.Future[None]:
+        """Return what is done when something has changed."""
+        change = self._loop.create_future()
         self._waiting.append(change)
-        await change
+        return change
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []

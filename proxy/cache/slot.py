@@ -9,19 +9,29 @@ from proxy.context import Context
 from proxy.wire.event import Reply
 
 
-@dataclass(slots=True)
 class Keeping:
     """Which of the calls that share an answer keeps it: the first one that has all of it, whichever left before.
 
-    `kept` is done when that one has written it; None: none has begun.
+    `is_begun`: a call keeps it, and no other one does.
     """
 
-    kept: asyncio.Future[None] | None = None
+    __slots__ = ("_has_ended", "_waiting", "is_begun")
 
-    def begin(self) -> asyncio.Future[None]:
-        """Return what is to be done when the answer is kept. No other call keeps it."""
-        self.kept = asyncio.get_running_loop().create_future()
-        return self.kept
+    def __init__(self) -> None:
+        self.is_begun = self._has_ended = False
+        self._waiting: asyncio.Event | None = None  # made for the first call that waits
+
+    def end(self) -> None:
+        """Note that the answer is kept, or cannot be."""
+        self.is_begun = self._has_ended = True
+        if self._waiting is not None:
+            self._waiting.set()
+
+    async def wait(self) -> None:
+        """Wait until the call that keeps the answer has done so."""
+        if not self._has_ended:
+            self._waiting = self._waiting or asyncio.Event()
+            await self._waiting.wait()
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import structlog
@@ -20,7 +20,7 @@ from proxy.cache.overflow import Overflow
 from proxy.cache.shared_flight import SharedFlights
 from proxy.cache.slot import CacheSlot, report
 from proxy.cache.tier import LocalTier
-from proxy.cache.vault import Partition, Place, Vault
+from proxy.cache.vault import MAX_KEYS, Partition, Place, Vault
 from proxy.config.schema import CacheTable
 from proxy.context import Caller, Context
 from proxy.outage import Outage
@@ -36,6 +36,10 @@ log = structlog.get_logger()
 
 FAILED = frozenset({500, 502, 503, 504})
 """The statuses in place of which a stale answer may be given. Source: https://www.rfc-editor.org/rfc/rfc5861#section-4."""
+
+
+partition = lru_cache(MAX_KEYS)(Partition)
+"""Returns those who share entries, the same object each time."""
 
 
 class KnownPlace(NamedTuple):
@@ -54,25 +58,26 @@ class Cache:
         self, settings: CacheTable | None, store: Store | None, *, clock: Callable[[], float] = time.time
     ) -> None:
         """`clock` returns the time in seconds, the same for all processes that share the store."""
-        self._settings = CacheTable(use="none") if settings is None else settings
         is_off = settings is None or store is None
-        tier = LocalTier(self._settings.local_ttl_s, self._settings.local_max_bytes)
-        self.vault = None if is_off or store is None else Vault(store, self._settings.secrets_in_order, tier)
-        self._ages = Ages(
-            self._settings.ttl_s, self._settings.stale_while_revalidate_s, self._settings.stale_if_error_s
-        )  # fmt: skip
+        settings = CacheTable(use="none") if settings is None else settings
+        tier = LocalTier(settings.local_ttl_s, settings.local_max_bytes)
+        self.vault = None if is_off or store is None else Vault(store, settings.secrets_in_order, tier)
+        # A field of a pydantic model takes longer to read than an attribute.
+        self._when, self._share, self._allows_tools = settings.when, settings.share, settings.server_tools
+        self._can_collapse, self._is_paced = settings.collapse != "off", settings.pace == "recorded"
+        self._ages = Ages(settings.ttl_s, settings.stale_while_revalidate_s, settings.stale_if_error_s)
         self._clock = clock
-        self._keeper = None if self.vault is None else Keeper(self.vault, self._settings, self._ages.kept_s, clock)
+        self._keeper = None if self.vault is None else Keeper(self.vault, settings, self._ages.kept_s, clock)
         overflow = None if store is None or self.vault is None else partial(Overflow, store, self.vault)
-        self._flights = Flights(self._settings, overflow, self._across(store))
+        self._flights = Flights(settings, overflow, self._across(store, settings))
         self._reads = Outage()
         self._refreshes: dict[str, asyncio.Task[None]] = {}
 
-    def _across(self, store: Store | None) -> SharedFlights | None:
+    def _across(self, store: Store | None, settings: CacheTable) -> SharedFlights | None:
         """Return what shares flights with other processes, if that is asked for."""
-        if store is None or self.vault is None or self._settings.collapse != "shared":
+        if store is None or self.vault is None or settings.collapse != "shared":
             return None
-        return SharedFlights(store, self.vault, is_charged=self._settings.collapsed_cost == "each")
+        return SharedFlights(store, self.vault, is_charged=settings.collapsed_cost == "each")
 
     async def slot(self, call: Call, route: Route, context: Context) -> CacheSlot:
         """Return the call's slot, with the kept reply if there is one that the caller accepts.
@@ -81,50 +86,42 @@ class Cache:
         """
         received = context.received.get("cache-control")
         directives = parse_directives(received) if received else ANY
-        slot = await self._find(self.vault, call, route, directives, context) if self.vault else CacheSlot()
-        if slot.place is not None:
-            context.record.cache_lookup_s = round(context.trace.step_s(), 5)
-        if directives.only_if_cached and slot.reply is None:
+        vault, slot = self.vault, None
+        if vault is not None:
+            known: KnownPlace | None = None if call.conclusions is None else call.conclusions.get(self)
+            if known is not None and (known.route is not route or known.caller is not context.caller):
+                known = None
+            reason = None if known is not None else reason_to_bypass(call, route.cache or self._when)
+            if directives.no_store:
+                reason = "no-store"
+            elif reason is None and context.get(HAS_UNKNOWN):  # it may have been deleted since the answer was kept
+                reason = "unknown-id"
+            if reason is None:
+                slot = await self._find(vault, call, route, known, directives, context)
+                context.record.cache_lookup_s = round(context.trace.step_s(), 5)
+            else:
+                report(context, "bypass", f"fwd=bypass; detail={reason}", reason)
+        if directives.only_if_cached and (slot is None or slot.reply is None):
             message = "The answer is not in the cache, and Cache-Control: only-if-cached forbids to ask a backend."
             raise RequestError(message, status=504, code="only_if_cached")
-        return slot
+        return slot or CacheSlot()
 
     async def _find(
-        self, vault: Vault, call: Call, route: Route, directives: Directives, context: Context
-    ) -> CacheSlot:
-        place = "no-store" if directives.no_store else await self._place(vault, call, route, context)
-        if isinstance(place, Place):
-            if (entry := vault.held(place)) is not None:  # the call that has read it has the same tools
-                return self._slot_of(place, entry, call, directives, context)
-            tools = None if self._settings.server_tools else await context.run(call.size_bytes, runs_tools, call)
-            if tools is None:
-                return await self._read(vault, place, call, directives, context)
-            place = tools
-        report(context, "bypass", f"fwd=bypass; detail={place}", place)
-        return CacheSlot()
-
-    async def _place(self, vault: Vault, call: Call, route: Route, context: Context) -> Place | str:
-        """Return the place of a call; for one that is never answered from the cache, why, as a word for the header."""
-        known: KnownPlace | None = None if call.conclusions is None else call.conclusions.get(self)
-        is_known = known is not None and known.route is route and known.caller is context.caller
-        if not is_known and (reason := reason_to_bypass(call, route.cache or self._settings.when)) is not None:
-            return reason
-        if context.get(HAS_UNKNOWN):  # it may have been deleted since the answer was kept
-            return "unknown-id"
-        if known is not None and is_known:
-            return Place(known.partition, known.keys)
-        if context.is_large(call.size_bytes):
-            await context.run_large(call.fact, hash_fields)
-        encoded = encode_call(call, route.name, forwarded_in_key(call, route))
-        place = vault.place(encoded, partition_of(call, context.caller, self._settings.share))
-        if call.conclusions is not None:
-            call.conclusions[self] = KnownPlace(route, context.caller, place.partition, place.keys)
-        return place
-
-    async def _read(
-        self, vault: Vault, place: Place, call: Call, directives: Directives, context: Context
+        self, vault: Vault, call: Call, route: Route, known: KnownPlace | None, directives: Directives,
+        context: Context,
     ) -> CacheSlot:  # fmt: skip
-        """Return the slot of a call whose place is read from the store."""
+        """Return the slot of a call that may be answered from the cache."""
+        is_large = context.is_large(call.size_bytes)
+        if known is None and is_large:
+            await context.run_large(call.fact, hash_fields)
+        place = self._place(vault, call, route, context) if known is None else Place(known.partition, known.keys)
+        if (entry := vault.held(place)) is not None:  # the call that has read it has the same tools
+            return self._slot_of(place, entry, call, directives, context)
+        if not self._allows_tools:
+            tools = await context.run_large(runs_tools, call) if is_large else runs_tools(call)
+            if tools is not None:
+                report(context, "bypass", f"fwd=bypass; detail={tools}", tools)
+                return CacheSlot()
         flights_ended = self._flights.ended
         try:
             entry = await vault.read(place)
@@ -139,6 +136,14 @@ class Cache:
         slot.flights_ended = flights_ended
         return slot
 
+    def _place(self, vault: Vault, call: Call, route: Route, context: Context) -> Place:
+        """Return the place of a call, and note it for the next time that the call is received."""
+        encoded = encode_call(call, route.name, forwarded_in_key(call, route))
+        place = vault.place(encoded, partition_of(call, context.caller, self._share))
+        if call.conclusions is not None:
+            call.conclusions[self] = KnownPlace(route, context.caller, place.partition, place.keys)
+        return place
+
     def _slot_of(
         self, place: Place, entry: Entry | None, call: Call, directives: Directives, context: Context
     ) -> CacheSlot:
@@ -146,7 +151,7 @@ class Cache:
         age_s = 0.0 if entry is None else self._age_s(entry)
         freshness = Freshness.EXPIRED if entry is None else self._ages.of(age_s, directives)
         if entry is not None and freshness in (Freshness.FRESH, Freshness.STALE):
-            reply = entry.reply(call, context.followed, paced=self._settings.pace == "recorded")
+            reply = entry.reply(call, context.followed, paced=self._is_paced)
             if reply is not None:
                 is_stale = freshness is Freshness.STALE
                 self._report_hit(entry, "stale" if is_stale else "hit", age_s, context)
@@ -159,7 +164,7 @@ class Cache:
         else:
             report(context, "miss", "fwd=uri-miss")
         fallback = entry if freshness is Freshness.FALLBACK else None
-        can_be_shared = self._settings.collapse != "off" and directives == ANY
+        can_be_shared = self._can_collapse and (directives is ANY or directives == ANY)
         return CacheSlot(place, fallback=fallback, can_be_shared=can_be_shared, flights_ended=self._flights.ended)
 
     async def fill(
@@ -194,7 +199,7 @@ class Cache:
         look_again = partial(self._look_again, slot, call, context)
         if self._flights.has_ended_since(slot, slot.place) and (late := await look_again()) is not None:
             return late
-        return await self._flights.share(slot, slot.place, opening, call, context, look_again)
+        return await self._flights.share(slot, opening, call, context, look_again)
 
     async def _look_again(self, slot: CacheSlot, call: Call, context: Context) -> Reply | None:
         """Return the reply that was kept since the call was looked up, if there is one."""
@@ -204,7 +209,7 @@ class Cache:
             entry = await self.vault.read(slot.place)
         except StoreError:
             return None
-        if entry is None or self._age_s(entry) >= self._settings.ttl_s:
+        if entry is None or self._age_s(entry) >= self._ages.ttl_s:
             return None
         reply = entry.reply(call, context.followed)
         if reply is not None:
@@ -245,7 +250,7 @@ class Cache:
     ) -> None:  # fmt: skip
         """Report an entry that is given; `failed` is the status of the backend that it stands in for."""
         more = "" if failed is None else f"; fwd=stale; fwd-status={failed}"
-        status = f"hit; ttl={math.floor(self._settings.ttl_s - age_s)}{more}"
+        status = f"hit; ttl={math.floor(self._ages.ttl_s - age_s)}{more}"
         report(context, outcome, status, None if failed is None else "backend-failed")
         context.answer_headers["Age"] = str(int(age_s))
         context.record.cache_bytes = len((context.record.stream and entry.frames) or entry.body)
@@ -254,9 +259,9 @@ class Cache:
 def partition_of(call: Call, caller: Caller, share: str) -> Partition:
     """Return those who share the answer to a call. A stored answer has an id that no other team may continue."""
     if share == "caller":
-        return Partition("caller", caller.team, caller.name)
+        return partition("caller", caller.team, caller.name)
     is_public = share == "all" and call.body.get("store") is False and call.body.get("previous_response_id") is None
-    return Partition("all") if is_public else Partition("team", caller.team)
+    return partition("all") if is_public else partition("team", caller.team)
 
 
 async def _log_failure(ask_again: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -54,14 +54,12 @@ class Entry:
 
     def encode(self) -> bytes:
         """Return the stored form. Raises JSONEncodeError for echoed fields that are nested too deeply."""
-        facts = orjson.dumps({
+        facts: dict[str, Any] = {
             "stored_at": self.stored_at, "echoed": self.echoed, "headers": self.headers, "labels": self.labels or {},
-            **({"marks": self.marks} if self.marks else {}),
-        })  # fmt: skip
-        content, form = self.body + self.frames, PLAIN
-        if len(content) >= COMPRESS_BYTES:
-            content, form = zlib.compress(content, LEVEL), COMPRESSED
-        return b"".join([LENGTHS.pack(form, len(facts), len(self.body)), facts, content])
+        }  # fmt: skip
+        if self.marks:
+            facts["marks"] = self.marks
+        return encode_entry(facts, self.body, self.frames)
 
     @staticmethod
     def decode(stored: bytes) -> "Entry | None":
@@ -147,6 +145,18 @@ class Entry:
             self._bodies.append(reply)
             return reply
         return response_reply(_with_own(response, own), self.headers)
+
+
+def encode_entry(facts: Mapping[str, Any], body: bytes, frames: bytes) -> bytes:
+    """Return the stored form of an entry, whose other fields are the facts.
+
+    Raises JSONEncodeError for echoed fields that are nested too deeply.
+    """
+    text = orjson.dumps(facts)
+    content, form = body + frames if frames else body, PLAIN
+    if len(content) >= COMPRESS_BYTES:
+        content, form = zlib.compress(content, LEVEL), COMPRESSED
+    return b"".join((LENGTHS.pack(form, len(text), len(body)), text, content))
 
 
 def with_own_fields(reply: Reply, first: Mapping[str, Any], own: Mapping[str, Any]) -> Reply:

@@ -87,7 +87,7 @@ class Flights:
         return self.ended != slot.flights_ended and self._ended.get(place.keys[0], 0) > slot.flights_ended
 
     async def share(
-        self, slot: CacheSlot, place: Place, opening: Opening, call: Call, context: Context, look_again: LookAgain
+        self, slot: CacheSlot, opening: Opening, call: Call, context: Context, look_again: LookAgain
     ) -> Reply:
         """Return the reply of an identical call in flight, or else the one that is opened now, which others may join.
 
@@ -95,10 +95,10 @@ class Flights:
         refused opens its own reply. What is opened ends with the call. Raises what the opening raises.
         """
         if self._across is None or call.is_stream:
-            return await self._share(slot, place, opening, call, context, look_again, context.cleanup)
+            return await self._share(slot, opening, call, context, look_again, context.cleanup)
         while True:  # a call without a stream: nothing is sent before its reply is whole
             async with Cleanup() as cleanup:
-                reply = await self._share(slot, place, opening, call, context, look_again, cleanup)
+                reply = await self._share(slot, opening, call, context, look_again, cleanup)
                 try:
                     whole = await hold(reply, self._keep_bytes) if slot.is_collapsed else reply
                 except SharedCallEnded:
@@ -110,11 +110,14 @@ class Flights:
                 return whole
 
     async def _share(
-        self, slot: CacheSlot, place: Place, opening: Opening, call: Call, context: Context, look_again: LookAgain,
+        self, slot: CacheSlot, opening: Opening, call: Call, context: Context, look_again: LookAgain,
         cleanup: Cleanup,
     ) -> Reply:  # fmt: skip
         """Return what `share` returns. What is opened is closed by `cleanup`."""
-        key, is_wanted, slot.keeping = place.keys[0], None, None
+        place, is_wanted, slot.keeping = slot.place, None, None
+        if place is None:
+            return await cleanup.enter_async_context(opening)
+        key = place.keys[0]
         first = self._calls.get(key)
         if first is not None and first.flight.can_be_joined:
             if (joined := await self._join(first, call, context, cleanup)) is None:

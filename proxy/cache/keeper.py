@@ -9,7 +9,7 @@ import orjson
 import structlog
 
 from proxy.cache.cacheable import reason_not_to_keep
-from proxy.cache.entry import KEPT_HEADERS, Entry, echoed_fields
+from proxy.cache.entry import KEPT_HEADERS, echoed_fields, encode_entry
 from proxy.cache.slot import CacheSlot, Keeping
 from proxy.cache.vault import Place, Vault
 from proxy.config.schema import CacheTable
@@ -52,38 +52,43 @@ class Keeper:
         self, place: Place, keeping: Keeping | None, call: Call, reply: Reply, context: Context, transcript: Transcript
     ) -> None:  # fmt: skip
         """Keep a reply that is complete, is as the backend sent it, and is within the size limit."""
-        terminal, response = transcript.terminal, transcript.response
-        if terminal is None or terminal.type != "response.completed" or reason_not_to_keep(response):
+        terminal = transcript.terminal
+        if terminal is None or terminal.type != "response.completed":
             return
         if transcript.is_changed:  # by a rule that may not apply to the next caller
             return
-        if context.get(NOT_KEPT):  # its id cannot be retrieved
+        response = transcript.response
+        if reason_not_to_keep(response) or context.get(NOT_KEPT):  # its id cannot be retrieved
             return
         frames = transcript.frames() if reply.batches is not None else b""
-        size = len(reply.body or b"")
-        if frames is None or size > self._max_bytes:
+        if frames is None or len(reply.body or b"") > self._max_bytes:
             return
-        if keeping is not None:
-            if keeping.is_begun:  # another call of the flight was first
-                await keeping.wait()
-                return
+        if keeping is None:
+            await self._write(place, call, reply, response, frames, context)
+        elif keeping.is_begun:  # another call of the flight was first
+            await keeping.wait()
+        else:
             keeping.is_begun = True
+            try:
+                await self._write(place, call, reply, response, frames, context)
+            finally:
+                keeping.end()
+
+    async def _write(
+        self, place: Place, call: Call, reply: Reply, response: Mapping[str, Any], frames: bytes, context: Context
+    ) -> None:  # fmt: skip
+        """Write the entry of a complete reply. A fault of the store is logged."""
         try:
-            entry = await context.run(size + len(frames), self._encode_entry, call, reply, response, frames, context)
+            if context.is_large(len(reply.body or b"") + len(frames)):
+                entry = await context.run_large(self._encode_entry, call, reply, response, frames, context)
+            else:
+                entry = self._encode_entry(call, reply, response, frames, context)
             named = None
             if isinstance(response_id := response.get("id"), str) and call.body.get("store") is not False:
                 named = (context.caller.team, response_id)
-            await self._write(place, entry, named)
+            await self._vault.write(place, entry, ttl_s=self._kept_s, response=named)
         except orjson.JSONEncodeError as error:
             log.warning("cache.write_failed", error=summarize_error(error))
-        finally:
-            if keeping is not None:
-                keeping.end()
-
-    async def _write(self, place: Place, entry: bytes, response: tuple[str, str] | None) -> None:
-        """Write an entry, which holds this response of a team."""
-        try:
-            await self._vault.write(place, entry, ttl_s=self._kept_s, response=response)
         except StoreError as error:
             if self._writes.begins():
                 log.warning("cache.write_failed", error=short_message(error))
@@ -95,11 +100,14 @@ class Keeper:
         self, call: Call, reply: Reply, response: Mapping[str, Any], frames: bytes, context: Context
     ) -> bytes:  # fmt: skip
         """Return the entry of a reply. Raises JSONEncodeError for one that is nested too deeply."""
-        key = call.body.get("prompt_cache_key")
-        headers = {name: value for name, value in reply.headers.items() if name.startswith(KEPT_HEADERS)}
-        body = encode(response) if reply.batches is not None else reply.body or b""
-        labels = {"team": context.caller.team, "model": call.model}
-        if isinstance(key, str):
+        headers, labels = reply.headers, {"team": context.caller.team, "model": call.model}
+        if headers:
+            headers = {name: value for name, value in headers.items() if name.startswith(KEPT_HEADERS)}
+        if isinstance(key := call.body.get("prompt_cache_key"), str):
             labels["prompt_cache_key"] = key
-        marks = context.transcript.marks if frames else ()
-        return Entry(self._clock(), call.fact(echoed_fields), headers, body, frames, labels, marks).encode()
+        facts: dict[str, Any] = {
+            "stored_at": self._clock(), "echoed": echoed_fields(call), "headers": headers, "labels": labels,
+        }  # fmt: skip
+        if frames and (marks := context.transcript.marks):
+            facts["marks"] = marks
+        return encode_entry(facts, encode(response) if reply.batches is not None else reply.body or b"", frames)

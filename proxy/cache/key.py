@@ -42,7 +42,7 @@ def encode_call(call: Call, route: str, forwarded: Mapping[str, str]) -> bytes:
     vault.
     """
     query = encode_parts(map(_bytes, relevant_parameters(call.query))) if call.query else b""
-    listed = relevant_headers(forwarded)
+    listed = relevant_headers(forwarded) if forwarded else ()
     headers = encode_parts(_bytes(text) for header in listed for text in header) if listed else b""
     between = encode_parts((query, headers)) if query or headers else NEITHER
     return b"".join((_beginning(VERSION, route), between, call.fact(hash_fields)))
@@ -67,17 +67,18 @@ def relevant_parameters(query: str) -> list[str]:
 
 def relevant_headers(forwarded: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return the headers that count, in the order of their names."""
-    return sorted([header for header in forwarded.items() if is_header_in_key(header[0])]) if forwarded else []
+    return sorted([header for header in forwarded.items() if is_header_in_key(header[0])])
 
 
 def relevant_fields(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that count, without side effects that the call does not ask for."""
-    return {
-        name: value
-        for name, value in body.items()
-        if name not in FIELDS_NOT_IN_KEY
-        and not (name in SIDE_EFFECTS and (value is None or value is DEFAULTS.get(name)))
-    }  # fmt: skip
+    fields = {**body}
+    for name in FIELDS_NOT_IN_KEY.intersection(body):
+        del fields[name]
+    for name in SIDE_EFFECTS.intersection(fields):
+        if fields[name] is None or fields[name] is DEFAULTS.get(name):
+            del fields[name]
+    return fields
 
 
 def forwarded_in_key(call: Call, route: Route) -> Mapping[str, str]:

@@ -136,8 +136,7 @@ class Flight:
                     await rest.aclose()
                     rest = None
                 yield batch
-                if self._waiting:
-                    self._wake()
+                self._wake()
             elif number < self._next:
                 self._positions[reader] = number + 1
                 read_bytes = self._ends[number - self._dropped]

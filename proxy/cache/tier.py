@@ -89,7 +89,8 @@ class LocalTier:
         """Drop what is held of a key; None: everything."""
         self.changes += 1
         if key is not None:
-            self._remove(key)
+            if key in self._held:
+                self._remove(key)
         else:
             self._held.clear()
             self._size_bytes = 0

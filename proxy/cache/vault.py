@@ -98,17 +98,18 @@ class Vault:
     async def read(self, place: Place) -> Entry | None:
         """Return the entry at a place, if there is one that can be read. Raises StoreError."""
         changes = 0 if self._tier is None else self._tier.changes
-        pairs: list[tuple[VaultKeys, str]] = [*zip(self._rings, place.keys, strict=True)]
-        names: list[str] = []
-        for ring, key in pairs:
-            names += (ENTRIES + key, ring.generation_of(place.partition))
+        partition, names = place.partition, list[str]()
+        for ring, key in zip(self._rings, place.keys, strict=True):
+            names += (ENTRIES + key, ring.generation_of(partition))
         values = await self._store.get_many(names)
-        place.generation, place.is_read = _generation(values[1]), True
-        if self._known.get(place.partition) != place.generation:
-            self._know(place.partition, place.generation)
-        for (ring, key), value, generation in zip(pairs, values[::2], values[1::2], strict=True):
+        newest = _generation(values[1])
+        place.generation, place.is_read = newest, True
+        if self._known.get(partition) != newest:
+            self._know(partition, newest)
+        for number, ring in enumerate(self._rings):
+            value, generation = values[2 * number : 2 * number + 2]
             if value is not None and generation is not None:
-                entry = self._open(ring, key, place, StoredAs(value, generation), changes)
+                entry = self._open(ring, place.keys[number], place, StoredAs(value, generation), changes)
                 if entry is not None:
                     return entry
         return None

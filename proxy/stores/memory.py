@@ -101,19 +101,37 @@ class MemoryStore(Store):
             raise _mismatch(record, "value")
         return value
 
+    async def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        found, values, records = [], self._values, self._records.index
+        for key in keys:
+            if (value := values.get(key)) is None and key in records:
+                value = await self.get(key)
+            found.append(value)
+        return found
+
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
-        values, size, (max_bytes, max_entries) = self._values, len(value), self._limits
-        is_known = key in values.index or key in self._records.index
-        if size > max_bytes or (if_absent and is_known and self._holds(key)):
+        size, is_known = len(value), key in self._values.index or key in self._records.index
+        if size > self._limits[0] or (if_absent and is_known and self._holds(key)):
             return False
-        if not if_absent and key in self._records.index:
+        self._replace(key, value, self._clock() + ttl_s, group)
+        return True
+
+    async def put_many(self, values: Sequence[tuple[str, bytes]], *, ttl_s: float, group: str = "") -> None:
+        ends_at, max_bytes = self._clock() + ttl_s, self._limits[0]
+        for key, value in values:
+            if len(value) <= max_bytes:
+                self._replace(key, value, ends_at, group)
+
+    def _replace(self, key: str, value: bytes, ends_at: float, group: str) -> None:
+        """Keep a value that is not larger than the store, in place of what the key holds."""
+        values, size, (max_bytes, max_entries) = self._values, len(value), self._limits
+        if key in self._records.index:
             self._records.pop(key)
-        if not if_absent and key in values.index:
+        if key in values.index:
             values.pop(key)
         if values.most_size + size > max_bytes or len(values.index) >= max_entries:
             self._make_room(size)
-        values.put(key, value, group, size=size, ends_at=self._clock() + ttl_s)
-        return True
+        values.put(key, value, group, size=size, ends_at=ends_at)
 
     async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> Sequence[bool]:
         values, records, size, (max_bytes, max_entries) = self._values, self._records, len(value), self._limits

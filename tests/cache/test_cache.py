@@ -26,6 +26,7 @@ from tests.examples import ANNA, make_call, make_context
 from tests.pipelines import ScriptedBackend, answer_of, make_pipeline, object_of
 from tests.rules.samples import RESPONSE, Capitals, ItemBudget, make_rule
 from tests.sdk import connect_sdk
+from tests.stores.one_by_one import OneByOneStore
 from tests.upstream import FakeUpstream
 from tests.wire.streams import CANONICAL, RECORDING, events_in, frame
 
@@ -45,7 +46,7 @@ class SettableClock:
         return self.now_s
 
 
-class BrokenStore(MemoryStore):
+class BrokenStore(OneByOneStore):
     """Fails to read, to write, or both."""
 
     read_fails: bool = False

@@ -24,6 +24,7 @@ from tests.examples import make_call, make_context
 from tests.pipelines import ScriptedBackend, answer_of
 from tests.redis_server import RedisServer
 from tests.rules.samples import RESPONSE
+from tests.stores.one_by_one import OneByOneStore
 from tests.stores.test_redis_cluster import running_cluster
 from tests.wire.streams import CANONICAL, events_in
 
@@ -257,7 +258,7 @@ async def test_garbage_in_a_journal_shares_nothing(store: Store):
     assert orjson.loads(await answer_of(pipeline, make_call(**ASKED | fields), make_context())) == RESPONSE
 
 
-class FailingStore(MemoryStore):
+class FailingStore(OneByOneStore):
     """Fails the verbs named in `failing`."""
 
     failing: tuple[str, ...] = ()

@@ -32,6 +32,7 @@ from tests.conftest import StartGateway, tables_for
 from tests.examples import ANNA, JSON, NO_DEADLINE, apply_policy, draw_examples, make_call, make_context, reply_check_of
 from tests.raw import events, until
 from tests.redis_server import RedisServer
+from tests.stores.one_by_one import OneByOneStore
 from tests.upstream import FakeUpstream, hang
 
 SEARCH = {"type": "web_search_call", "id": "ws_1", "status": "in_progress"}
@@ -263,7 +264,7 @@ async def test_one_check_that_needs_the_stream_is_enough(position: int):
     assert streams == [True, False]
 
 
-class FaultyStore(MemoryStore):
+class FaultyStore(OneByOneStore):
     """A store whose verbs in `faults` fail."""
 
     faults: tuple[str, ...] = ()

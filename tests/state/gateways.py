@@ -13,13 +13,13 @@ from backends import Backend
 from proxy.config.schema import StateTable
 from proxy.context import Caller, Context
 from proxy.stores import Store, StoreError
-from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call
 from proxy.wire.compose import Composer, new_id, response_object, usage
 from proxy.wire.event import Batch, Reply
 from proxy.wire.resource import ResourceRequest
 from tests.examples import ANNA, make_call, make_context
 from tests.pipelines import make_pipeline
+from tests.stores.one_by_one import OneByOneStore
 from tests.wire.streams import events_in
 
 TIMEOUT_S = 20
@@ -61,7 +61,7 @@ class GatedBackend(Backend):
         yield composer.finish(usage(input_tokens=1, output_tokens=2))
 
 
-class FlakyStore(MemoryStore):
+class FlakyStore(OneByOneStore):
     """A store in memory that cannot write values, or read any, while a test says so."""
 
     async def get(self, key: str) -> bytes | None:
@@ -80,7 +80,7 @@ class FlakyStore(MemoryStore):
         return await super().put_new(keys, value, **options)
 
 
-class BrokenStore(MemoryStore):
+class BrokenStore(OneByOneStore):
     """A store in memory of which a test breaks single verbs: `store.break_verbs("claim")`."""
 
     def break_verbs(self, *verbs: str) -> None:

@@ -19,12 +19,13 @@ from proxy.wire.errors import RequestError, Unavailable
 from proxy.wire.resource import ResourceRequest
 from proxy.wire.transcript import Transcript
 from tests.examples import ANNA, JSON, NO_DEADLINE, make_call, make_context
+from tests.stores.one_by_one import OneByOneStore
 
 BEN = Caller("ben", "ads")
 TEAMMATE = Caller("carol", "search")
 
 
-class FaultyStore(MemoryStore):
+class FaultyStore(OneByOneStore):
     """A store whose methods in `faults` fail."""
 
     faults: tuple[str, ...] = ()
@@ -51,7 +52,7 @@ class FaultyStore(MemoryStore):
         await super().delete(key)
 
 
-class CountingStore(MemoryStore):
+class CountingStore(OneByOneStore):
     """A store that counts the values that are read."""
 
     _reads: list[str] = PrivateAttr(default_factory=list)

@@ -15,11 +15,12 @@ from proxy.wire.call import Call
 from proxy.wire.errors import RequestError, Unavailable
 from proxy.wire.relay import RelayRequest
 from tests.examples import ANNA, make_context
+from tests.stores.one_by_one import OneByOneStore
 
 BEN = Caller("ben", "rival")
 
 
-class BrokenStore(MemoryStore):
+class BrokenStore(OneByOneStore):
     """A store that cannot be reached."""
 
     async def get(self, key: str) -> bytes | None:

@@ -243,6 +243,7 @@ class ConnectProxy:
     def __init__(self, answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> None:
         self.answer = answer
         self.heads: list[list[str]] = []
+        self.open = 0
 
     async def __aenter__(self):
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -251,8 +252,18 @@ class ConnectProxy:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        await until(lambda: self.open == 0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.open += 1
+        try:
+            await self._forward(reader, writer)
+        finally:
+            writer.close()
+            await asyncio.sleep(0)  # the transport closes in the next turn of the loop
+            self.open -= 1
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         self.heads.append(head_of(head))
         writer.write(self.answer)
@@ -260,14 +271,15 @@ class ConnectProxy:
             host, _, port = self.heads[-1][0].split(" ")[1].rpartition(":")
             far_reader, far_writer = await asyncio.open_connection(host.strip("[]"), int(port))
             await asyncio.gather(_pass(reader, far_writer), _pass(far_reader, writer), return_exceptions=True)
-        writer.close()
 
 
 async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65_536):
-        writer.write(data)
-        await writer.drain()
-    writer.close()
+    try:
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+    finally:
+        writer.close()
 
 
 async def test_an_upstream_is_reached_through_a_proxy(upstream: RawUpstream):

@@ -24,7 +24,7 @@ from policies.support.principal import DERIVED, blocked_key, derive_identifier, 
 from proxy.config.secrets import Secret
 from proxy.context import Caller, Context
 from proxy.outage import Outage
-from proxy.stores import Store, StoreError
+from proxy.stores import StoreError
 from proxy.wire.call import Call, Operation
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.loggable import short_message
@@ -98,9 +98,21 @@ class SafetyIdentifier(Policy):
 
         async def refuse_blocked(call: Call, identifiers: Iterable[str]) -> Call:
             for identifier in identifiers:
-                if identifier in listed or await _has_key(store, key_of(identifier), outage):
+                if identifier in listed or await is_noted(identifier):
                     raise PolicyViolation("blocked", f"This {FIELD} is blocked.", param=FIELD)
             return call
+
+        async def is_noted(identifier: str) -> bool:
+            """Whether the store has it; False while it fails, so that the config alone decides."""
+            try:
+                value = await store.get(key_of(identifier))
+            except StoreError as error:
+                if outage.begins():
+                    log.warning("blocklist.failed", error=short_message(error))
+                return False
+            if outage.failures:
+                log.info("blocklist.resumed", failures=outage.end())
+            return value is not None
 
         def check(call: Call, context: Context) -> Call | Awaitable[Call]:
             received = call if keeps_user or "user" not in call.body else _remove_user(call, moves=moves_user)
@@ -190,19 +202,6 @@ def _remove_user(call: Call, *, moves: bool) -> Call:
     if moves and isinstance(user, str) and call.body.get(FIELD) is None:
         call = call.with_fields(safety_identifier=user)
     return call.without_fields("user")
-
-
-async def _has_key(store: Store, key: str, outage: Outage) -> bool:
-    """Whether the store has a value under this key; False while it fails, so that the config alone decides."""
-    try:
-        value = await store.get(key)
-    except StoreError as error:
-        if outage.begins():
-            log.warning("blocklist.failed", error=short_message(error))
-        return False
-    if outage.failures:
-        log.info("blocklist.resumed", failures=outage.end())
-    return value is not None
 
 
 def _is_personal(identifier: str) -> bool:

@@ -10,7 +10,15 @@ from functools import lru_cache
 from typing import Any
 
 from policies.support.globs import LONGEST_CACHED_CHARS, AllowList
-from policies.support.walk import CONTAINERS, PLAIN_TOOL_FIELDS, SCHEMAS, TOOLS, plain_name, tool_lists, tool_lists_in
+from policies.support.walk import (
+    CONTAINERS,
+    PLAIN_TOOL_FIELDS,
+    SCHEMAS,
+    TOOLS,
+    nested_tool_lists,
+    plain_name,
+    tool_lists_in,
+)
 from proxy.wire.call import PLAIN_FIELDS, Call, unaffected_by
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.fields import fold_name
@@ -123,9 +131,10 @@ def has_server_tools(body: Mapping[str, Any]) -> bool:
     if body.get("prompt") is not None or _include_server_tool(body.get(TOOLS)):
         return True
     try:
-        return any(_include_server_tool(found.value) for found in tool_lists(body) if found.param != TOOLS)
+        nested = nested_tool_lists(body)
     except PolicyViolation:  # too many values to look for tools among them
         return True
+    return bool(nested) and any(_include_server_tool(found.value) for found in nested if found.param != TOOLS)
 
 
 @unaffected_by(PLAIN_FIELDS)
@@ -161,9 +170,9 @@ def _has_caller_type(tool: Any) -> bool:
 
 def may_have_hidden_tools(body: Mapping[str, Any]) -> bool:
     """Whether a backend may run tools that a request does not offer: it continues something, or has unknown fields."""
-    return not (
-        body.keys() <= FIELDS_WITHOUT_TOOLS or all(body[name] is None for name in body.keys() - FIELDS_WITHOUT_TOOLS)
-    )
+    if FIELDS_WITHOUT_TOOLS.issuperset(body):
+        return False
+    return any(body[name] is not None for name in body.keys() - FIELDS_WITHOUT_TOOLS)
 
 
 def kind_of_call(item: Mapping[str, Any]) -> str | None:

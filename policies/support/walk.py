@@ -82,19 +82,28 @@ def tool_lists(body: Mapping[str, Any]) -> list[ToolList]:
     field, because an upstream may read it. No tools are what an MCP server reports (`mcp_list_tools`), what a model
     wrote (`arguments`), schemas, and `metadata`. Raises PolicyViolation for too many values.
     """
-    found: list[ToolList] = []
+    itself = [ToolList(TOOLS, TOOLS, body[TOOLS], is_nested=False)] if TOOLS in body else []
+    return itself + nested_tool_lists(body)
+
+
+def nested_tool_lists(body: Mapping[str, Any]) -> list[ToolList]:
+    """Return the lists of tools of a request other than `tools` itself: nearly all requests have none.
+
+    Raises PolicyViolation for too many values.
+    """
     waiting: list[Search] = []
     for field, value in body.items():
-        if field == TOOLS:
-            found.append(ToolList(TOOLS, field, value, is_nested=False))
-            waiting += _unusual_tools(value)
-        elif type(value) is str or type(value) not in CONTAINERS or field in FIELDS_WITHOUT_LISTS:
+        kind = type(value)
+        if (kind is not list and kind is not dict) or field in FIELDS_WITHOUT_LISTS:
             continue
+        if field == TOOLS:
+            waiting += _unusual_tools(value)
         elif field in ITEM_FIELDS:
-            items = value if type(value) is list else [value]
-            waiting += [Search(item, field, i, WRITTEN, is_nested=False) for i, item in _unusual_items(items)]
+            for index, item in _unusual_items(value if kind is list else [value]):
+                waiting.append(Search(item, field, index, WRITTEN, is_nested=False))
         else:
             waiting.append(Search(value, field, None, SCHEMAS, is_nested=False))
+    found: list[ToolList] = []
     if waiting:
         _search(waiting, found)
     return found
@@ -106,7 +115,7 @@ def has_tools_beside_tools(body: Mapping[str, Any]) -> bool:
         if type(value) is list or type(value) is dict:
             if field == TOOLS or field in FIELDS_WITHOUT_LISTS:
                 continue
-            if field in ITEM_FIELDS and type(value) is list and next(_unusual_items(value), None) is None:
+            if field in ITEM_FIELDS and type(value) is list and not _unusual_items(value):
                 continue
             if tool_lists({field: value}):
                 return True
@@ -136,20 +145,23 @@ class Search(NamedTuple):
     is_nested: bool
 
 
-def _unusual_tools(tools: Any) -> Iterator[Search]:
-    """Yield the tools of `tools` that may contain others: most are functions, whose fields are texts and schemas."""
+def _unusual_tools(tools: Any) -> list[Search]:
+    """Return the tools of `tools` that may contain others: most are functions, whose fields are texts and schemas."""
+    found = []
     for index, tool in enumerate(tools) if type(tools) is list else ((None, tools),):
         kind = type(tool)
-        if kind is list or (kind is dict and not tool.keys() <= PLAIN_TOOL_FIELDS):
-            yield Search(tool, TOOLS, index, SCHEMAS, is_nested=True)
+        if kind is list or (kind is dict and not PLAIN_TOOL_FIELDS.issuperset(tool)):
+            found.append(Search(tool, TOOLS, index, SCHEMAS, is_nested=True))
+    return found
 
 
-def _unusual_items(items: list[Any]) -> Iterator[tuple[int, Any]]:
-    """Yield the items that may contain tools, with their index.
+def _unusual_items(items: list[Any]) -> list[tuple[int, Any]]:
+    """Return the items that may contain tools, with their index.
 
     Most contain none: they have only strings, and perhaps parts that have only strings. Deciding this here takes a
     fifth of the time of a search.
     """
+    found = []
     for index, item in enumerate(items):
         if type(item) is dict and TOOLS not in item:
             parts: Any = ()
@@ -164,7 +176,8 @@ def _unusual_items(items: list[Any]) -> Iterator[tuple[int, Any]]:
                 if not parts or (parts is item.get("content") and _are_plain_parts(parts)):
                     continue
         if item and type(item) in CONTAINERS:
-            yield index, item
+            found.append((index, item))
+    return found
 
 
 def _are_plain_parts(parts: Any) -> bool:

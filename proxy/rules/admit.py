@@ -72,9 +72,9 @@ class RequestAdmission:
         """Return the same as `admit`, at once for a call that was let pass before if nothing can have changed."""
         if self._audit is not None:
             self._audit.check()
-        if self._recorder is None or call.operation != "create":
-            return self._check(call, context)
-        return self._check_recorded(self._recorder, call, context)
+        if self._recorder is not None and call.operation == "create":
+            return self._check_recorded(self._recorder, call, context)
+        return self._check(call, context)
 
     async def _check_recorded(self, recorder: Recorder, call: Call, context: Context) -> Call:
         code = None
@@ -116,14 +116,14 @@ class RequestAdmission:
         """Return the call as all policies allow it, and note how if there are notes. Raises as `admit`."""
         call, is_large = received, context.is_large(received.size_bytes)
         applied: list[tuple[Rule, ReplyCheckFactory, frozenset[str]]] = []
-        plan, models = self._plans[call.operation], context.caller.models
+        plan, models, is_dense = self._plans[call.operation], context.caller.models, context.values >= SOME_VALUES
         for rule, check, repeatable, reply_check, holds in _with_key_models(plan, call, models) if models else plan:
             # A later policy may change the model: which rules apply to the reply is decided by what each one saw.
             if rule.is_selective and not rule.applies_to(context.caller, call.model):
                 continue
             if reply_check is not None:
                 applied.append((rule, reply_check, holds))
-            if context.values >= SOME_VALUES:
+            if is_dense:
                 await asyncio.sleep(0)
             try:
                 checked = await context.run_large(check, call, context) if is_large else check(call, context)
@@ -133,16 +133,14 @@ class RequestAdmission:
                 self._refuse(rule, call, context, error)
                 notes = None  # it is reported each time
                 continue
-            if is_recorded and checked is call:
-                self._decisions.record(rule, call, context, "allowed")
-            passed = call if checked is call else self._change(rule, call, checked, context)
+            passed = call if checked is call and not is_recorded else self._change(rule, call, checked, context)
             if notes is not None and not notes.add(rule, repeatable, call, passed, is_reported=passed is not checked):
                 notes = None
             call = passed
         chosen = applied, call, context  # to choose may take looking through the whole request
         checks = await context.run_large(_reply_checks, *chosen) if is_large else _reply_checks(*chosen)
-        context.set(REPLY_CHECKS, checks)
-        await context.encode(call)  # everything that follows reads it
+        if not call.is_encoded:
+            await context.encode(call)  # everything that follows reads it
         if notes is not None and not checks:
             self._conclude(received, notes.known(call, context))
         return call
@@ -167,7 +165,10 @@ class RequestAdmission:
             raise error
 
     def _change(self, rule: Rule, call: Call, changed: Call, context: Context) -> Call:
-        """Return the call as a policy changed it, or unchanged where the rule only reports."""
+        """Return the call as a policy changed it, or unchanged where the rule only reports; record what it decided."""
+        if changed is call:
+            self._decisions.record(rule, call, context, "allowed")
+            return call
         if rule.is_enforced_for(context.caller):
             self._decisions.record(rule, call, context, "changed")
             return changed
@@ -191,13 +192,15 @@ def _step(rule: Rule, check: RequestCheck, reply_check: ReplyCheckFactory | None
 def _reply_checks(
     applied: Sequence[tuple[Rule, ReplyCheckFactory, frozenset[str]]], call: Call, context: Context
 ) -> Sequence[ActiveCheck]:
-    """Return how the reply to a call is checked by the rules that were applied to it; note what they hold."""
+    """Return how the reply to a call is checked by the rules that were applied to it; note that, and what they hold."""
     checks = []
     for rule, reply_check, holds in applied:
         found = reply_check(call, context)
         enforced = (found is not None or bool(holds)) and rule.is_enforced_for(context.caller)
-        if enforced:
+        if enforced and holds:
             context.held_fields |= holds
         if found is not None:
             checks.append(ActiveCheck(rule, found.check, enforced, found.needs_stream))
+    if checks:
+        context.set(REPLY_CHECKS, checks)
     return checks

@@ -249,4 +249,5 @@ def has_terminal(batch: Batch) -> bool:
 
 def terminal_type(status: object) -> str:
     """The type of the event that carries a response of this status."""
-    return f"response.{status}" if f"response.{status}" in TERMINALS else "response.completed"
+    kind = f"response.{status}"
+    return kind if kind in TERMINALS else "response.completed"

@@ -9,7 +9,7 @@ Fails: 501 `not_supported` (it has no such endpoint), 502 `upstream_unreachable`
 Source: https://platform.openai.com/docs/api-reference/responses
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -20,7 +20,7 @@ import orjson
 from backends import Backend, unsupported
 from backends.upstream.again import ask_again
 from backends.upstream.answer import read_body, reply_of
-from backends.upstream.body import UpstreamAnswer
+from backends.upstream.body import AnswerLimits, UpstreamAnswer
 from backends.upstream.dialects.repairs import mended, terminals_of
 from backends.upstream.errors import invalid_answer
 from backends.upstream.http1 import BodySource, encode_head
@@ -61,40 +61,13 @@ class Upstream(UpstreamServer):
         return self.websocket
 
     def respond(self, call: Call, context: Context) -> AbstractAsyncContextManager[Reply]:
-        headers: Mapping[str, str] = {}
-        if self.needs_fitting:
-            call, ignored = self.fitted(call, context)
-            headers = ignored_header(ignored)
-
-        async def read(answer: UpstreamAnswer | TurnAnswer) -> Reply:
-            if isinstance(answer, TurnAnswer):
-                return Reply(200, headers, batches=mended(answer, self.repairs, context) if self.repairs else answer)
-            reply = await reply_of(answer, context, self._limits, has_id=call.operation == "create")
-            if headers:
-                reply = replace(reply, headers={**reply.headers, **headers})
-            if call.operation != "create" and names_missing_endpoint(reply):
-                raise unsupported(f"POST /v1/{PATHS[call.operation]}")
-            return reply
-
-        return Opening(partial(self._ask, call, context), read)
+        if not self._wire.needs_fitting:
+            return _CallOpening(self, call, context, {})
+        call, ignored = self.fitted(call, context)
+        return _CallOpening(self, call, context, ignored_header(ignored))
 
     def forward(self, request: ResourceRequest, context: Context) -> AbstractAsyncContextManager[Reply]:
-        async def ask() -> UpstreamAnswer:
-            headers = self._headers(request.headers, context)
-            body = await _body_of(request, context)
-            send = partial(self._request, request.method, request.path, body, headers, request.query)
-            return await ask_again(send, request.method, self.name, context)
-
-        async def read(answer: UpstreamAnswer) -> Reply:
-            if request.method == "DELETE" and answer.status == 204:
-                return response_reply(request.deleted, {})
-            # A stream that is resumed begins in the middle: it is not mended.
-            reply = await reply_of(answer, context, replace(self._limits, repairs=()), has_id=False)
-            if reply.status == 405:
-                raise unsupported(f"{request.method} requests for {request.kind}")
-            return reply
-
-        return Opening(ask, read)
+        return _ResourceOpening(self, request, context)
 
     @asynccontextmanager
     async def relay(self, request: RelayRequest, context: Context) -> AsyncIterator[RelayReply]:
@@ -103,14 +76,14 @@ class Upstream(UpstreamServer):
         send = partial(self._request, request.method, request.path, body, headers, request.query)
         answer = await ask_again(send, request.method, self.name, context)
         try:
-            yield await relay_reply_of(answer, self._limits)
+            yield await relay_reply_of(answer, self._wire.limits)
         finally:
             answer.close()
 
     async def models(self) -> Sequence[str]:
         answer = await ask_again(partial(self._request, "GET", "models", b"", {}), "GET", self.name)
         try:
-            body = await read_body(answer, replace(self._limits, max_bytes=MAX_LIST_BYTES))
+            body = await read_body(answer, replace(self._wire.limits, max_bytes=MAX_LIST_BYTES))
             return [str(model["id"]) for model in orjson.loads(body)["data"]]
         except (ValueError, TypeError, KeyError) as error:
             raise invalid_answer("a list of models that cannot be parsed") from error
@@ -137,18 +110,39 @@ class Upstream(UpstreamServer):
         answer.close()
         return True
 
-    async def _ask(self, call: Call, context: Context) -> UpstreamAnswer | TurnAnswer:
+    def ask(self, call: Call, context: Context) -> Awaitable[UpstreamAnswer | TurnAnswer]:
         """Send a call and return the answer: by WebSocket if caller and upstream speak it. Raises BackendError."""
-        place = context.get(LANE_CALL)
-        if place is not None and self.websocket and call.operation == "create":
-            answer = await self._ask_by_websocket(call, place, context)
-            if answer is not None:
-                return answer
-            if not place.generates:
-                return FixedAnswer(200, {}, warm_up_response(call))
+        if self._wire.speaks_websocket and call.operation == "create" and (place := context.get(LANE_CALL)) is not None:
+            return self._ask_in_lane(call, place, context)
+        return self._post(call, context) if call.is_encoded else self._post_encoded(call, context)
+
+    def _post(self, call: Call, context: Context) -> Awaitable[UpstreamAnswer]:
         headers = self._headers(call.headers, context)
-        body = call.encoded if call.is_encoded else await context.encode(call)
-        return await self._request("POST", PATHS[call.operation], body, headers, call.query)
+        return self._request("POST", PATHS[call.operation], call.encoded, headers, call.query)
+
+    async def _post_encoded(self, call: Call, context: Context) -> UpstreamAnswer:
+        await context.encode(call)
+        return await self._post(call, context)
+
+    async def _ask_in_lane(self, call: Call, place: LaneCall, context: Context) -> UpstreamAnswer | TurnAnswer:
+        answer = await self._ask_by_websocket(call, place, context)
+        if answer is not None:
+            return answer
+        if not place.generates:
+            return FixedAnswer(200, {}, warm_up_response(call))
+        return await self._post_encoded(call, context)
+
+    async def ask_for(self, request: ResourceRequest, context: Context) -> UpstreamAnswer:
+        """Send a request for something that exists and return the answer. Raises BackendError."""
+        headers = self._headers(request.headers, context)
+        body = await _body_of(request, context)
+        send = partial(self._request, request.method, request.path, body, headers, request.query)
+        return await ask_again(send, request.method, self.name, context)
+
+    @property
+    def limits(self) -> AnswerLimits:
+        """The limits of its answers."""
+        return self._wire.limits
 
     async def _ask_by_websocket(self, call: Call, place: LaneCall, context: Context) -> TurnAnswer | FixedAnswer | None:
         """Return the answer to a call, or the reply that has begun already; None if the upstream refuses upgrades."""
@@ -172,6 +166,58 @@ class Upstream(UpstreamServer):
         if isinstance(answer, TurnAnswer) and self.total_timeout_s is not None:
             answer.end_within(self.total_timeout_s)
         return answer
+
+
+class _CallOpening(Opening[UpstreamAnswer | TurnAnswer]):
+    """Opens the reply to a call. `headers` are added to it."""
+
+    __slots__ = ("_call", "_context", "_headers", "_upstream")
+
+    def __init__(self, upstream: Upstream, call: Call, context: Context, headers: Mapping[str, str]) -> None:
+        self._upstream = upstream
+        self._call = call
+        self._context = context
+        self._headers = headers
+
+    def ask(self) -> Awaitable[UpstreamAnswer | TurnAnswer]:
+        return self._upstream.ask(self._call, self._context)
+
+    async def read(self, answer: UpstreamAnswer | TurnAnswer) -> Reply:
+        upstream, operation = self._upstream, self._call.operation
+        if isinstance(answer, TurnAnswer):
+            repairs = upstream.limits.repairs
+            batches = mended(answer, repairs, self._context) if repairs else answer
+            return Reply(200, self._headers, batches=batches)
+        reply = await reply_of(answer, self._context, upstream.limits, has_id=operation == "create")
+        if self._headers:
+            reply = replace(reply, headers={**reply.headers, **self._headers})
+        if operation != "create" and names_missing_endpoint(reply):
+            raise unsupported(f"POST /v1/{PATHS[operation]}")
+        return reply
+
+
+class _ResourceOpening(Opening[UpstreamAnswer]):
+    """Opens the reply to a request for something that exists."""
+
+    __slots__ = ("_context", "_request", "_upstream")
+
+    def __init__(self, upstream: Upstream, request: ResourceRequest, context: Context) -> None:
+        self._upstream = upstream
+        self._request = request
+        self._context = context
+
+    def ask(self) -> Awaitable[UpstreamAnswer]:
+        return self._upstream.ask_for(self._request, self._context)
+
+    async def read(self, answer: UpstreamAnswer) -> Reply:
+        request = self._request
+        if request.method == "DELETE" and answer.status == 204:
+            return response_reply(request.deleted, {})
+        # A stream that is resumed begins in the middle: it is not mended.
+        reply = await reply_of(answer, self._context, replace(self._upstream.limits, repairs=()), has_id=False)
+        if reply.status == 405:
+            raise unsupported(f"{request.method} requests for {request.kind}")
+        return reply
 
 
 async def _body_of(request: ResourceRequest, context: Context) -> bytes:

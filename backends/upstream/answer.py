@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from backends.upstream.body import AnswerLimits, UpstreamAnswer, decoder_of, read_chunk
+from backends.upstream.body import PLAIN, AnswerLimits, UpstreamAnswer, decoder_of, read_chunk
 from backends.upstream.decode import Decoder
 from backends.upstream.errors import invalid_answer, too_large
 from backends.upstream.refusals import MAX_REFUSAL_BYTES, check_status, refusal_in_success, refusal_of_body
@@ -37,35 +37,33 @@ async def reply_of(answer: UpstreamAnswer, context: Context, limits: AnswerLimit
 
     Raises BackendError, Unavailable.
     """
-    headers = limits.headers.forwarded(answer.fields, limits.scrubber)
+    fields, scrubber = answer.fields, limits.scrubber
+    headers = limits.headers.forwarded(fields, scrubber)
     if not 200 <= answer.status < 300:
         return await refusal(answer, headers, limits)
-    decoder = decoder_of(answer)
+    decoder = PLAIN if "content-encoding" not in fields else decoder_of(answer)
     is_called_stream = answer.content_type == EVENT_STREAM
     if is_called_stream:
         answer.count_events()
-    start = await (answer.read() if decoder.is_plain else read_chunk(answer, decoder))
+    start = answer.take() if decoder.is_plain else b""
     if len(start) < SHORTEST_START:
         start = await _read_more(start, answer, decoder)
-    is_stream = not _JSON_START.match(start) if is_called_stream else bool(_FIELD_START.match(start))
-    if is_stream:
-        if not is_called_stream:
-            answer.count_events()
+    if not _JSON_START.match(start) if is_called_stream else _FIELD_START.match(start):
+        answer.count_events()
         return Reply(200, headers, batches=Stream(answer, context, limits, decoder, start))
-    if len(start) < min(SHORT_BYTES, limits.max_bytes) and answer.is_complete and decoder.is_plain:  # almost always
-        body = limits.scrubber.data(start)
-        values, parsed_bytes = parsed_size(body, MAX_VALUES)
-        _count(values, len(start) + parsed_bytes, context)
-        parsing = None
-    else:
-        body = await read_body(answer, limits, context, decoder, start)
-        _count(*await context.run(len(body), parsed_size, body, MAX_VALUES), context)
-        parsing = context.run(len(body), _parse_response, body)
     try:
-        response = _parse_response(body) if parsing is None else await parsing
+        size = len(start)
+        if size < SHORT_BYTES and size < limits.max_bytes and decoder.is_plain and answer.is_complete:  # almost always
+            body = scrubber.data(start)
+            context.memory.grow(size + parsed_size(body, MAX_VALUES)[1])  # it cannot have too many values
+            response = _parse_response(body)
+        else:
+            body = await read_body(answer, limits, context, decoder, start)
+            _count(*await context.run(len(body), parsed_size, body, MAX_VALUES), context)
+            response = await context.run(len(body), _parse_response, body)
         is_whole = "id" in response and ("output" in response or not (has_id and _is_foreign(response)))
         if is_whole and not response.get("error"):  # almost always
-            return response_reply(response, headers, body)
+            return Reply(200, headers, body, None, response)
         refused = refusal_in_success(response, headers, has_id=has_id)
     except ValueError as error:
         raise _not_a_response(answer, limits, has_id=has_id) from error

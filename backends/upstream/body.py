@@ -42,6 +42,9 @@ class UpstreamAnswer(Protocol):
     def is_complete(self) -> bool:
         """Whether the whole body has arrived."""
 
+    def take(self) -> bytes:
+        """Return what has arrived of the body since the last read, without waiting: b"" if that is nothing."""
+
     def read(self) -> Awaitable[bytes]:
         """Return what has arrived of the body since the last read; b"" at its end. Raises HeadgateError."""
 

@@ -1,6 +1,7 @@
 """What the gateway sends of its own in every request: its key, which may expire, and configured headers."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +30,9 @@ class Credentials:
     def __init__(self, settings: UpstreamSettings, base: Mapping[str, str]) -> None:
         """`base` are headers that every request has beside those."""
         self._settings = settings
-        self._headers = dict(base) | {name: plain_value(value) for name, value in settings.headers.items()}
+        configured = {name: plain_value(value) for name, value in settings.headers.items()}
+        self.headers: Mapping[str, str] = {**base, **configured}
+        """The headers with the key that was read last. They are never modified."""
         self._secrets = [value.get_secret_value() for value in settings.headers.values() if not isinstance(value, str)]
         self._token: str | None = None
         self._expires = float("inf")
@@ -45,28 +48,27 @@ class Credentials:
     @property
     def current(self) -> Mapping[str, str] | None:
         """The headers; None if the key has to be read first."""
-        if self.can_expire and asyncio.get_running_loop().time() >= self._expires:
+        if self.can_expire and time.monotonic() >= self._expires:
             return None
-        return self._headers
+        return self.headers
 
     async def read(self) -> Mapping[str, str]:
         """Read the key and return the headers. Raises BackendError if there is none yet, and none can be read."""
         async with self._reading:
             if self.current is None:
                 await self._read()
-        return self._headers
+        return self.headers
 
     async def renew(self, refused: Mapping[str, str]) -> Mapping[str, str] | None:
         """Return headers with another key than these, which were refused; None if there is none yet."""
-        now = asyncio.get_running_loop().time()
-        if self.can_expire and self._headers is refused and now >= self._read_at + RETRY_S:
+        now = time.monotonic()
+        if self.can_expire and self.headers is refused and now >= self._read_at + RETRY_S:
             self._expires = now
             with suppress(BackendError):
                 await self.read()
-        return None if self._headers == refused else self._headers
+        return None if self.headers == refused else self.headers
 
     async def _read(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
             token = (
                 await _run(self._settings.token_command) if self._settings.token_command else await self._read_file()
@@ -78,12 +80,12 @@ class Credentials:
                 raise BackendError(
                     message, code="upstream_auth", source="gateway", sent=False, reason=f"key: {error}"
                 ) from error
-            self._expires = loop.time() + RETRY_S
+            self._expires = time.monotonic() + RETRY_S
             return
         before = [] if self._token is None else [self._token]
         self._use(token)
         self.scrubber.search_for(*self._secrets, *before, token)  # answers to requests with the last one still arrive
-        self._expires = loop.time() + self._settings.token_ttl_s
+        self._expires = time.monotonic() + self._settings.token_ttl_s
 
     async def _read_file(self) -> str:
         path = self._settings.token_file or Path()
@@ -94,7 +96,7 @@ class Credentials:
 
     def _use(self, token: str) -> None:
         name, value = ("Authorization", f"Bearer {token}") if self._settings.auth == "bearer" else ("api-key", token)
-        self._headers = {**self._headers, name: value}
+        self.headers = {**self.headers, name: value}
         self._token = token
 
 

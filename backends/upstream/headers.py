@@ -61,10 +61,8 @@ class HeaderFilter:
         names = tuple(received)
         is_once = len(names) == len(received) <= MAX_HEADERS  # a multidict counts a name that is there twice as two
         is_usual = is_once and received.get("connection", "keep-alive") == "keep-alive"
-        if not is_usual or (known := self._known(names)) is None:
-            chosen = self._search(received)
-        else:
-            chosen = {lower: received[name] for lower, name in known}
+        known = self._known(names) if is_usual else None
+        chosen = self._search(received) if known is None else {lower: received[name] for lower, name in known}
         if upstream_id := received.get("x-request-id"):
             chosen[UPSTREAM_ID] = upstream_id
         return chosen if not chosen or _is_harmless(chosen, scrubber) else _within_limits(chosen, scrubber)
@@ -103,9 +101,9 @@ def _named_by_connection(received: Mapping[str, str]) -> Sequence[str]:
 def _is_harmless(chosen: Mapping[str, str], scrubber: Scrubber) -> bool:
     """Whether headers are within the limit and have nothing to remove, which one search over all of them shows."""
     names, values = "".join(chosen), "".join(chosen.values())
-    return (
-        len(names) + len(values) <= MAX_BYTES and not _UNFIT.search(values) and not scrubber.is_in_fields(names, values)
-    )
+    if len(names) + len(values) > MAX_BYTES or (not values.isprintable() and _UNFIT.search(values)):
+        return False
+    return not scrubber.is_in_fields(names, values)
 
 
 def _within_limits(chosen: Mapping[str, str], scrubber: Scrubber) -> dict[str, str]:

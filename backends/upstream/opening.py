@@ -1,6 +1,7 @@
 """Opens the reply to one request of an upstream."""
 
-from collections.abc import Awaitable, Callable
+from abc import abstractmethod
+from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
@@ -26,30 +27,31 @@ class Opening(AbstractAsyncContextManager[Reply], Generic[A]):
     It is a class, because a generator costs every call ten times as many calls of functions.
     """
 
-    __slots__ = ("_answer", "_ask", "_batches", "_read")
+    __slots__ = ("_answer", "_stream")
 
-    def __init__(self, ask: Callable[[], Awaitable[A]], read: Callable[[A], Awaitable[Reply]]) -> None:
-        """`ask` sends the request, `read` makes a reply of the answer; both raise HeadgateError."""
-        self._ask = ask
-        self._read = read
-        self._batches: object = None
-        self._answer: A
+    @abstractmethod
+    def ask(self) -> Awaitable[A]:
+        """Send the request and return its answer. Raises HeadgateError."""
+
+    @abstractmethod
+    def read(self, answer: A) -> Awaitable[Reply]:
+        """Return the reply that an answer is. Raises HeadgateError."""
 
     async def __aenter__(self) -> Reply:
-        self._answer = answer = await self._ask()
+        self._answer = answer = await self.ask()
         try:
-            reply = await self._read(answer)
+            reply = await self.read(answer)
         except BaseException:
             answer.close()
             raise
-        self._batches = reply.batches
+        self._stream = reply.batches if isinstance(reply.batches, Stream) else None
         return reply
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            if error is None and isinstance(self._batches, Stream) and self._batches.is_complete:
-                await read_rest(self._batches.answer)
+            if self._stream is not None and self._stream.is_complete and error is None:
+                await read_rest(self._stream.answer)
         finally:
             self._answer.close()

@@ -19,6 +19,8 @@ from proxy.wire.sse_frame import payload_of
 REPLACEMENT = "[redacted]"
 SHORTEST_CHARS = 8
 """A shorter key is not searched for, in characters: it could be a part of any text."""
+MAX_HARMLESS_NAMES = 64
+"""How many lists of names of headers are remembered that have no key in them."""
 WEB_CHARS = "+&<>='`"
 """What encoders for web pages escape in JSON although they need not."""
 URL_SAFE = str.maketrans("+/", "-_")
@@ -46,6 +48,7 @@ class Scrubber:
         encoded = (form for secret in known for form in _base64_forms(secret))
         self._texts = tuple(dict.fromkeys([*plain, *encoded]))
         self._names = tuple(text.lower() for text in self._texts)
+        self._harmless_names: set[str] = set()
         self._in_names = re.compile("|".join(re.escape(text.lower()) for text in self._texts) or "(?!)")
         self._plain = tuple(text.encode() for text in plain)
         self._bytes = tuple(text.encode() for text in self._texts)
@@ -66,9 +69,19 @@ class Scrubber:
         return self._in_names.search(name.lower()) is not None
 
     def is_in_fields(self, names: str, values: str) -> bool:
-        """Whether the names or the values of headers, joined, have the secret in them, or seem to."""
-        names = names.lower()
-        return any(map(values.__contains__, self._texts)) or any(map(names.__contains__, self._names))
+        """Whether the names, in lower case, or the values of headers, joined, have the secret in them, or seem to."""
+        for secret in self._texts:
+            if secret in values:
+                return True
+        return names not in self._harmless_names and self._is_in_names(names)
+
+    def _is_in_names(self, names: str) -> bool:
+        """Search names of headers, and remember those without the secret: an upstream sends the same ones each time."""
+        if any(map(names.__contains__, self._names)):
+            return True
+        if len(self._harmless_names) < MAX_HARMLESS_NAMES:
+            self._harmless_names.add(names)
+        return False
 
     def data(self, data: bytes) -> bytes:
         """Return bytes without the secret: the same object where it does not occur."""

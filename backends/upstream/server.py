@@ -1,6 +1,6 @@
 """The server of an upstream: its address and key, the connections to it, and what is sent on them."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from functools import cached_property
 from pathlib import Path
 from ssl import SSLContext
@@ -10,11 +10,20 @@ from urllib.parse import urlencode, urlsplit
 from backends.upstream.body import AnswerLimits, UpstreamAnswer
 from backends.upstream.credentials import Credentials
 from backends.upstream.headers import HeaderFilter
-from backends.upstream.http1 import BodySource, Client, Origin, Proxy, Timeouts, create_tls_context, encode_request
+from backends.upstream.http1 import (
+    BodySource,
+    Client,
+    Origin,
+    Proxy,
+    RequestHeads,
+    Timeouts,
+    create_tls_context,
+    encode_length,
+)
 from backends.upstream.settings import UpstreamSettings
 from backends.upstream.websocket import SocketDialer
 from proxy.context import Context
-from proxy.wire.headers import HeaderNames, scope_idempotency_key
+from proxy.wire.headers import IDEMPOTENCY_KEY, HeaderNames, scope_idempotency_key
 
 
 class Wire(NamedTuple):
@@ -24,14 +33,20 @@ class Wire(NamedTuple):
     credentials: Credentials
     path: str
     query: str
-    headers: Mapping[str, str]
+    heads: RequestHeads
     names: HeaderNames
+    limits: AnswerLimits
+    needs_fitting: bool
+    speaks_websocket: bool
 
 
 class UpstreamServer(UpstreamSettings):
     @cached_property
     def _wire(self) -> Wire:
-        return Wire(self._client, self._credentials, self._path, self._query, self._default_headers, self.header_names)
+        return Wire(
+            self._client, self._credentials, self._path, self._query, RequestHeads(self._default_headers),
+            self.header_names, self._limits, self.needs_fitting, self.websocket,
+        )  # fmt: skip
 
     @cached_property
     def header_names(self) -> HeaderNames:
@@ -111,31 +126,42 @@ class UpstreamServer(UpstreamSettings):
 
     def _headers(self, received: Mapping[str, str], context: Context) -> dict[str, str]:
         """Return the headers of a request: the caller's that it may see, and those of the trace."""
-        forwarded = scope_idempotency_key(self._wire.names.select(received), context.caller.team)
-        return {**forwarded, **context.trace.propagation_headers()}
+        forwarded = self._wire.names.select(received) if received else {}
+        if IDEMPOTENCY_KEY in forwarded:
+            forwarded = scope_idempotency_key(forwarded, context.caller.team)
+        traced = context.trace.propagation_headers()
+        return {**forwarded, **traced} if traced else forwarded
 
-    async def _request(
+    def _request(
         self, method: str, path: str, body: bytes | BodySource, headers: Mapping[str, str], query: str = ""
-    ) -> UpstreamAnswer:
+    ) -> Awaitable[UpstreamAnswer]:
         """Send a request and return the answer once its head has arrived.
 
         A body is JSON unless a header says otherwise. Raises BackendError, and what a streamed body raises.
         """
         wire = self._wire
-        query = query.partition("#")[0]  # a fragment is not part of a request
-        if wire.query:
-            query = f"{query}&{wire.query}" if query else wire.query
-        target = f"{wire.path}/{path}?{query}" if query else f"{wire.path}/{path}"
-        if isinstance(body, BodySource):
+        if query or wire.query:
+            query = query.partition("#")[0]  # a fragment is not part of a request
+            both = f"{query}&{wire.query}" if query and wire.query else query or wire.query
+            path = f"{path}?{both}" if both else path
+        target = f"{wire.path}/{path}"
+        if not isinstance(body, bytes):
             framing = body.framing
         else:
-            framing = {"Content-Length": str(len(body))} if body or method == "POST" else {}
-        own = wire.credentials.current
-        own = await wire.credentials.read() if own is None else own
-        fields = {**wire.headers, **headers, **own}
-        head = encode_request(method, target, fields, framing)
-        answer = await wire.client.request(head, body)
-        if answer.status == 401 and isinstance(body, bytes) and (new := await wire.credentials.renew(own)):
-            answer.close()  # the key had expired before its time; nothing was done
-            return await wire.client.request(encode_request(method, target, {**fields, **new}, framing), body)
+            framing = encode_length(len(body)) if body or method == "POST" else b""
+        if wire.credentials.can_expire:
+            return self._request_with_token(method, target, body, headers, framing)
+        return wire.client.request(wire.heads.encode(method, target, headers, wire.credentials.headers, framing), body)
+
+    async def _request_with_token(
+        self, method: str, target: str, body: bytes | BodySource, headers: Mapping[str, str], framing: bytes
+    ) -> UpstreamAnswer:
+        """Send a request with a key that expires, and again with a new one if it has expired before its time."""
+        client, credentials, heads = self._wire.client, self._wire.credentials, self._wire.heads
+        own = credentials.current
+        own = await credentials.read() if own is None else own
+        answer = await client.request(heads.encode(method, target, headers, own, framing), body)
+        if answer.status == 401 and isinstance(body, bytes) and (new := await credentials.renew(own)):
+            answer.close()  # nothing was done
+            return await client.request(heads.encode(method, target, headers, new, framing), body)
         return answer

@@ -41,7 +41,11 @@ def parsed_size(raw: bytes, limit: int) -> tuple[int, int]:
 
     That is what it is parsed to, and its encoding if it is changed. All that is parsed and kept is counted by this.
     """
-    size, values = len(raw), count_values(raw, limit)
+    size = len(raw)
+    if size <= NARROW_BYTES and size < limit:  # it has no more values than that
+        values = 1 + size - len(raw.translate(None, SEPARATORS))
+        return values, 2 * size + VALUE_BYTES * values
+    values = count_values(raw, limit)
     if size <= NARROW_BYTES or values > limit:
         return values, 2 * size + VALUE_BYTES * values
     values_bytes = VALUE_BYTES * values

@@ -20,11 +20,11 @@ from backends.upstream.http1.dial import Dialer, create_tls_context
 from backends.upstream.http1.head import InvalidHttp
 from backends.upstream.http1.parser import AnswerHead, ResponseParser
 from backends.upstream.http1.pool import Client, HttpAnswer
-from backends.upstream.http1.request import BodySource, Origin, encode_head, encode_request
+from backends.upstream.http1.request import BodySource, Origin, RequestHeads, encode_head, encode_length
 from backends.upstream.http1.timeouts import Timeouts
 from backends.upstream.http1.tunnel import Proxy
 
 __all__ = [
-    "AnswerHead", "BodySource", "Client", "Dialer", "HttpAnswer", "InvalidHttp", "Origin", "Proxy", "ResponseParser",
-    "Timeouts", "create_tls_context", "encode_head", "encode_request",
+    "AnswerHead", "BodySource", "Client", "Dialer", "HttpAnswer", "InvalidHttp", "Origin", "Proxy", "RequestHeads",
+    "ResponseParser", "Timeouts", "create_tls_context", "encode_head", "encode_length",
 ]  # fmt: skip

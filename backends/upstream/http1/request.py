@@ -3,15 +3,14 @@
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Self
 from urllib.parse import urlsplit
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 VARYING = frozenset({"idempotency-key", "traceparent", "x-client-request-id"})
 """Fields that are different in every request."""
-MAX_KEPT_CHARS = 4096
-"""How long the fields of a request are at most that are kept for the next one, in characters."""
+MAX_KEPT, MAX_KEPT_BYTES = 256, 4096
+"""How many heads are kept for the next requests, and how long one is at most."""
 _NO_TARGET = re.compile(r"[\x00-\x20\x7f]")
 _FIELDS = re.compile(r"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++: [^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+")
 
@@ -48,9 +47,9 @@ class BodySource:
     size: int | None = None
 
     @property
-    def framing(self) -> Mapping[str, str]:
-        """Return the header that says where the body ends."""
-        return {"Transfer-Encoding": "chunked"} if self.size is None else {"Content-Length": str(self.size)}
+    def framing(self) -> bytes:
+        """Return the line that says where the body ends."""
+        return b"Transfer-Encoding: chunked\r\n" if self.size is None else encode_length(self.size)
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of the body as they are written. Raises what the source of the chunks raises."""
@@ -62,21 +61,58 @@ class BodySource:
 
 def encode_head(method: str, target: str, fields: Mapping[str, str]) -> bytes:
     """Return the head of a request. Raises ValueError if a part of it could be read as more than it is."""
+    if _NO_TARGET.search(target):
+        raise ValueError("The target of a request has a character that it cannot have.")
+    first = f"{method} {target} HTTP/1.1\r\n".encode("utf-8", "surrogateescape")
+    return b"%b%b\r\n" % (first, _encode_lines(fields))
+
+
+def encode_length(size: int) -> bytes:
+    """Return the line that says how long a body is."""
+    return b"Content-Length: %d\r\n" % size
+
+
+class RequestHeads:
+    """The heads of requests to one server. What most of them have in common is checked and encoded once."""
+
+    def __init__(self, defaults: Mapping[str, str]) -> None:
+        """`defaults` are fields of every request."""
+        self._defaults = defaults
+        self._own: Mapping[str, str] = {}
+        self._starts: dict[tuple[str, ...], bytes] = {}
+
+    def encode(
+        self, method: str, target: str, fields: Mapping[str, str], own: Mapping[str, str], framing: bytes
+    ) -> bytes:  # fmt: skip
+        """Return the head of a request. `own` fields replace others of their name; `framing` is a line, or nothing.
+
+        Raises ValueError if a part of it could be read as more than it is.
+        """
+        if own is not self._own:
+            self._starts.clear()
+            self._own = own
+        varying = b""
+        if not VARYING.isdisjoint(fields):
+            last = {name: value for name, value in fields.items() if name in VARYING and name not in own}
+            fields = {name: value for name, value in fields.items() if name not in VARYING}
+            varying = _encode_lines(last)
+        key = (method, target, *fields, *fields.values())
+        start = self._starts.get(key)
+        if start is None:
+            start = encode_head(method, target, {**self._defaults, **fields, **own})[:-2]
+            self._keep(key, start)
+        return b"%b%b%b\r\n" % (start, varying, framing)
+
+    def _keep(self, key: tuple[str, ...], start: bytes) -> None:
+        if len(start) <= MAX_KEPT_BYTES:
+            if len(self._starts) >= MAX_KEPT:
+                self._starts.clear()
+            self._starts[key] = start
+
+
+def _encode_lines(fields: Mapping[str, str]) -> bytes:
+    """Return the lines of fields. Raises ValueError."""
     lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
-    if _NO_TARGET.search(target) or not _FIELDS.fullmatch(lines) or lines.count("\n") != len(fields):
-        raise ValueError("A target or field of a request has a character that it cannot have.")
-    return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode("utf-8", "surrogateescape")
-
-
-def encode_request(method: str, target: str, fields: Mapping[str, str], framing: Mapping[str, str]) -> bytes:
-    """Return the head of a request, whose fields most others have too, but for its framing. Raises ValueError."""
-    if not VARYING.isdisjoint(fields) or sum(map(len, fields.values())) + len(target) > MAX_KEPT_CHARS:
-        return encode_head(method, target, {**fields, **framing})
-    last = "".join([f"{name}: {value}\r\n" for name, value in framing.items()])
-    return b"%b%b\r\n" % (_encode_fixed(method, target, tuple(fields.items())), last.encode())
-
-
-@lru_cache(256)
-def _encode_fixed(method: str, target: str, fields: tuple[tuple[str, str], ...]) -> bytes:
-    """Return the head of a request without its framing and its end. Raises ValueError."""
-    return encode_head(method, target, dict(fields))[:-2]
+    if not _FIELDS.fullmatch(lines) or lines.count("\n") != len(fields):
+        raise ValueError("A field of a request has a character that it cannot have.")
+    return lines.encode("utf-8", "surrogateescape")

@@ -38,9 +38,12 @@ class FixedAnswer:
         self.fields = fields
         self._body = encode(body)
 
-    async def read(self) -> bytes:
+    def take(self) -> bytes:
         body, self._body = self._body, b""
         return body
+
+    async def read(self) -> bytes:
+        return self.take()
 
     def offer_chunks(self, taker: Callable[[bytes], bool]) -> None:
         """Nothing arrives later."""

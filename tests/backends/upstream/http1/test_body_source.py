@@ -18,11 +18,11 @@ async def pieces(*chunks: bytes) -> AsyncIterator[bytes]:
 @pytest.mark.parametrize(
     ("size", "framing", "sent"),
     [
-        (None, {"Transfer-Encoding": "chunked"}, b"2\r\nab\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n"),
-        (18, {"Content-Length": "18"}, b"ab0123456789abcdef"),
+        (None, b"Transfer-Encoding: chunked\r\n", b"2\r\nab\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n"),
+        (18, b"Content-Length: 18\r\n", b"ab0123456789abcdef"),
     ],
 )
-async def test_a_body_is_framed_by_its_size(size: int | None, framing: dict[str, str], sent: bytes):
+async def test_a_body_is_framed_by_its_size(size: int | None, framing: bytes, sent: bytes):
     """One of an unknown size is sent in chunks."""
     source = BodySource(pieces(b"ab", b"0123456789abcdef"), size)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from backends.upstream.http1 import Origin, encode_head
+from backends.upstream.http1 import Origin, RequestHeads, encode_head, encode_length
 
 ORIGINS = {
     "http://a.example": ("a.example", 80, False, "a.example"),
@@ -51,3 +51,47 @@ def test_a_part_that_could_end_its_line_is_refused(target: str, fields: dict[str
     """Otherwise a value could become a field or a second request."""
     with pytest.raises(ValueError, match="character"):
         encode_head("GET", target, fields)
+
+
+HEADS = RequestHeads({"Host": "x", "user-agent": "headgate"})
+OWN = {"Authorization": "Bearer key"}
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_a_head_is_the_same_however_often_its_fields_were_sent(repeats: int):
+    """What all requests have in common comes first, what differs in each last, before the length of the body."""
+    fields = {"user-agent": "sdk", "idempotency-key": "k1", "x-a": "1"}
+    for _ in range(repeats):
+        head = HEADS.encode("POST", "/v1/responses", fields, OWN, encode_length(3))
+
+    assert head == (
+        b"POST /v1/responses HTTP/1.1\r\nHost: x\r\nuser-agent: sdk\r\nx-a: 1\r\nAuthorization: Bearer key\r\n"
+        b"idempotency-key: k1\r\nContent-Length: 3\r\n\r\n"
+    )
+
+
+def test_heads_with_other_fields_or_another_key_differ():
+    """Neither a target, nor names, nor values, nor what the gateway sends of its own is taken from another request."""
+    heads = {
+        HEADS.encode("POST", target, fields, own, b"")
+        for target in ("/a", "/b")
+        for fields in ({}, {"x-a": "1"}, {"x-a": "2"}, {"x-b": "1"}, {"traceparent": "1"}, {"traceparent": "2"})
+        for own in (OWN, {"Authorization": "Bearer new"})
+    }
+
+    assert len(heads) == 24
+
+
+def test_a_configured_field_replaces_the_callers():
+    """A field that differs in each request, too: it is sent once."""
+    head = HEADS.encode("GET", "/", {"x-client-request-id": "a", "user-agent": "b"}, {"x-client-request-id": "c"}, b"")
+
+    assert head == b"GET / HTTP/1.1\r\nHost: x\r\nuser-agent: b\r\nx-client-request-id: c\r\n\r\n"
+
+
+@pytest.mark.parametrize("name", ["x-a", "traceparent"])
+def test_a_field_that_could_be_read_as_more_is_refused_every_time(name: str):
+    """Whether it is one of all requests or differs in each."""
+    for _ in range(2):
+        with pytest.raises(ValueError, match="cannot have"):
+            HEADS.encode("GET", "/", {name: "a\r\nx-b: c"}, OWN, b"")

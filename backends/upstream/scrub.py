@@ -8,6 +8,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
+from functools import partial
 from urllib.parse import quote
 
 import orjson
@@ -53,6 +54,8 @@ class Scrubber:
         self._plain = tuple(text.encode() for text in plain)
         self._bytes = tuple(text.encode() for text in self._texts)
         self._plain_forms, self._forms = _by_rarest_byte(self._plain), _by_rarest_byte(self._bytes)
+        self.is_in_run = partial(_has_any, self._plain_forms)
+        """Whether a part of a stream that nothing follows has the secret in it, as `run` searches for it."""
 
     def secrets(self, *, everywhere: bool) -> tuple[bytes, ...]:
         """Return the forms of the secret that are searched for: in a stream not those in base64."""
@@ -86,7 +89,7 @@ class Scrubber:
     def data(self, data: bytes) -> bytes:
         """Return bytes without the secret: the same object where it does not occur."""
         is_large = len(data) > WINDOW_BYTES
-        if not (is_large or _has_any(data, self._forms)):  # almost always
+        if not (is_large or _has_any(self._forms, data)):  # almost always
             return data
         for secret in self._bytes:
             if is_large:
@@ -103,12 +106,8 @@ class Scrubber:
         """Whether a unit of a stream has the secret in it."""
         data = unit.raw
         if len(data) <= WINDOW_BYTES:
-            return _has_any(data, self._forms if unit.type else self._plain_forms)
+            return _has_any(self._forms if unit.type else self._plain_forms, data)
         return any(find_text(data, secret) >= 0 for secret in (self._bytes if unit.type else self._plain))
-
-    def is_in_run(self, data: bytes) -> bool:
-        """Whether a part of a stream that nothing follows has the secret in it, as `run` searches for it."""
-        return _has_any(data, self._plain_forms)
 
     def batch(self, batch: Batch) -> Batch:
         """Return the units of a stream without the secret. Each is made of whole frames, so it cannot be split.
@@ -124,7 +123,7 @@ class Scrubber:
             elif self.is_in(unit):
                 break
         else:
-            if not (events and _has_any(b"".join(events), self._forms)):
+            if not (events and _has_any(self._forms, b"".join(events))):
                 return batch
         return [self._unit(each) for each in batch]
 
@@ -168,10 +167,10 @@ def _by_rarest_byte(secrets: Sequence[bytes]) -> Forms:
     return tuple(groups.items())
 
 
-def _has_any(data: bytes, forms: Forms) -> bool:
+def _has_any(forms: Forms, data: bytes) -> bool:
     """Return whether a secret is in the data."""
     for byte, secrets in forms:
-        if data.find(byte) >= 0:
+        if byte in data:
             for secret in secrets:
                 if data.find(secret) >= 0:
                     return True

@@ -4,7 +4,6 @@ aiohttp's own responses build a multidict of headers and write each part by itse
 small answer. Errors and probes use them; replies of models are written here.
 """
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from email.utils import formatdate
@@ -87,11 +86,18 @@ class Answer(web.StreamResponse):
         """Write a run that arrives while nothing is written, if that need not wait; return whether it was written."""
         frames, connection = run.sse, self._connection
         size, transport = len(frames), connection.transport
-        is_ready = self._unpaced_bytes + size < PIECE_BYTES and not connection.writing_paused
-        if not is_ready or transport is None or transport.is_closing():
+        unpaced_bytes = self._unpaced_bytes + size
+        if unpaced_bytes >= PIECE_BYTES or transport is None or transport.is_closing():
+            return False
+        if transport.get_write_buffer_size() and connection.writing_paused:
             return False
         data = b"%x\r\n%b\r\n" % (size, frames) if self._is_chunked else frames
-        self._put_on(transport, self._take_head() + data if self._unsent_head else data)
+        if self._unsent_head:
+            data = self._take_head() + data
+        transport.write(data)
+        self._request.sent_bytes += len(data)
+        self._unpaced_bytes = unpaced_bytes
+        self.written_at = time.monotonic()
         return True
 
     async def wait_turn(self) -> None:
@@ -172,15 +178,12 @@ class Answer(web.StreamResponse):
         transport = connection.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has disconnected")
-        self._put_on(transport, data)
-        return self._unpaced_bytes >= PIECE_BYTES or connection.writing_paused
-
-    def _put_on(self, transport: asyncio.Transport, data: bytes) -> None:
         transport.write(data)
         size = len(data)
         self._request.sent_bytes += size
         self._unpaced_bytes += size
         self.written_at = time.monotonic()
+        return self._unpaced_bytes >= PIECE_BYTES or connection.writing_paused
 
 
 @lru_cache(maxsize=1)

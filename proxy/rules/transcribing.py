@@ -1,6 +1,7 @@
 """Adds what passes a guard to the transcript of the reply, and reserves memory for what the transcript keeps of it."""
 
 from collections.abc import AsyncIterator, Awaitable
+from functools import partial
 
 from proxy.context import Context
 from proxy.wire.errors import BackendError, Unavailable
@@ -35,49 +36,31 @@ def add_to_transcript(batch: Batch, context: Context) -> None:
 
 def add_run_to_transcript(run: Run, context: Context) -> None:
     """Do the same for a single run, at a lower cost where that is possible."""
-    transcript = context.transcript
-    size = transcript.size_of_run(run)
-    if size is None:
+    if not context.transcript.forward_run(_take, context.memory.grow, run):
         add_to_transcript([run], context)
-    else:
-        context.memory.grow(size)
-        transcript.see_run(run, size)
+
+
+def _take(_run: Run) -> bool:
+    return True
 
 
 class GuardedBatches(Passage):
     """The batches that a guard passes on. Runs that are forwarded past the guard are only added to the transcript."""
 
-    __slots__ = ("_batches", "_context", "_outlet", "_received")
+    __slots__ = ("_batches", "_context", "_received")
 
     def __init__(self, batches: AsyncIterator[Batch], received: AsyncIterator[Batch], context: Context) -> None:
         """`batches` are what the guard passes on, `received` what it reads."""
         self._batches = batches
         self._received: AsyncIterator[Batch] | None = received
         self._context = context
-        self._outlet: Outlet
 
     def __anext__(self) -> Awaitable[Batch]:
         return self._batches.__anext__()
 
     def forward_runs(self, outlet: Outlet) -> None:
         """Forward runs, unless the transcript keeps all frames: then the guard has to see every batch."""
-        received, self._received = self._received, None  # they will refer to this object, and a cycle would keep both
-        if received is not None and not self._context.transcript.keeps_frames:
-            self._outlet = outlet
-            forward_runs(received, self._forward)
-
-    def _forward(self, run: Run) -> bool:
-        """Give a run to the outlet, and add it to the transcript if the outlet has taken it; return whether it has."""
-        transcript, memory = self._context.transcript, self._context.memory
-        size = transcript.size_of_run(run)
-        if size is None:
-            return False
-        try:
-            memory.grow(size)
-        except Unavailable:
-            return False  # it comes as a batch, for which the guard frees memory or ends the stream
-        if self._outlet(run):
-            transcript.see_run(run, size)
-            return True
-        memory.grow(-size)
-        return False
+        received, self._received = self._received, None
+        transcript = self._context.transcript
+        if received is not None and not transcript.keeps_frames:
+            forward_runs(received, partial(transcript.forward_run, outlet, self._context.memory.grow))

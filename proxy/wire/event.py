@@ -242,6 +242,18 @@ def parse_leniently(payload: bytes) -> Mapping[str, Any]:
     return data
 
 
+def data_of(unit: Event | Run) -> Iterator[Mapping[str, Any]]:
+    """Yield the JSON object of each event of a unit; frames without one are skipped."""
+    if isinstance(unit, Event):
+        yield unit.data
+        return
+    for payload in unit.payloads():
+        try:
+            yield parse_leniently(payload)
+        except ValueError:
+            continue
+
+
 def has_terminal(batch: Batch) -> bool:
     """Whether a stream ends with a batch."""
     return any(unit.type in TERMINALS for unit in batch)

@@ -91,10 +91,9 @@ class SSEParser:
 
     def run_in(self, chunk: bytes) -> Run | None:
         """Return a chunk that is one run of whole frames, as `feed` would; None for any other, which `feed` gets."""
-        is_whole = self._started and not self._tail and not self.has_more and chunk.endswith(FRAME_ENDS)
-        if not is_whole or len(chunk) > self._max_frame_bytes or has_candidates(chunk, self._patterns):
-            return None
-        return Run(chunk)
+        is_next = self._started and not self._tail and not self.has_more
+        is_whole = is_next and chunk.endswith(FRAME_ENDS) and len(chunk) <= self._max_frame_bytes
+        return Run(chunk) if is_whole and not has_candidates(chunk, self._patterns) else None
 
     def more(self) -> list[Event | Run]:
         """Return the next units of the frames that are whole, before the next `feed`."""

@@ -4,12 +4,14 @@ the whole reply reads it: close-out, cache, conversion, ownership and telemetry.
 Deltas are parsed only when an item has to be closed before its end.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from proxy.wire.event import TERMINALS, Batch, Event, MessageRun, Run, parse_leniently
+from proxy.wire.errors import Unavailable
+from proxy.wire.event import TERMINALS, Batch, Event, MessageRun, Run, data_of
 from proxy.wire.items import JSON
 from proxy.wire.partial_item import PartialItem, index_of
+from proxy.wire.passage import Outlet
 
 MAX_EXACT = 2**53 - 1  # the greatest integer that JavaScript clients read exactly
 LOG_BYTES = 16_777_216
@@ -48,7 +50,7 @@ class Transcript:
         self._frame_limit: int | None = None
         self._clock: Callable[[], float] | None = None
         self._marks: list[tuple[float, int]] = []
-        self._numbered: Event | Run | None = None  # the last unit with a sequence number
+        self._numbered: Event | Run | None = None  # the last unit with a sequence number that is not in the log
         self._item_bytes = self._parsed_bytes = self._body_bytes = 0
         self._output: list[Any] | None = None  # what was composed in place of an empty output
 
@@ -71,14 +73,12 @@ class Transcript:
         for unit in batch:
             if isinstance(unit, Event):
                 self._see_event(unit)
-            elif unit.raw.find(NUMBER) >= 0:
-                self._numbered = unit
             if self._open or self._frame_limit is not None:
                 self._append(unit)
-            elif self._log:
-                self._log.clear()
-                self._log_bytes = 0
-                self._is_log_full = False
+            else:
+                if self._log:
+                    self._clear_log()
+                self._note_number(unit)
         if batch:
             self.is_started, self.last = True, batch[-1]
         if self._clock is not None and len(self._marks) < MAX_MARKS:
@@ -91,27 +91,53 @@ class Transcript:
                 self._item_bytes += len(event.raw)
             self._parsed_bytes += event.parsed_bytes or event.count_parsed()
         self._follow(event, data)
-        if "sequence_number" in data:
-            self._numbered = event
 
-    def size_of_run(self, run: Run) -> int | None:
-        """Return how many bytes of a run `see_run` would keep; None for one that only `see` can record."""
+    def _note_number(self, unit: Event | Run) -> None:
+        """Remember the last unit with a sequence number, of those that are not in the log."""
+        if _has_number(unit):
+            self._numbered = unit
+
+    def _clear_log(self) -> None:
+        self._numbered = self._last_numbered()
+        self._log.clear()
+        self._log_bytes = 0
+        self._is_log_full = False
+
+    def _last_numbered(self) -> Event | Run | None:
+        """Return the last unit with a sequence number: units in the log are searched only when that is needed."""
+        logged = () if self._is_log_full else reversed(self._log)
+        return next(filter(_has_number, logged), self._numbered)
+
+    def forward_run(self, outlet: Outlet, reserve: Callable[[int], None], run: Run) -> bool:
+        """Offer a run of a stream that has begun to an outlet, and record it if that takes it; return whether it has.
+
+        `reserve` is called before with how many bytes of it are kept, and raises Unavailable. Returns False without
+        calling either for a run that only `see` can record.
+        """
         if self._frame_limit is not None or self._is_log_full or self._clock is not None:
-            return None
-        if not self._open:
-            return None if self._log else 0
-        size, log_bytes = len(run.raw), self._log_bytes
-        has_room = log_bytes + size <= LOG_BYTES and self._parsed_bytes + log_bytes + size <= MAX_KEPT_BYTES
-        return size if has_room else None
-
-    def see_run(self, run: Run, size: int) -> None:
-        """Record a run of a stream that has begun; `size` is what `size_of_run` has returned."""
-        if run.raw.find(NUMBER) >= 0:
-            self._numbered = run
+            return False
+        size = 0
+        if self._open:
+            size = len(run.raw)
+            log_bytes = self._log_bytes + size
+            if log_bytes > LOG_BYTES or self._parsed_bytes + log_bytes > MAX_KEPT_BYTES:
+                return False
+        elif self._log:
+            return False
+        try:
+            reserve(size)
+        except Unavailable:
+            return False  # it comes as a batch, for which the guard frees memory or ends the stream
+        if not outlet(run):
+            reserve(-size)
+            return False
         if size:
             self._log.append(run)
-            self._log_bytes += size
+            self._log_bytes = log_bytes
+        else:
+            self._note_number(run)
         self.last = run
+        return True
 
     @property
     def marks(self) -> list[tuple[float, int]]:
@@ -169,8 +195,7 @@ class Transcript:
             return False
         self._frame_limit = None
         if not self._open:
-            self._log.clear()
-            self._log_bytes = 0
+            self._clear_log()
         return True
 
     def frames(self) -> bytes | None:
@@ -214,7 +239,8 @@ class Transcript:
     @property
     def next_number(self) -> int:
         """The sequence number that follows the last one seen; 0 if not every client could read that exactly."""
-        numbers = [data.get("sequence_number") for data in _data_of(self._numbered)] if self._numbered else []
+        numbered = self._last_numbered()
+        numbers = [data.get("sequence_number") for data in data_of(numbered)] if numbered else []
         return next((number + 1 for number in reversed(numbers) if type(number) is int and 0 <= number < MAX_EXACT), 0)
 
     def cut_open_items(self, status: str = "incomplete") -> list[tuple[int, JSON]]:
@@ -222,7 +248,7 @@ class Transcript:
         partial = {index: PartialItem(self._open[index][1]) for index in sorted(self._open)}
         start = min((position for position, _ in self._open.values()), default=0)
         for position, unit in enumerate(self._log[start:], start):
-            for data in _data_of(unit):
+            for data in data_of(unit):
                 index = index_of(data)
                 if index in partial and position > self._open[index][0]:  # an earlier item may have had this index
                     partial[index].add(data)
@@ -251,25 +277,20 @@ class Transcript:
             size_bytes = self._log_bytes + len(unit.sse)
             if size_bytes > self._frame_limit:
                 self._frame_limit = None
-        if size_bytes > LOG_BYTES and self._frame_limit is None:
+        if size_bytes > LOG_BYTES and self._frame_limit is None and not self._is_log_full:
+            self._numbered = self._last_numbered()
             self._is_log_full = True  # a smaller unit that follows would leave a gap
-        if not self._is_log_full:
+        if self._is_log_full:
+            self._note_number(unit)
+        else:
             self._log.append(unit)
             self._log_bytes = size_bytes
+
+
+def _has_number(unit: Event | Run) -> bool:
+    return "sequence_number" in unit.data if isinstance(unit, Event) else unit.raw.find(NUMBER) >= 0
 
 
 def _in_order(items: Mapping[tuple[int, str | None], Any]) -> list[Any]:
     """Return items in the order of their output_index."""
     return [items[place] for place in sorted(items, key=lambda place: place[0])]
-
-
-def _data_of(unit: Event | Run) -> Iterator[Mapping[str, Any]]:
-    """Yield the JSON object of each event; frames without one are skipped."""
-    if isinstance(unit, Event):
-        yield unit.data
-        return
-    for payload in unit.payloads():
-        try:
-            yield parse_leniently(payload)
-        except ValueError:
-            continue

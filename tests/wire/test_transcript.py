@@ -359,8 +359,35 @@ def test_what_is_kept_of_one_reply_is_limited(monkeypatch: pytest.MonkeyPatch, m
     room = len(run.raw) - missing_bytes
     monkeypatch.setattr("proxy.wire.transcript.MAX_KEPT_BYTES", transcript.kept_bytes + room)
 
-    assert transcript.size_of_run(run) == (None if missing_bytes else len(run.raw))
     assert transcript.has_room_for(len(run.raw)) == (missing_bytes == 0)
+    assert transcript.forward_run(lambda _run: True, lambda _size: None, run) == (missing_bytes == 0)
+
+
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_a_forwarded_run_is_recorded_if_it_is_taken(is_taken: bool):
+    """Its memory is reserved before, and given back if it is not taken."""
+    run, transcript, reserved = Run(CANONICAL[5]), Transcript(), []
+    transcript.see([event(**added(0, id="a"), sequence_number=2)])
+    before = transcript.kept_bytes
+    size = len(run.raw)
+
+    assert transcript.forward_run(lambda _run: is_taken, reserved.append, run) is is_taken
+    assert reserved == ([size] if is_taken else [size, -size])
+    assert transcript.kept_bytes == before + (size if is_taken else 0)
+    assert transcript.next_number == (6 if is_taken else 3)
+
+
+def test_the_next_number_is_known_whatever_is_kept(monkeypatch: pytest.MonkeyPatch):
+    """Of open items that are too long only the beginning is kept, and of closed ones nothing but the items."""
+    opened, closed = event(**added(0, id="a"), sequence_number=0), event(**done(0, id="a"))
+    deltas = [Run(frame(type="x.delta", sequence_number=number)) for number in range(1, 4)]
+    monkeypatch.setattr("proxy.wire.transcript.LOG_BYTES", len(opened.sse) + len(deltas[0].sse))
+    transcript, numbers = Transcript(), []
+    for unit in (opened, *deltas, Run(b": hi\n\n"), closed, Run(b": hi\n\n")):
+        transcript.see([unit])
+        numbers.append(transcript.next_number)
+
+    assert numbers == [1, 2, 3, 4, 4, 4, 4]
 
 
 @pytest.mark.parametrize("number", ["created", "output_item.added", "output_item.done", "completed"])

@@ -5,7 +5,7 @@ import asyncio
 import gc
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from proxy.config.consistency import listen_faults
 from proxy.config.default import default_config
 from proxy.config.validation import ConfigError
 from proxy.control import NUMBER, Assignment
+from proxy.fast_loop import fast_loop
 from proxy.freed_memory import returning_freed_memory
 from proxy.supervisor import Supervisor
 from proxy.telemetry.logs import Logs, LogTally
@@ -67,7 +68,7 @@ def serve_until_stopped(options: argparse.Namespace, logs: Logs, tally: LogTally
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         greet = partial(_greet, is_open=config.is_open)
-        with returning_freed_memory(), asyncio.Runner(loop_factory=_fast_loop()) as runner:
+        with returning_freed_memory(), asyncio.Runner(loop_factory=fast_loop()) as runner:
             gc.freeze()  # everything imported stays: collections skip it
             gc.set_threshold(*COLLECTION_THRESHOLDS)
             runner.run(serve(config, read_again, greet, logs.close, tally, assignment))
@@ -94,7 +95,7 @@ def _supervise(config: Config) -> int:
     except OSError as error:
         print(f"headgate cannot start: {reason(error)}", file=sys.stderr)
         return INPUT_ERROR
-    with asyncio.Runner(loop_factory=_fast_loop()) as runner:
+    with asyncio.Runner(loop_factory=fast_loop()) as runner:
         return runner.run(supervisor.run(lambda address: _greet(address, models, is_open=config.is_open)))
 
 
@@ -117,12 +118,3 @@ def _greet(address: str, models: Sequence[str], *, is_open: bool) -> None:
     with suppress(OSError):
         print(f"Headgate listens on {address}/v1. Try:", flush=True)
         print(f"  curl {address}/v1/responses{key} -H 'Content-Type: application/json' -d '{body}'", flush=True)
-
-
-def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's event loop if it is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop  # type: ignore[no-any-return,unused-ignore]

@@ -81,7 +81,10 @@ class BatchRun:
         try:
             row: int = result.batch_id
             completes_step = row == self._last_row
-            ends = self._process(row, result)
+            ends = True
+            if self._open[row]:
+                end = self._end_with(row, result)
+                ends = end is not None and self._close_row(row, end)
             if completes_step:
                 self._on_step()
         except BaseException:  # noqa: BLE001  the row stays open, so it is reported as failed after the call
@@ -103,29 +106,27 @@ class BatchRun:
                 self._close_row(row, "failed", message)
         self._on_step()
 
-    def _process(self, row: int, result: Any) -> bool:
-        if not self._open[row]:
-            return True
-        end = self._end_with(row, result)
-        return end is not None and self._close_row(row, end)
-
     def _end_with(self, row: int, result: Any) -> RunEnd | None:
         """Emit the row's token unless the row ends before it; return how the row ends, if it does."""
         job, token_id = self.jobs[row], result.token_id
+        options = job.options
         if job.cancelled:
             return "stop"
-        end = self._end_before(row, result)
-        if end is not None:
-            return end
-        self._generated[row] += 1
-        self._emit(job, Token(token_id) if job.options.top_logprobs is None else Token(token_id, result.log_prob))
-        if row in self._matchers and self._matchers[row].is_complete:
-            return "stop"
-        if result.is_last or self._generated[row] >= job.options.max_tokens:
-            return "length"
-        if job.preempted:
-            return "preempted"
-        return "continue_alone" if self._grammar_s[row] > MAX_GRAMMAR_S else None
+        end: RunEnd | None = "stop" if token_id in options.stop_ids else None
+        if self._check_below or (options.grammar and self._grammars is not None):
+            end = self._end_before(row, result)
+        if end is None:
+            generated = self._generated[row] = self._generated[row] + 1
+            self._emit(job, Token(token_id) if options.top_logprobs is None else Token(token_id, result.log_prob))
+            if row in self._matchers and self._matchers[row].is_complete:
+                end = "stop"
+            elif generated >= options.max_tokens or result.is_last:
+                end = "length"
+            elif job.preempted:
+                end = "preempted"
+            elif self._grammar_s[row] > MAX_GRAMMAR_S:
+                end = "continue_alone"
+        return end
 
     def _end_before(self, row: int, result: Any) -> RunEnd | None:
         """Return how the row ends without this token, if it does: at a stop token, or one that its grammar rejects."""

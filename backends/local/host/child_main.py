@@ -36,6 +36,7 @@ from backends.local.host.ipc import (
 from backends.local.scheduling.costs import Costs
 from backends.local.scheduling.prefix_cache import PrefixCache
 from backends.local.scheduling.scheduler import Scheduler
+from proxy.fast_loop import fast_loop
 
 # How long a thread may hold the interpreter lock while another waits: model threads add tokens, the loop sends them.
 SWITCH_INTERVAL_S = 0.0005
@@ -157,4 +158,5 @@ def main() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
-    asyncio.run(_serve(int(sys.argv[1])))
+    with asyncio.Runner(loop_factory=fast_loop()) as runner:
+        runner.run(_serve(int(sys.argv[1])))

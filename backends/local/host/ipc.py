@@ -127,7 +127,13 @@ def encode_steps(steps: Sequence[DecodingStep]) -> bytes:
 
 def _rows(steps: Sequence[DecodingStep]) -> list[object]:
     return [
-        (step.job, list(map(_encode_token, step.tokens)), step.finish, step.cached_tokens, step.message)
+        (
+            step.job,
+            [token.id if token.logprob is None else _encode_logprobs(token) for token in step.tokens],
+            step.finish,
+            step.cached_tokens,
+            step.message,
+        )
         for step in steps
     ]
 
@@ -155,11 +161,9 @@ def decode_steps(content: Sequence[Any], vocabulary_size: int) -> list[DecodingS
     return steps
 
 
-def _encode_token(token: Token) -> object:
-    """Return a bare id for a token without logprob: most have none."""
-    if token.logprob is None:
-        return token.id
-    return token.id, _finite(token.logprob), [(token_id, _finite(logprob)) for token_id, logprob in token.top]
+def _encode_logprobs(token: Token) -> object:
+    """Return a token with its logprobs; most have none, and are bare ids."""
+    return token.id, _finite(token.logprob or 0.0), [(token_id, _finite(logprob)) for token_id, logprob in token.top]
 
 
 def _decode_token(content: Any, vocabulary_size: int) -> Token:

@@ -3,18 +3,11 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from backends.local.decoding.job import Job, RunEnd, Token
 
-
-class RunEvent(NamedTuple):
-    """A token of a job, or the end of its run."""
-
-    job: Job
-    token: Token | None
-    end: RunEnd | None = None
-    message: str = ""
+RunEvent = tuple[Job, Token | None, RunEnd | None, str]
+"""A token of a job, or the end of its run with a message. A plain tuple: there is one for each token."""
 
 
 class Outbox:
@@ -28,11 +21,11 @@ class Outbox:
 
     def emit(self, job: Job, token: Token) -> None:
         """Add a token."""
-        self._events.append(RunEvent(job, token))
+        self._events.append((job, token, None, ""))
 
     def end(self, job: Job, end: RunEnd, message: str) -> None:
         """Add the end of a run."""
-        self._events.append(RunEvent(job, None, end, message))
+        self._events.append((job, None, end, message))
 
     def wake(self) -> None:
         """Schedule `on_events` in the loop unless it is scheduled already."""

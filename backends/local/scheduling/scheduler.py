@@ -243,10 +243,10 @@ class Scheduler:
 
     def _flush(self) -> None:
         """Deliver the events since the last flush."""
-        tokens: dict[int, list[Token]] = {}
-        ends: dict[int, tuple[FinishReason, str]] = {}
+        steps: dict[int, tuple[DecodingStep, list[Token]]] = {}
+        live = self._live
         for job, token, end, message in self._outbox.drain():
-            scheduled = self._live.get(job.id)
+            scheduled = live.get(job.id)
             if scheduled is None or scheduled.job is not job:
                 continue  # the job was cancelled, has ended, or continues in another run
             if end == "continue_alone":
@@ -256,17 +256,20 @@ class Scheduler:
             if end == "preempted":
                 self._requeue(scheduled, allows_free_text=scheduled.batch_key is not None)
                 continue
-            new_tokens = tokens.setdefault(job.id, [])
+            if job.id not in steps:
+                tokens: list[Token] = []
+                steps[job.id] = DecodingStep(job.id, tokens), tokens
+            step, tokens = steps[job.id]
             if token is not None:
-                new_tokens.append(token)
+                tokens.append(token)
                 scheduled.generated.append(token.id)
             if end is not None:
-                ends[job.id] = end, message
+                step.finish, step.message = end, message
                 self._finish(scheduled, end)
             elif len(scheduled.generated) == 1:
                 self._prefixes.mark_read(scheduled.prefix)
-        if tokens:
-            self._deliver([_step(job_id, new, *ends.get(job_id, (None, ""))) for job_id, new in tokens.items()])
+        if steps:
+            self._deliver([step for step, _ in steps.values()])
 
     def _requeue(self, scheduled: ScheduledJob, *, allows_free_text: bool = False) -> None:
         """Queue the rest of a job before all that have not started: in a batch if it `allows_free_text`, else alone."""
@@ -293,7 +296,3 @@ class Scheduler:
             self._record_adherence(scheduled)
             answer_tokens = scheduled.job.answer_tokens + len(scheduled.generated)
             self._length.record(answer_tokens, cut=finish == "length")
-
-
-def _step(job_id: int, tokens: Sequence[Token], finish: FinishReason | None, message: str) -> DecodingStep:
-    return DecodingStep(job_id, tokens, finish, message=message)

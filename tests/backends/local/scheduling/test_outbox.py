@@ -4,7 +4,7 @@ import asyncio
 import threading
 
 from backends.local.decoding.job import DecodingOptions, Job, Token
-from backends.local.scheduling.outbox import Outbox, RunEvent
+from backends.local.scheduling.outbox import Outbox
 
 JOB = Job(1, [1, 2], DecodingOptions(1, frozenset()))
 
@@ -24,8 +24,8 @@ async def test_one_wake_up_drains_all_pending_events():
     await asyncio.sleep(0)
 
     assert calls == [
-        [RunEvent(JOB, Token(0)), RunEvent(JOB, Token(1)), RunEvent(JOB, Token(2)), RunEvent(JOB, None, "stop")],
-        [RunEvent(JOB, Token(3)), RunEvent(JOB, None, "failed", "why")],
+        [(JOB, Token(0), None, ""), (JOB, Token(1), None, ""), (JOB, Token(2), None, ""), (JOB, None, "stop", "")],
+        [(JOB, Token(3), None, ""), (JOB, None, "failed", "why")],
     ]
 
 
@@ -34,7 +34,7 @@ async def test_events_from_many_threads_are_complete_and_in_order():
     received, complete = [], asyncio.Event()
 
     def on_events():
-        received.extend(event.token.id for event in outbox.drain())
+        received.extend(token.id for _, token, _, _ in outbox.drain())
         if len(received) == 4 * 5000:
             complete.set()
 

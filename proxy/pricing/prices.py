@@ -1,6 +1,7 @@
 """What a call costs: by [[price]], else by the list price of the backend's provider; a local model costs nothing."""
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from typing import Protocol
@@ -33,10 +34,12 @@ class Priced(Protocol):
 class Quote:
     """The price of a model at a backend, which may still be looked up. Without rates it is not known."""
 
-    __slots__ = ("lookup", "rates")
+    __slots__ = ("expires", "lookup", "rates")
 
-    def __init__(self, rates: Rates | None = None) -> None:
+    def __init__(self, rates: Rates | None = None, expires: float = math.inf) -> None:
         self.rates = rates
+        self.expires = expires
+        """Until when it is used, on the clock of `time.monotonic`."""
         self.lookup: asyncio.Task[None] | None = None
 
     async def known_rates(self) -> Rates | None:
@@ -69,16 +72,16 @@ class Prices:
     def __init__(self, tables: Sequence[PriceTable] = (), catalog: Catalog | None = None) -> None:
         self._tables = tables
         self._catalog = Catalog() if catalog is None else catalog
-        self._quotes: dict[tuple[str, str], tuple[Quote, float]] = {}  # until when each is used; the oldest first
+        self._quotes: dict[tuple[str, str], Quote] = {}  # the oldest first
 
     def quote(self, backend: Priced, model: str) -> Quote:
         """Return the price of a model at a backend; one that is not known yet is looked up meanwhile."""
         kept = self._quotes.get((backend.name, model))
-        return kept[0] if kept is not None and time.monotonic() < kept[1] else self._make(backend, model)
+        return kept if kept is not None and time.monotonic() < kept.expires else self._make(backend, model)
 
     async def close(self) -> None:
         """End lookups."""
-        for quote, _ in [*self._quotes.values()]:
+        for quote in [*self._quotes.values()]:
             if quote.lookup is not None:
                 quote.lookup.cancel()
         await self._catalog.close()
@@ -86,11 +89,12 @@ class Prices:
     def _make(self, backend: Priced, model: str) -> Quote:
         own = (table for table in self._tables if table.applies_to(backend.name, backend.provider, model))
         table, price_list = next(own, None), backend.price_list
-        quote = Quote(table.rates if table is not None else FREE if price_list is None else None)
+        rates = table.rates if table is not None else FREE if price_list is None else None
+        quote = Quote(rates, time.monotonic() + QUOTE_TTL_S)
         self._quotes.pop((backend.name, model), None)
         if len(self._quotes) >= MAX_QUOTES:
             del self._quotes[next(iter(self._quotes))]
-        self._quotes[backend.name, model] = quote, time.monotonic() + QUOTE_TTL_S
+        self._quotes[backend.name, model] = quote
         if quote.rates is None and price_list and model:
             quote.lookup = asyncio.create_task(self._look_up(quote, (backend.name, model), price_list))
         return quote
@@ -99,4 +103,4 @@ class Prices:
         try:
             quote.rates = await self._catalog.find(price_list, key[1])
         except LookupFailedError:
-            self._quotes.pop(key, None)  # the next call asks again
+            quote.expires = 0.0  # the next call asks again

@@ -1,8 +1,8 @@
 """One attempt: a target is sent a call, and its reply is open until the attempt ends."""
 
 import asyncio
+import time
 from contextlib import AbstractAsyncContextManager
-from types import TracebackType
 
 import structlog
 
@@ -12,7 +12,8 @@ from proxy.lane import is_warm_up
 from proxy.routing.deadline import deadline_exceeded
 from proxy.routing.outcome import AttemptOutcome, begin
 from proxy.routing.places import Places
-from proxy.routing.plan import Choice
+from proxy.routing.routes import Route
+from proxy.routing.targets import Target
 from proxy.rules.guard import require_stream
 from proxy.state.warm_up import warm_up_reply
 from proxy.telemetry.attempt_span import ModelCall
@@ -32,18 +33,21 @@ BREAKS = frozenset({
 
 
 class Attempt:
-    """A context manager. Entering it returns an outcome, leaving it ends the work behind the reply.
+    """A call and the target it is sent to. `open` returns an outcome, `close` ends the work behind the reply.
 
     A BackendError before the first event is an outcome too; every other error is raised.
     """
 
     __slots__ = (
-        "_context", "_failure", "_has_begun_well", "_is_turned_away", "_model_call", "_opening", "choice",
-        "has_started",
+        "_context", "_failure", "_has_begun_well", "_is_turned_away", "_model_call", "_opening", "call",
+        "has_started", "route", "target",
     )  # fmt: skip
 
-    def __init__(self, choice: Choice, context: Context) -> None:
-        self.choice = choice
+    def __init__(self, target: Target, call: Call, route: Route, context: Context) -> None:
+        self.target = target
+        self.call = call
+        self.route = route
+        """The route by which the target is asked."""
         self._context = context
         self._failure: BackendError | None = None
         self._is_turned_away = self._has_begun_well = False
@@ -52,44 +56,48 @@ class Attempt:
         self._opening: AbstractAsyncContextManager[Reply] | None = None
         self._model_call: ModelCall
 
-    async def __aenter__(self) -> AttemptOutcome:
-        choice, context = self.choice, self._context
-        target = choice.target
+    async def open(self) -> AttemptOutcome:
+        """Send the call and wait for the first event, until the deadline. What it raises has been closed."""
+        target, call, context = self.target, self.call, self._context
         self.note_target()
-        self._model_call = context.trace.model_call(context.record, choice.call.operation, target.address)
+        model_call = self._model_call = context.trace.model_call(context.record, call.operation, target.address)
         if target.places is not None and (refusal := await self._take_place(target.places)) is not None:
             return refusal
         self.has_started = True
         if context.usage is not None:
-            context.usage.begin(context.record, choice.call.size_bytes)
-        self._model_call.begin()
+            context.usage.begin(context.record, call.size_bytes)
+        model_call.begin()
         started = target.start()
         try:
-            outcome = await self._open(require_stream(choice.call, context, target.enforces))
+            sent = require_stream(call, context, target.enforces)
+            outcome = await (self._begin(sent) if context.deadline is None else self._begin_in_time(sent))
+        except BackendError as error:
+            outcome = self._failed(error)
         except BaseException as error:
-            await self.__aexit__(type(error), error, error.__traceback__)
+            await self.close(error)
             raise
         target.note(outcome, started)
         if outcome.reply is not None:
-            self._model_call.status = outcome.reply.status
-        if not outcome.is_success:
-            self._model_call.error = outcome.code or str(outcome.status)
-        self._has_begun_well = outcome.is_success or not outcome.is_fault
+            model_call.status = outcome.reply.status
+        if outcome.is_success:
+            self._has_begun_well = True
+        else:
+            model_call.error = outcome.code or str(outcome.status)
+            self._has_begun_well = not outcome.is_fault
         return outcome
 
     def note_target(self) -> None:
         """Record the target as the one that answers, or fails."""
-        target, record = self.choice.target, self._context.record
-        record.route, record.backend, record.provider = self.choice.route.name, target.name, target.provider
-        self._context.quote = target.quote(self.choice.call.model)
+        target, record = self.target, self._context.record
+        record.route, record.backend, record.provider = self.route.name, target.name, target.provider
+        self._context.quote = target.quote(self.call.model)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def close(self, error: BaseException | None) -> None:
         """End the work. An error of the backend that broke the reply off is logged, and counts against its target."""
-        target, context = self.choice.target, self._context
+        target, context = self.target, self._context
+        kind, traceback = (None, None) if error is None else (type(error), error.__traceback__)
         if self._is_turned_away:
-            self._model_call.__exit__(kind, error, traceback)
+            self._model_call.end(error)
             return
         try:
             if self._opening is not None:
@@ -101,59 +109,32 @@ class Attempt:
             code = None if self._failure is not None else _code_of_break(error, context)
             if code is not None:
                 target.note_break(code)
-            target.end(is_well=self._has_begun_well and code is None and kind is None)
+                self._model_call.error = self._model_call.error or code
+            target.end(is_well=self._has_begun_well and code is None and error is None)
             if target.places is not None:
                 target.places.give_back(context.caller.team)
             context.record.read(context.transcript)
-            failure = error or self._failure
-            self._model_call.error = self._model_call.error or code
-            self._model_call.__exit__(None if failure is None else type(failure), failure, traceback)
+            self._model_call.end(error or self._failure)
 
     async def _take_place(self, places: Places) -> AttemptOutcome | None:
         """Wait for a place; return the outcome if there is none."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = time.monotonic()
         try:
             await places.take(self._context.caller.team)
         except BackendError as error:
             self._is_turned_away = True
-            self.choice.target.attempts[error.status, error.code] += 1
-            log_failure(self.choice.target.backend.name, error, self._context)
-            return AttemptOutcome(self.choice.call, error=error)
+            self.target.attempts[error.status, error.code] += 1
+            log_failure(self.target.backend.name, error, self._context)
+            return AttemptOutcome(self.call, error=error)
         finally:
-            if waited_s := round(loop.time() - started, 4):
+            if waited_s := round(time.monotonic() - started, 4):
                 self._context.record.queue_s = waited_s
         return None
 
-    async def _open(self, call: Call) -> AttemptOutcome:
-        """Send the call and wait for the first event, until the deadline."""
-        context, target = self._context, self.choice.target
-        try:
-            if call.operation not in target.operations:
-                raise unsupported(f"the operation {call.operation}")
-            if context.deadline is None:
-                return await self._begin(call)
-            try:
-                async with asyncio.timeout_at(context.deadline) as timeout:
-                    return await self._begin(call)
-            except TimeoutError as error:
-                if not timeout.expired():
-                    raise
-                raise deadline_exceeded() from error
-        except BackendError as error:
-            self._failure = error.with_traceback(None)  # which keeps this frame, and the call, in a cycle
-            context.record.sent -= not error.sent
-            log_failure(target.name, error, context)
-            return AttemptOutcome(call, error=error)
-
-    def _answering(self, call: Call) -> AbstractAsyncContextManager[Reply]:
-        """Return what opens the reply: a warm-up is the gateway's own where the target has none."""
-        backend = self.choice.target.backend
-        if is_warm_up(self._context) and not backend.speaks_websocket:
-            return warm_up_reply(call, self.choice.route, self._context)
-        return backend.respond(call, self._context)
-
     async def _begin(self, call: Call) -> AttemptOutcome:
+        """Send the call and wait for the first event. Raises BackendError."""
+        if call.operation not in self.target.operations:
+            raise unsupported(f"the operation {call.operation}")
         opening = self._answering(call)
         reply = await opening.__aenter__()
         self._opening = opening
@@ -161,6 +142,30 @@ class Attempt:
             return AttemptOutcome(call, reply)
         reply, first_error = await begin(reply)
         return AttemptOutcome(call, reply, first_error=first_error)
+
+    async def _begin_in_time(self, call: Call) -> AttemptOutcome:
+        """Do so until the deadline. Raises BackendError."""
+        try:
+            async with asyncio.timeout_at(self._context.deadline) as timeout:
+                return await self._begin(call)
+        except TimeoutError as error:
+            if not timeout.expired():
+                raise
+            raise deadline_exceeded() from error
+
+    def _failed(self, error: BackendError) -> AttemptOutcome:
+        """Return the outcome of an attempt that came to an error."""
+        self._failure = error.with_traceback(None)  # which keeps a frame, and the call, in a cycle
+        self._context.record.sent -= not error.sent
+        log_failure(self.target.name, error, self._context)
+        return AttemptOutcome(self.call, error=error)
+
+    def _answering(self, call: Call) -> AbstractAsyncContextManager[Reply]:
+        """Return what opens the reply: a warm-up is the gateway's own where the target has none."""
+        context, backend = self._context, self.target.backend
+        if is_warm_up(context) and not backend.speaks_websocket:
+            return warm_up_reply(call, self.route, context)
+        return backend.respond(call, context)
 
 
 def _code_of_break(error: BaseException | None, context: Context) -> str | None:

@@ -1,10 +1,12 @@
 """Opens the reply to a call: at a target of its route, and after a failure at another one, or again."""
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from types import TracebackType
+from typing import Any
 
 import structlog
 
@@ -15,7 +17,7 @@ from proxy.routing.hedge import HedgedAttempt, may_hedge
 from proxy.routing.outcome import AttemptOutcome, Next
 from proxy.routing.plan import Choice, Plan
 from proxy.routing.routes import FALLBACK, Route
-from proxy.routing.targets import Targets
+from proxy.routing.targets import Target, Targets
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
@@ -48,23 +50,34 @@ class Attempts:
         """
         return AttemptedReply(self, call, route, context)
 
-    def plan(self, call: Call, route: Route, context: Context) -> Plan:
-        """Begin the attempts of a call."""
+    def begin(self, route: Route, now: float) -> Target | None:
+        """Count a call of a route; return its target if it has one only, which can be sent a call at once."""
+        self._budget_of(route).add_call(now)
+        if len(route.targets) > 1:
+            self.targets.poll(route)
+            return None
+        target = self.targets.of(route.targets[0])
+        return target if target.is_ready(now) else None
+
+    def plan(self, call: Call, route: Route, context: Context, started: float, first: Target | None) -> Plan:
+        """Return the plan of a call that began at a time. `first` is the target that it was sent to, if it was."""
+        return Plan(call, route, context, self.targets, self._budget_of(route), started=started, first=first)
+
+    def _budget_of(self, route: Route) -> RetryBudget:
         budget = self._budgets.get(route.name)
         if budget is None:
             budget = self._budgets[route.name] = RetryBudget()
-        if len(route.targets) > 1:
-            self.targets.poll(route)
-        return Plan(call, route, context, self.targets, budget)
+        return budget
 
 
 class AttemptedReply:
-    """Makes the attempts of a call when it is entered, and leaves the last one when it is left.
+    """Makes the attempts of a call when it is entered, and ends the last one when it is left.
 
-    It is a class, because a generator costs every call ten times as many calls of functions.
+    Almost every call has one attempt at the one target of its route: it begins without a `Plan`, which decides about
+    all others. It is a class, because a generator costs every call ten times as many calls of functions.
     """
 
-    __slots__ = ("_attempt", "_attempts", "_call", "_context", "_may_have_run", "_plan", "_route")
+    __slots__ = ("_attempt", "_attempts", "_call", "_context", "_may_have_run", "_plan", "_route", "_started")
 
     def __init__(self, attempts: Attempts, call: Call, route: Route, context: Context) -> None:
         self._attempts = attempts
@@ -72,54 +85,69 @@ class AttemptedReply:
         self._route = route
         self._context = context
         self._may_have_run = False
-        self._plan: Plan
+        self._plan: Plan | None = None
         self._attempt: Attempt | HedgedAttempt
+        self._started: float
 
     async def __aenter__(self) -> Reply:
-        self._plan = self._attempts.plan(self._call, self._route, self._context)
-        choice, attempts = self._plan.first(), 1
-        self._context.sent_call = self._call
+        context, made = self._context, 1
+        self._started = time.monotonic()
+        target = self._attempts.begin(self._route, self._started)
+        attempt: Attempt | HedgedAttempt
+        if target is not None:
+            attempt, context.sent_call = Attempt(target, self._call, self._route, context), self._call
+        else:
+            choice, context.sent_call = self._plan_from(None).first(), self._call
+            attempt = await self._attempt_at(choice)
         while True:
-            if choice.delay_s:
-                await asyncio.sleep(choice.delay_s)
-            self._context.is_sent = True
-            attempt = self._attempt_at(choice)
+            context.is_sent = True
             try:
-                outcome = await attempt.__aenter__()
+                outcome = await attempt.open()
             except BaseException:
                 self._note_given_up(attempt)
                 raise
             try:
-                following = self._following(attempt.choice, outcome, attempts)
+                following = self._following(attempt, outcome, made)
                 if following is None:
                     self._attempt = attempt
-                    return _settled(outcome, attempts)
+                    return _settled(outcome, made)
             except BaseException as error:
-                await attempt.__aexit__(type(error), error, error.__traceback__)
+                await attempt.close(error)
                 raise
-            await attempt.__aexit__(None, None, None)
-            choice, attempts = following, attempts + 1
+            await attempt.close(None)
+            attempt, made = await self._attempt_at(following), made + 1
 
-    async def __aexit__(
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._attempt.__aexit__(kind, error, traceback)
+    ) -> Coroutine[Any, Any, None]:
+        return self._attempt.close(error)
 
-    def _attempt_at(self, choice: Choice) -> Attempt | HedgedAttempt:
-        is_hedged = choice.route.pool.hedge_after_s is not None and may_hedge(choice, self._context)
-        return HedgedAttempt(self._plan, choice, self._context) if is_hedged else Attempt(choice, self._context)
+    def _plan_from(self, first: Target | None) -> Plan:
+        """Return the plan of the attempts, made when it is needed; `first` is the target that was asked before."""
+        if self._plan is None:
+            self._plan = self._attempts.plan(self._call, self._route, self._context, self._started, first)
+        return self._plan
 
-    def _following(self, choice: Choice, outcome: AttemptOutcome, attempts: int) -> Choice | None:
+    async def _attempt_at(self, choice: Choice) -> Attempt | HedgedAttempt:
+        """Return the attempt at a choice, when it is time for it."""
+        if choice.delay_s:
+            await asyncio.sleep(choice.delay_s)
+        if choice.route.pool.hedge_after_s is not None and may_hedge(choice, self._context):
+            return HedgedAttempt(self._plan_from(None), choice, self._context)
+        return Attempt(choice.target, choice.call, choice.route, self._context)
+
+    def _following(self, attempt: Attempt | HedgedAttempt, outcome: AttemptOutcome, made: int) -> Choice | None:
         """Return the choice after an outcome; None if that is the reply, or the error."""
-        if outcome.may_have_run:
-            self._context.runs += 1
+        context = self._context
+        if outcome.is_success or outcome.may_have_run:
+            context.runs += 1
             self._may_have_run = True
-        following = None if outcome.is_success else self._plan.after(choice, outcome)
+        following = None if outcome.is_success else self._plan_from(attempt.target).after(attempt.target, outcome)
         if following is None:
-            self._context.is_sent = self._may_have_run
-            _note_answer(choice, outcome, self._route, attempts, self._context)
+            context.is_sent = self._may_have_run
+            _note_answer(attempt, outcome, self._route, made, context)
         else:
-            _log_retry(choice, outcome, following, self._context)
+            _log_retry(attempt.target, outcome, following, context)
         return following
 
     def _note_given_up(self, attempt: Attempt | HedgedAttempt) -> None:
@@ -130,27 +158,29 @@ class AttemptedReply:
             self._context.is_sent = self._may_have_run
 
 
-def _note_answer(choice: Choice, outcome: AttemptOutcome, route: Route, attempts: int, context: Context) -> None:
+def _note_answer(
+    attempt: Attempt | HedgedAttempt, outcome: AttemptOutcome, route: Route, made: int, context: Context
+) -> None:  # fmt: skip
     """Note which target has answered, and after how many attempts."""
     reply = outcome.reply
-    begins = reply is not None and reply.status == 200
+    begins = outcome.is_success or (reply is not None and reply.status == 200)
     context.is_answered = begins and (outcome.first_error is None or not outcome.is_refused)
-    context.target = choice.target.name if context.is_answered else None
+    context.target = attempt.target.name if context.is_answered else None
     if reply is not None and not outcome.is_success:
         context.record.upstream_code = outcome.upstream_code
-    if attempts > 1:
-        context.record.attempts = attempts
-    if choice.route is not route:
-        context.set(FALLBACK, choice.route.name)
-        context.add_header("x-headgate-route", choice.route.name)
+    if made > 1:
+        context.record.attempts = made
+    if attempt.route is not route:
+        context.set(FALLBACK, attempt.route.name)
+        context.add_header("x-headgate-route", attempt.route.name)
 
 
-def _settled(outcome: AttemptOutcome, attempts: int) -> Reply:
+def _settled(outcome: AttemptOutcome, made: int) -> Reply:
     """Return the reply of the last attempt, or raise its error, saying truthfully whether another one may help."""
     reply = outcome.reply if outcome.first_error is None else outcome.refusal() or outcome.reply
-    if reply is not None and (attempts == 1 or outcome.is_success):
+    if reply is not None and (made == 1 or outcome.is_success):
         return reply
-    advice = {} if attempts == 1 else {"x-should-retry": "true" if outcome.next is Next.ANY_TARGET else "false"}
+    advice = {} if made == 1 else {"x-should-retry": "true" if outcome.next is Next.ANY_TARGET else "false"}
     if reply is None:
         error = outcome.error
         if error is None:
@@ -160,11 +190,11 @@ def _settled(outcome: AttemptOutcome, attempts: int) -> Reply:
     return replace(reply, headers={**advice, **reply.headers})
 
 
-def _log_retry(choice: Choice, outcome: AttemptOutcome, following: Choice, context: Context) -> None:
-    name, code = choice.target.backend.name, outcome.code or str(outcome.status)
+def _log_retry(target: Target, outcome: AttemptOutcome, following: Choice, context: Context) -> None:
+    name, code = target.backend.name, outcome.code or str(outcome.status)
     attempt = {"headgate.target": name, "error.type": code, "headgate.next_target": following.target.backend.name}
     context.trace.event("headgate.retry", attempt)
     log.info(
-        "backend.retried", backend=choice.target.backend.name, code=outcome.code, status=outcome.status,
+        "backend.retried", backend=name, code=outcome.code, status=outcome.status,
         next=following.target.backend.name, delay_ms=round(following.delay_s * 1000), request_id=context.request_id,
     )  # fmt: skip

@@ -55,11 +55,15 @@ class Breaker:
 
     def begin(self, now: float, *, is_slow: bool = False) -> bool:
         """Note an answer that began; return whether that opened the breaker, because too many began too late."""
-        self._count(now)
-        if self.open_until and not is_slow and now >= self.open_until:
-            self._close()
-        self._slow += is_slow
-        return is_slow and self._is_over(self._slow + self._slow_before) and self._open(now)
+        if now >= self._window_end:
+            self._begin_window(now)
+        self._calls += 1
+        if not is_slow:
+            if self.open_until and now >= self.open_until:
+                self._close()
+            return False
+        self._slow += 1
+        return self._is_over(self._slow + self._slow_before) and self._open(now)
 
     def end(self, *, is_well: bool) -> None:
         """Note that a call ended. If it tried the target without a result, another one may try; an answer that ended
@@ -72,7 +76,9 @@ class Breaker:
     def fail(self, now: float, *, has_begun: bool = False) -> bool:
         """Note a fault, of an answer that had begun or of one that did not; return whether it opened the breaker."""
         if not has_begun:
-            self._count(now)
+            if now >= self._window_end:
+                self._begin_window(now)
+            self._calls += 1
         self._faults += 1
         self._in_a_row += 1
         is_failed_probe = self.open_until != 0 and now >= self.open_until
@@ -98,16 +104,14 @@ class Breaker:
         self.open_until, self._open_s, self._is_probed, self._in_a_row = 0.0, OPEN_S, False, 0
         self._calls = self._calls_before = self._faults = self._faults_before = self._slow = self._slow_before = 0
 
-    def _count(self, now: float) -> None:
-        """Count a call in the current window; the one before it counts as well, so that none begins empty."""
-        if now >= self._window_end:
-            is_next = now < self._window_end + WINDOW_S / 2
-            self._calls_before = self._calls if is_next else 0
-            self._faults_before = self._faults if is_next else 0
-            self._slow_before = self._slow if is_next else 0
-            self._calls = self._faults = self._slow = 0
-            self._window_end = now + WINDOW_S / 2
-        self._calls += 1
+    def _begin_window(self, now: float) -> None:
+        """Begin a window. The one before it counts as well, so that none begins empty."""
+        is_next = now < self._window_end + WINDOW_S / 2
+        self._calls_before = self._calls if is_next else 0
+        self._faults_before = self._faults if is_next else 0
+        self._slow_before = self._slow if is_next else 0
+        self._calls = self._faults = self._slow = 0
+        self._window_end = now + WINDOW_S / 2
 
     def _is_over(self, count: int) -> bool:
         calls = self._calls + self._calls_before

@@ -4,7 +4,7 @@ Each attempt has a task of its own, in which it is entered and left, because its
 """
 
 import asyncio
-from types import TracebackType
+import time
 
 import structlog
 
@@ -27,15 +27,18 @@ def may_hedge(choice: Choice, context: Context) -> bool:
 
 
 class HedgedAttempt:
-    """A context manager like `Attempt`; `choice` is that of the attempt whose outcome it is."""
+    """Like an `Attempt`: its target is that of the attempt whose outcome it is."""
 
     def __init__(self, plan: Plan, choice: Choice, context: Context) -> None:
-        self.choice = choice
+        self.target = choice.target
+        self.route = choice.route
+        self._choice = choice
         self._plan = plan
         self._context = context
         self._running: list[_RunningAttempt] = []
 
-    async def __aenter__(self) -> AttemptOutcome:
+    async def open(self) -> AttemptOutcome:
+        """Return the outcome of the attempt that has begun to answer, or of the last one that failed."""
         try:
             winner = await self._race()
         except BaseException:
@@ -52,7 +55,7 @@ class HedgedAttempt:
             )  # fmt: skip
             self._context.record.hedged = loser.name
         winner.attempt.note_target()
-        self.choice = winner.attempt.choice
+        self.target = winner.attempt.target
         return winner.outcome.result()
 
     @property
@@ -60,15 +63,14 @@ class HedgedAttempt:
         """Whether a target may have received the call."""
         return any(each.attempt.has_started for each in self._running)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def close(self, error: BaseException | None) -> None:
+        """End the work behind the reply."""
         await self._running[0].end(error)
 
     async def _race(self) -> "_RunningAttempt":
         """Return the attempt that has begun to answer, or the last one that failed."""
-        first = self._start(self.choice)
-        await asyncio.wait([first.outcome], timeout=self.choice.route.pool.hedge_after_s)
+        first = self._start(self._choice)
+        await asyncio.wait([first.outcome], timeout=self.route.pool.hedge_after_s)
         another = None if first.outcome.done() else self._plan.another()
         if another is None:
             await first.opened()
@@ -82,7 +84,7 @@ class HedgedAttempt:
         return late
 
     def _start(self, choice: Choice) -> "_RunningAttempt":
-        running = _RunningAttempt(Attempt(choice, self._context))
+        running = _RunningAttempt(Attempt(choice.target, choice.call, choice.route, self._context))
         self._running.append(running)
         return running
 
@@ -94,13 +96,13 @@ class _RunningAttempt:
         loop = asyncio.get_running_loop()
         self.attempt = attempt
         self.outcome: asyncio.Future[AttemptOutcome] = loop.create_future()
-        self._started = loop.time()
+        self._started = time.monotonic()
         self._ended: asyncio.Future[BaseException | None] = loop.create_future()
         self._task = loop.create_task(self._run())
 
     @property
     def name(self) -> str:
-        return self.attempt.choice.target.backend.name
+        return self.attempt.target.backend.name
 
     @property
     def may_have_run(self) -> bool:
@@ -110,7 +112,7 @@ class _RunningAttempt:
         return self.attempt.has_started
 
     def elapsed_ms(self) -> int:
-        return round((asyncio.get_running_loop().time() - self._started) * 1000)
+        return round((time.monotonic() - self._started) * 1000)
 
     async def opened(self) -> AttemptOutcome:
         """Wait for the outcome, which a caller that is cancelled does not cancel: the attempt may just be entered."""
@@ -139,7 +141,7 @@ class _RunningAttempt:
         A cancellation ends here: a task that ends by one keeps it, and with it the frame of its own work, in a cycle.
         """
         try:
-            outcome = await self.attempt.__aenter__()
+            outcome = await self.attempt.open()
         except asyncio.CancelledError:
             self.outcome.cancel()
             return
@@ -153,4 +155,4 @@ class _RunningAttempt:
             reason = await self._ended
         except asyncio.CancelledError as cancelled:
             reason = cancelled.with_traceback(None)
-        await self.attempt.__aexit__(None if reason is None else type(reason), reason, None)
+        await self.attempt.close(reason)

@@ -14,7 +14,6 @@ A call whose target may still work on it (a timeout) is not sent again.
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from http import HTTPStatus
 from typing import Any
@@ -61,19 +60,22 @@ class Next(Enum):
     ANY_TARGET = "any target"
 
 
-@dataclass(slots=True)  # not frozen: every call makes one, and that would triple the cost
 class AttemptOutcome:
-    """A reply whose first event is there, or the error that came instead."""
+    """A reply whose first event is there, or the error that came instead.
 
-    call: Call
-    reply: Reply | None = None
-    error: BackendError | None = None
-    first_error: str | None = None
-    """The code of the error with which the stream begins."""
-    is_success: bool = field(init=False)
+    `first_error` is the code of the error with which the stream begins.
+    """
 
-    def __post_init__(self) -> None:
-        self.is_success = self.reply is not None and self.reply.status == 200 and self.first_error is None
+    __slots__ = ("call", "error", "first_error", "is_success", "reply")
+
+    def __init__(
+        self, call: Call, reply: Reply | None = None, error: BackendError | None = None, first_error: str | None = None
+    ) -> None:
+        self.call = call
+        self.reply = reply
+        self.error = error
+        self.first_error = first_error
+        self.is_success = reply is not None and reply.status == 200 and first_error is None
 
     @property
     def status(self) -> int:

@@ -1,8 +1,8 @@
 """Which target a call is sent to, and which one after a failure, until nothing is left that may be tried."""
 
-import asyncio
 import math
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,16 +53,22 @@ class Plan:
         "_tried",
     )  # fmt: skip
 
-    def __init__(self, call: Call, route: Route, context: Context, targets: Targets, budget: RetryBudget) -> None:
+    def __init__(  # noqa: PLR0913  each a fact of its own
+        self, call: Call, route: Route, context: Context, targets: Targets, budget: RetryBudget, *, started: float,
+        first: Target | None = None,
+    ) -> None:  # fmt: skip
+        """`started` is when the call began, `first` the target to which it was sent without a plan."""
         self._received = call
         self._context = context
         self._targets = targets
         self._budget = budget
-        self._started = asyncio.get_running_loop().time()
-        budget.add_call(self._started)
+        self._started = started
         self._fallbacks = iter(route.fallbacks)
         self._made_before: int | None = None
         self._enter(route, call)
+        if first is not None:
+            self._tried.append(first)
+            self._made = 1
 
     def first(self) -> Choice:
         """Return the first choice. Raises BackendError if every target is at its limit, or drained by an operator.
@@ -90,18 +96,18 @@ class Plan:
 
     def another(self) -> Choice | None:
         """Return a target of the route beside the one that is asked, for the same call; None if none may be asked."""
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         target = self._next_available(now)
         return None if target is None or not self._budget.take(now) else self._choose(target)
 
-    def after(self, choice: Choice, outcome: AttemptOutcome) -> Choice | None:
-        """Return the choice after the outcome of one; None if that was the last."""
+    def after(self, target: Target, outcome: AttemptOutcome) -> Choice | None:
+        """Return the choice after the outcome of an attempt at a target; None if that was the last."""
         following = outcome.next
         if following is Next.NOTHING:
             return None
         if following is Next.ANY_TARGET:
-            self._repeatable.append(choice.target)
-        now = asyncio.get_running_loop().time()
+            self._repeatable.append(target)
+        now = time.monotonic()
         if now > self._started + self._route.pool.retry_within_s:
             return None
         return self._within_route(outcome, now) or self._fall_back(now)

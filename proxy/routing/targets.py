@@ -1,7 +1,7 @@
 """What this process knows of each target: calls in flight, how the last ones went, until when it is not asked."""
 
-import asyncio
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
@@ -23,6 +23,8 @@ from proxy.wire.event import Reply
 log = structlog.get_logger()
 
 FORBIDDEN = "forbidden"
+SUCCESS = (200, None)
+"""The status and the code of an attempt that began to be answered as it should."""
 REPORT_TTL_S = 10.0
 """For how long it counts how a target was, in seconds: after that `/readyz` asks it."""
 WORDS = {None: "up", "upstream_auth": "unauthorized", FORBIDDEN: FORBIDDEN}
@@ -49,8 +51,9 @@ class Target:
     """A backend, and how it is at the moment. Times are those of the event loop's clock."""
 
     __slots__ = (
-        "_on_ejected", "_prices", "_slow_s", "address", "attempts", "backend", "breaker", "ejections", "enforces",
-        "fault", "in_flight", "is_drained", "limited_until", "name", "noted_at", "operations", "places", "provider",
+        "_last_quote", "_on_ejected", "_prices", "_slow_s", "address", "attempts", "backend", "breaker", "ejections",
+        "enforces", "fault", "in_flight", "is_drained", "limited_until", "name", "noted_at", "operations", "places",
+        "provider",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +61,7 @@ class Target:
     ) -> None:
         self.backend = backend
         self._prices = prices
+        self._last_quote: tuple[str, Quote | None] = "", None  # for the model that was asked for last
         self.breaker = Breaker()
         self.in_flight = 0
         self.attempts: Counter[tuple[int, str | None]] = Counter()
@@ -80,12 +84,24 @@ class Target:
 
     def quote(self, model: str) -> Quote | None:
         """Return what a model costs here; None if no prices are known at all."""
-        return None if self._prices is None else self._prices.quote(self.backend, model)
+        if self._prices is None:
+            return None
+        last_model, last = self._last_quote
+        if last is not None and last_model == model and time.monotonic() < last.expires:  # almost always
+            return last
+        quote = self._prices.quote(self.backend, model)
+        self._last_quote = model, quote
+        return quote
 
     @property
     def has_place(self) -> bool:
         """Whether a call need not wait for others."""
         return self.places is None or self.places.is_free
+
+    def is_ready(self, now: float) -> bool:
+        """Whether it can be sent a call at once, and is not to be tried by one call at a time."""
+        is_limited = now < self.limited_until or self.is_drained or self.breaker.open_until != 0
+        return not is_limited and (self.places is None or self.places.is_free)
 
     def may_be_asked(self, now: float) -> bool:
         """Whether it is neither drained, nor ejected, nor at its limit."""
@@ -93,7 +109,7 @@ class Target:
 
     def start(self) -> float:
         """Note that it is sent a call; return the time. `end` is called when the call ends."""
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         if self.breaker.open_until:
             self.breaker.start(now)
         self.in_flight += 1
@@ -101,13 +117,14 @@ class Target:
 
     def note(self, outcome: AttemptOutcome, started: float) -> None:
         """Note what a call came to that was sent at a time."""
-        self.noted_at = now = asyncio.get_running_loop().time()
-        reply, status = outcome.reply, 200 if outcome.is_success else outcome.status
-        self.attempts[status, None if outcome.error is None else outcome.error.code] += 1
-        if reply is not None and (wait_s := _limit_s(reply, outcome)):
+        self.noted_at = now = time.monotonic()
+        reply, is_success = outcome.reply, outcome.is_success
+        result = SUCCESS if is_success else (outcome.status, None if outcome.error is None else outcome.error.code)
+        self.attempts[result] += 1
+        if reply is not None and reply.headers and (wait_s := _limit_s(reply, outcome)):
             self.limited_until = now + min(wait_s, LONGEST_LIMIT_S)
-        if not outcome.is_success and outcome.is_fault:
-            self._fail(outcome.code or f"status_{status}", now)
+        if not is_success and outcome.is_fault:
+            self._fail(outcome.code or f"status_{outcome.status}", now)
         elif reply is not None and reply.status == 403:
             self._note_forbidden()
         else:
@@ -118,7 +135,7 @@ class Target:
 
     def note_break(self, code: str | None) -> None:
         """Note that an answer broke off that had begun well."""
-        self._fail(code or "upstream_error", asyncio.get_running_loop().time(), has_begun=True)
+        self._fail(code or "upstream_error", time.monotonic(), has_begun=True)
 
     def end(self, *, is_well: bool) -> None:
         """Note that a call ended: as it should, or without that the target is known to be well."""
@@ -211,14 +228,14 @@ class Targets:
     def report(self, backend: Backend) -> str | None:
         """Return how a target is, in one word; None if that is not known. Nothing is asked for that."""
         target = self._targets.get(id(backend))
-        if target is None or asyncio.get_running_loop().time() > target.noted_at + REPORT_TTL_S:
+        if target is None or time.monotonic() > target.noted_at + REPORT_TTL_S:
             return None
         return WORDS.get(target.fault, "down")
 
     def note_probe(self, backend: Backend, *, is_ready: bool) -> str:
         """Note what a probe has found, and return it in one word. A key that was refused is still refused."""
         target = self.of(backend)
-        target.noted_at = asyncio.get_running_loop().time()
+        target.noted_at = time.monotonic()
         if is_ready and target.fault not in WORDS:
             target.fault = None
         elif not is_ready:
@@ -228,7 +245,7 @@ class Targets:
     def poll(self, route: Route) -> None:
         """Ask now and then which targets of a route other processes have ejected."""
         if self._shared is not None:
-            self._shared.poll(map(self.of, route.targets), asyncio.get_running_loop().time())
+            self._shared.poll(map(self.of, route.targets), time.monotonic())
 
     async def close(self) -> None:
         """Give up what is not shared yet."""
@@ -243,7 +260,7 @@ class Targets:
 
     def preferred(self, route: Route) -> Backend:
         """Return the first target of a route that may be asked, or its first one."""
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         able = (backend for backend in route.targets if self.of(backend).may_be_asked(now))
         return next(able, route.targets[0])
 

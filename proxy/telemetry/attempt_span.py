@@ -72,7 +72,11 @@ class ModelCall:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    ) -> None:  # fmt: skip
+        self.end(error)
+
+    def end(self, error: BaseException | None) -> None:
+        """End the attempt, with the error that it came to."""
         self._trace.end_wait()
         ended, trace = time.perf_counter(), self._trace
         self._record.inference_s = round(ended - (trace.inference_began or self.started), 4)

@@ -151,8 +151,9 @@ class Trace:
             self._call, self._operation = self.start_child("chat", kind), OPERATIONS.get(operation, operation)
         if self._call is not None and address is not None:
             self._call.set_attributes({k: v for k, v in server_attributes(address).items() if k != "url.full"})
-        method = "POST" if relays is None else record.method or ""
-        url = None if address is None else f"{address}/{relays}" if relays else f"{address}{PATHS.get(operation, '')}"
+        method, url = "POST" if relays is None else record.method or "", None
+        if address is not None and self.is_recording:
+            url = f"{address}/{relays}" if relays else f"{address}{PATHS.get(operation, '')}"
         self._model_call = ModelCall(self, record, method, url, self._resends)
         self.inference_began = self.inference_began or self._model_call.started
         return self._model_call

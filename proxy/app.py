@@ -273,7 +273,7 @@ async def serve(
     `greet` receives the address and the models of the routes.
     """
     files: list[QueuedFile] = []
-    stop, reloading, finished = asyncio.Event(), Reloading(read_again), FinishedRequests(logged.put_line)
+    stop, reloading, finished = asyncio.Event(), Reloading(read_again), FinishedRequests(logged.put_lines)
     flushes: list[Flush] = [lambda _: finished.write(), flush_logs]
     _handle_signals(partial(_stop, stop, flushes, files), partial(_hang_up, files, reloading, assignment))
     provider = tracer_provider(logged.losses)

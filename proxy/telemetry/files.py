@@ -92,6 +92,19 @@ class LineQueue:
             if self._is_idle:
                 self._end_pause()
 
+    def put_all(self, lines: Sequence[bytes]) -> None:
+        """Queue lines, or count as lost what does not fit."""
+        size = sum(map(len, lines))
+        with self._lock:
+            fits = self._size + size <= self._max_bytes
+            if fits:
+                self._lines += lines
+                self._size += size
+                if self._is_idle:
+                    self._end_pause()
+        for line in () if fits else lines:
+            self.put(line)
+
     def flush(self, timeout_s: float = 2.0) -> bool:
         """Wait until the lines so far were handed to `write`; return False after `timeout_s`."""
         is_written = threading.Event()

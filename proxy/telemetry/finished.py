@@ -16,7 +16,7 @@ import structlog
 
 from proxy.telemetry.recent import CallHistory
 from proxy.telemetry.record import RequestRecord
-from proxy.telemetry.request_line import RequestLines
+from proxy.telemetry.request_line import Form, RequestLines, is_fit
 from proxy.telemetry.request_metrics import RequestMetrics, Steps
 from proxy.telemetry.trace import Trace
 
@@ -46,13 +46,14 @@ class FinishedRequest(NamedTuple):
 class FinishedRequests:
     """The requests that have ended in this process and are not logged yet."""
 
-    def __init__(self, put_line: Callable[[bytes], None] | None = None) -> None:
-        """`put_line` takes their log lines as JSON; None: lines are of another format, and structlog makes them."""
+    def __init__(self, put_lines: Callable[[list[bytes]], None] | None = None) -> None:
+        """`put_lines` takes their log lines as JSON; None: lines are of another format, and structlog makes them."""
         self.metrics: RequestMetrics | None = None
         """What they are added to; None: nothing is measured."""
-        self._put_line = put_line
+        self._put_lines = put_lines
         self._lines = RequestLines()
-        self._waiting: deque[FinishedRequest] = deque()
+        self._waiting: list[FinishedRequest] = []
+        self._logged: deque[tuple[FinishedRequest, Form, bytes]] = deque()  # those that are not measured yet
         self._is_due = False
 
     def add(
@@ -72,26 +73,48 @@ class FinishedRequests:
 
     def write(self) -> None:
         """Log, measure and list those that wait. Call it before anything of it is read, and at the end."""
-        while self._waiting:
-            self._write(self._waiting.popleft())
+        if self._waiting:
+            ended, self._waiting = self._waiting, []
+            self._log(ended)
+        logged, metrics = self._logged, self.metrics
+        while logged:
+            (_, _, record, template, ended_at, duration_s, steps, history), form, line = logged.popleft()
+            if metrics is None:
+                continue
+            if form.plan is None:
+                form.plan = metrics.plan(record, template)
+            metrics.add(form.plan, record, duration_s, steps)
+            if history is not None:
+                metrics.recent.add(line, ended_at, duration_s, steps, history)
 
     def _write_due(self) -> None:
         self._is_due = False
         self.write()
 
-    def _write(self, request: FinishedRequest) -> None:
-        event, request_id, record, template, ended_at, duration_s, steps, history = request
-        metrics, line = self.metrics, b""
-        if self._put_line is not None or history is not None:
-            line = self._lines.encode(event, request_id, record, ended_at, duration_s)
-        if self._put_line is not None:
-            self._put_line(line)
+    def _log(self, ended: list[FinishedRequest]) -> None:
+        """Log requests; those that are to be measured wait for that with their lines."""
+        if self._put_lines is not None or self.metrics is not None:
+            forms = [self._lines.form_of(event, record, template) for event, _, record, template, *_ in ended]
+            lines = self._encode(ended, forms)
+            self._logged.extend(zip(ended, forms, lines, strict=True))
+        if self._put_lines is not None:
+            self._put_lines(lines)
         else:
-            _log(request)
-        if metrics is not None:
-            metrics.record(record, duration_s, steps, template)
-            if history is not None:
-                metrics.recent.add(line, ended_at, duration_s, steps, history)
+            for request in ended:
+                _log(request)
+
+    def _encode(self, ended: list[FinishedRequest], forms: list[Form]) -> list[bytes]:
+        """Return the lines of requests. Their texts are searched for keys together: to begin a search costs most."""
+        lines, texts = list[bytes](), list[str]()
+        for form, (event, name, record, _, ended_at, duration_s, _, _) in zip(forms, ended, strict=True):
+            line, of_line = self._lines.draft(form, event, name, record, ended_at, duration_s)
+            lines.append(line)
+            texts.append(of_line)
+        if not is_fit(" ".join(texts)):
+            for number, (event, name, record, _, ended_at, duration_s, _, _) in enumerate(ended):
+                if not is_fit(texts[number]):
+                    lines[number] = self._lines.encode_whole(event, name, record, ended_at, duration_s)
+        return lines
 
 
 def _log(request: FinishedRequest) -> None:

@@ -39,7 +39,7 @@ class LogTally:
         """How often something other than information was logged: by event and level."""
         self.losses: dict[str, Callable[[], int]] = {}
         """What returns how much of an output was lost, by its name."""
-        self.put_line: Callable[[bytes], None] | None = None
+        self.put_lines: Callable[[list[bytes]], None] | None = None
         """What takes lines of level info that are JSON already; None: lines are of another format."""
 
     def count(self, _logger: Any, level: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -62,7 +62,7 @@ class Logs:
         if name != "auto":
             config = structlog.get_config()
             if name == "text":
-                self._tally.put_line = None
+                self._tally.put_lines = None
             config["processors"] = _processors(self._tally, console=name == "text")
             structlog.configure(**config)
 
@@ -96,7 +96,7 @@ def configure_logs(
     writer = output if queue is None else _QueuedWriter(queue)
     if queue is not None:
         tally.losses["log"] = lambda: queue.lost_lines
-        tally.put_line = queue.put if level <= logging.INFO and not console else None
+        tally.put_lines = queue.put_all if level <= logging.INFO and not console else None
     structlog.configure(
         processors=_processors(tally, console=console),
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -72,23 +72,28 @@ class RecentRequest(NamedTuple):
     history: CallHistory
 
 
-class RecentRequests:
-    """The requests that ended last, oldest first, each as its log line and what that does not have, in JSON.
+Kept = tuple[bytes, bytes, float, float, Sequence[tuple[str, float]], CallHistory]
+"""A request as it is kept: the text that is searched, its log line, and what that does not have."""
 
-    The hundred small objects of a request would have to be freed when they are in no cache of the processor any more.
+
+class RecentRequests:
+    """The requests that ended last, oldest first.
+
+    The fields are kept as the log line, one object: each of a hundred would have to be freed when it is in no cache of
+    the processor any more.
     """
 
     def __init__(self, maxlen: int = 0) -> None:
         self.maxlen = maxlen
-        self._packed: deque[bytes] = deque(maxlen=maxlen)
+        self._kept: deque[Kept] = deque(maxlen=maxlen)
         self._turn = asyncio.Lock()
 
     def add(
         self, line: bytes, ended_at: float, duration_s: float, steps: Sequence[tuple[str, float]], history: CallHistory
     ) -> None:
-        """Add a request; `line` is its log line."""
-        more = ended_at, duration_s, steps, history.attempts, history.decisions, history.content
-        self._packed.append(b"%b\n%b" % (line, orjson.dumps(more, default=tuple)))
+        """Add a request; `line` is its log line. A search looks at that and at what policies have decided."""
+        text = b"%b\n%b" % (line, orjson.dumps(history.decisions, default=tuple)) if history.decisions else line
+        self._kept.append((text, line, ended_at, duration_s, steps, history))
 
     async def search(self, look: Callable[[RecentRequest], object], *texts: str) -> None:
         """Show requests to a function, the newest first, until it returns something true.
@@ -96,12 +101,12 @@ class RecentRequests:
         Those that do not have all these texts as values are passed over. Unpacking 100,000 takes 2 s, so other work is
         done in between; one search follows another.
         """
-        needles = [_as_packed(text) for text in texts if text]
+        needles = [_as_kept(text) for text in texts if text]
         async with self._turn:
             work = 0
-            for packed in reversed([*self._packed]):
-                is_candidate = all(needle in packed for needle in needles)
-                if is_candidate and look(_unpack(packed)):
+            for kept in reversed([*self._kept]):
+                is_candidate = all(needle in kept[0] for needle in needles)
+                if is_candidate and look(_unpack(kept)):
                     return
                 work += UNPACKING if is_candidate else 1
                 if work >= MOST_WORK:
@@ -109,21 +114,17 @@ class RecentRequests:
                     await asyncio.sleep(0)
 
 
-def _as_packed(text: str) -> bytes:
-    """Return a value as packed requests have it."""
+def _as_kept(text: str) -> bytes:
+    """Return a value as the text of a request has it."""
     try:
         return orjson.dumps(text)
     except orjson.JSONEncodeError:  # a lone surrogate, which no request has
         return b"\n\n"
 
 
-def _unpack(packed: bytes) -> RecentRequest:
-    fields, more = map(orjson.loads, packed.split(b"\n"))
-    ended_at, duration_s, steps, attempts, decisions, content = more
-    history = CallHistory()
-    history.attempts = [MadeAttempt(*each) for each in attempts]
-    history.decisions = [MadeDecision(*each) for each in decisions]
-    history.content = content
+def _unpack(kept: Kept) -> RecentRequest:
+    _, line, ended_at, duration_s, steps, history = kept
+    fields = orjson.loads(line)
     request_id, event = fields["request_id"], fields["event"]
     known = {name: value for name, value in fields.items() if name not in NOT_OF_THE_RECORD}
     return RecentRequest(ended_at, request_id, event, known, duration_s, steps, history)

@@ -21,6 +21,8 @@ CHAT_USAGE = ("prompt_tokens", "prompt_tokens_details", "completion_tokens", "co
 UNFINISHED = ("failed", "incomplete")
 NUMBERS = frozenset({int, float, bool})
 SCALARS = NUMBERS | {str}
+LEAST, GREATEST = -(2**63), 2**64 - 1
+"""The bounds of an integer in JSON that other programs can read."""
 FROM_CACHE = frozenset({"hit", "stale", "collapsed"})
 """The outcomes of the cache with which no backend was called for this request."""
 
@@ -197,7 +199,7 @@ def add_known(fields: dict[str, Any], names: Sequence[str], values: Sequence[Any
         kind = type(value)
         if kind is str and len(value) <= LONGEST_CHARS:
             texts.append(value)
-        elif kind not in NUMBERS:
+        elif kind not in NUMBERS or not LEAST <= value <= GREATEST:
             fits = False
     joined = " ".join(texts)
     return fits and joined.isprintable() and not has_key(joined)
@@ -209,7 +211,7 @@ def fit_for_log(known: dict[str, Any]) -> dict[str, Any]:
         kind = type(value)
         if kind is str:
             known[name] = printable(value, LONGEST_CHARS)
-        elif name != "metadata" and kind not in SCALARS:
+        elif name != "metadata" and (kind not in SCALARS or (kind is int and not LEAST <= value <= GREATEST)):
             known[name] = f"<{kind.__name__}>"
     return _with_metadata(known) if "metadata" in known else known
 

@@ -19,21 +19,21 @@ OPERATIONS = {
 RELAY = "relay"
 LOOKED_UP = FROM_CACHE | {"miss", "refresh"}
 LARGEST_COUNT = 2**53
-MAX_PLANS = 2000
-"""How many combinations of labels are remembered; then all are made again as they come."""
 
 Steps = Sequence[tuple[str, float]]
 
 
 @dataclass(slots=True)
-class _Plan:
-    """The series to which requests with equal labels are added."""
+class Plan:
+    """The series to which requests with equal labels are added: to look up ten for each would cost more than adding."""
 
     http: Buckets | None = None
     counted: list[Cell] = field(default_factory=list)
     summed: list[tuple[str, Cell]] = field(default_factory=list)
-    """Fields of the record that are added to a counter, read at once by `read` ..."""
+    """Fields of the record that are added to a counter ..."""
     read: Callable[[RequestRecord], tuple[Any, ...]] = attrgetter("status", "code")
+    sums: list[Cell] = field(default_factory=list)
+    """... read at once by `read`, and these counters ..."""
     inference: Buckets | None = None
     first_chunk: Buckets | None = None
     per_token: Buckets | None = None
@@ -63,18 +63,21 @@ class RequestMetrics:
         self._retries, self._queue = counter(metrics.RETRIES), histogram(metrics.QUEUE_DURATION)
         self._repairs = counter(metrics.REPAIRS)
         self._models, self._codes = Names(), Names()
-        self._plans: dict[tuple[Any, ...], _Plan] = {}
         instruments.observe("requests", self._read_active)
 
     def record(self, record: RequestRecord, seconds: float, steps: Steps, template: str | None = None) -> None:
         """Add a finished request. `template` is that of its path, `steps` are the durations of its steps."""
-        plan = self._plan_of(record, template)
+        self.add(self.plan(record, template), record, seconds, steps)
+
+    def add(self, plan: Plan, record: RequestRecord, seconds: float, steps: Steps) -> None:
+        """Add a finished request, for which this is the plan."""
         if plan.http is not None:
             plan.http.add(seconds)
         for cell in plan.counted:
             cell.value += 1
-        for (_, cell), count in zip(plan.summed, plan.read(record), strict=False):
-            if type(count) in (int, float) and 0 < count < LARGEST_COUNT:  # an upstream may have sent anything
+        for cell, count in zip(plan.sums, plan.read(record), strict=False):
+            # An upstream may have sent anything.
+            if count and (type(count) is int or type(count) is float) and 0 < count < LARGEST_COUNT:
                 cell.value += count
         if record.attempts is not None or record.repairs is not None or record.queue_s is not None:
             self._add_rare(record, record.backend or "")
@@ -91,13 +94,13 @@ class RequestMetrics:
             self._repairs.of(target, repair).value += int(count)
 
     @staticmethod
-    def _add_durations(plan: _Plan, record: RequestRecord, steps: Steps) -> None:
+    def _add_durations(plan: Plan, record: RequestRecord, steps: Steps) -> None:
         """Add how long the cache and the backend took, and how fast its stream was after the first event.
 
         An attempt that failed before another one, or without an event, had no first one.
         """
         first_s = 0.0
-        for step, lasted_s in steps if plan.first_chunk is not None or plan.lookup is not None else ():
+        for step, lasted_s in () if plan.first_chunk is None and plan.lookup is None else steps:
             if step == "backend":
                 first_s = lasted_s
             elif step == "cache" and plan.lookup is not None:
@@ -111,31 +114,15 @@ class RequestMetrics:
         if plan.per_token is not None and type(tokens) is int and 1 < tokens < LARGEST_COUNT:
             plan.per_token.add(max(0.0, inference_s - first_s) / (tokens - 1))
 
-    def _plan_of(self, record: RequestRecord, template: str | None) -> _Plan:
-        key = (
-            template, record.method, record.status, record.code, record.outcome, record.finish_reason, record.stream,
-            record.team, record.model, record.route, record.backend, record.cache, record.cache_detail,
-            record.inference_s is None, record.input_tokens is None, record.cost_usd is None, record.saved_usd is None,
-            record.unpriced,
-        )  # fmt: skip
-        try:
-            return self._plans[key]
-        except TypeError:  # a value of the upstream's that is no scalar
-            return self._plan(record, template)
-        except KeyError:
-            if len(self._plans) >= MAX_PLANS:
-                self._plans.clear()
-            plan = self._plans[key] = self._plan(record, template)
-            return plan
-
-    def _plan(self, record: RequestRecord, template: str | None) -> _Plan:
+    def plan(self, record: RequestRecord, template: str | None) -> Plan:
         """Return where requests like this one are added."""
         plan = self._series(record, template)
+        plan.sums = [cell for _, cell in plan.summed]
         plan.read = attrgetter(*(name for name, _ in plan.summed), "status", "code")  # two more: it returns a tuple
         return plan
 
-    def _series(self, record: RequestRecord, template: str | None) -> _Plan:
-        plan = _Plan()
+    def _series(self, record: RequestRecord, template: str | None) -> Plan:
+        plan = Plan()
         outcome, error = outcome_of(record)
         error = error and self._codes.label(error, is_proven=True)
         if record.method not in (None, SOCKET) and record.status != 101:  # an upgrade lasts as long as its connection
@@ -161,14 +148,14 @@ class RequestMetrics:
             self._plan_cost(plan, record, inference)
         return plan
 
-    def _plan_cost(self, plan: _Plan, record: RequestRecord, labels: tuple[str, ...]) -> None:
+    def _plan_cost(self, plan: Plan, record: RequestRecord, labels: tuple[str, ...]) -> None:
         """Add up what calls cost; count those without a price, which would look as if they cost nothing."""
         if record.cost_usd is not None:
             plan.summed.append(("cost_usd", self._cost.of(*labels)))
         if record.unpriced:
             plan.counted.append(self._unpriced.of(*labels))
 
-    def _plan_cache(self, plan: _Plan, record: RequestRecord, outcome: str, labels: tuple[str, str, str]) -> None:
+    def _plan_cache(self, plan: Plan, record: RequestRecord, outcome: str, labels: tuple[str, str, str]) -> None:
         team, route, model = labels
         plan.counted.append(self._lookups.of(team, route, outcome, record.cache_detail or ""))
         if outcome in LOOKED_UP:

@@ -104,7 +104,7 @@ async def count_calls(config: Path, tally: LogTally, count: Counting, body: byte
     numbers = itertools.count()
     provider = tracer_provider(tally.losses)
     tracer = None if provider is None else provider.get_tracer("headgate")
-    finished = FinishedRequests(tally.put_line)
+    finished = FinishedRequests(tally.put_lines)
     async with running(read_config(config), tracer, logged=tally, finished=finished) as address:
         port = int(address.rpartition(":")[2])
         await asyncio.to_thread(ask, port, WARM_UP, body, numbers)

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.telemetry import request_line
 from proxy.telemetry.record import LONGEST_CHARS, RECORDED, RequestRecord
-from proxy.telemetry.request_line import COMMON, OWN, RequestLines
+from proxy.telemetry.request_line import COMMON, OWN, RequestLines, kind_of
 
 ENDED_AT = 1_796_000_000.5
 
@@ -76,14 +76,23 @@ def test_what_lines_have_in_common_is_of_types_whose_equal_values_are_encoded_al
     assert not {*COMMON} & {*OWN}
 
 
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_field_decides_the_kind_of_a_line_by_its_value_or_by_its_type(name: str):
+    """A field that is left out would give a line the values of another one."""
+    values: list[Any] = [None, {"a": "b"}, {"b": "a"}] if name == "metadata" else [None, 1, "x", "y"]
+    kinds = [kind_of(RequestRecord(**{name: value})) for value in values]
+
+    assert len({*kinds}) == (4 if name in (*COMMON, "finish_reason") else 3)
+
+
 def test_few_combinations_are_remembered(monkeypatch: pytest.MonkeyPatch):
     """What is longer than it should be is not."""
-    monkeypatch.setattr(request_line, "MAX_ENDS", 3)
+    monkeypatch.setattr(request_line, "MAX_FORMS", 3)
     lines, sizes = RequestLines(), []
     for number in range(9):
         line_of(lines, RequestRecord(model=f"m-{number}"))
         line_of(lines, RequestRecord(model="m" * (LONGEST_CHARS + 1 + number)))
-        sizes.append(len(lines._ends))
+        sizes.append(len(lines._forms))
 
     assert max(sizes) == 3
     assert all(after in (1, before + 1) for before, after in pairwise(sizes))

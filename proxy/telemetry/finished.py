@@ -16,7 +16,7 @@ import structlog
 
 from proxy.telemetry.recent import CallHistory
 from proxy.telemetry.record import RequestRecord
-from proxy.telemetry.request_line import Form, RequestLines, is_fit
+from proxy.telemetry.request_line import LineForm, RequestLines, is_fit
 from proxy.telemetry.request_metrics import RequestMetrics, Steps
 from proxy.telemetry.trace import Trace
 
@@ -53,7 +53,7 @@ class FinishedRequests:
         self._put_lines = put_lines
         self._lines = RequestLines()
         self._waiting: list[FinishedRequest] = []
-        self._logged: deque[tuple[FinishedRequest, Form, bytes]] = deque()  # those that are not measured yet
+        self._logged: deque[tuple[FinishedRequest, LineForm, bytes]] = deque()  # those that are not measured yet
         self._is_due = False
 
     def add(
@@ -86,6 +86,8 @@ class FinishedRequests:
             metrics.add(form.plan, record, duration_s, steps)
             if history is not None:
                 metrics.recent.add(line, ended_at, duration_s, steps, history)
+        if metrics is not None:
+            metrics.flush()
 
     def _write_due(self) -> None:
         self._is_due = False
@@ -103,7 +105,7 @@ class FinishedRequests:
             for request in ended:
                 _log(request)
 
-    def _encode(self, ended: list[FinishedRequest], forms: list[Form]) -> list[bytes]:
+    def _encode(self, ended: list[FinishedRequest], forms: list[LineForm]) -> list[bytes]:
         """Return the lines of requests. Their texts are searched for keys together: to begin a search costs most."""
         lines, texts = list[bytes](), list[str]()
         for form, (event, name, record, _, ended_at, duration_s, _, _) in zip(forms, ended, strict=True):

@@ -18,7 +18,7 @@ MAX_SERIES = 2000
 Source: https://opentelemetry.io/docs/specs/otel/metrics/sdk/#cardinality-limits
 """
 MAX_VALUES = 64
-"""How many values of a series wait at most."""
+"""How many values of a series are collected before they are put into buckets."""
 MAX_NAMES = 100
 """How many names from outside a label has at most."""
 
@@ -85,6 +85,12 @@ class Buckets:
         values = self._values
         values.append(value)
         if len(values) >= MAX_VALUES:
+            self._sort()
+
+    def add_all(self, values: Iterable[float]) -> None:
+        """Add several values."""
+        self._values += values
+        if len(self._values) >= MAX_VALUES:
             self._sort()
 
     def read(self) -> Value:

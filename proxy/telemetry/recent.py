@@ -6,6 +6,7 @@ Prompts and outputs are not among it, unless they are captured for the team. Wit
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import orjson
@@ -37,6 +38,10 @@ class MadeDecision(NamedTuple):
     param: str | None
 
 
+NONE: Sequence[MadeDecision] = ()
+NO_CONTENT: Mapping[str, str] = MappingProxyType({})
+
+
 class CallHistory:
     """What happened to one request beside what its record says."""
 
@@ -44,8 +49,8 @@ class CallHistory:
 
     def __init__(self) -> None:
         self.attempts: list[MadeAttempt] = []
-        self.decisions: list[MadeDecision] = []
-        self.content: Mapping[str, str] = {}
+        self.decisions: Sequence[MadeDecision] = NONE
+        self.content: Mapping[str, str] = NO_CONTENT
         """What was captured of its content, if the team's is."""
 
     def add_attempt(self, attempt: MadeAttempt) -> None:
@@ -54,7 +59,7 @@ class CallHistory:
 
     def add_decision(self, decision: MadeDecision) -> None:
         if len(self.decisions) < MAX_NOTES:
-            self.decisions.append(decision)
+            self.decisions = [*self.decisions, decision]
 
 
 class RecentRequest(NamedTuple):

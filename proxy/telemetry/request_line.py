@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from proxy.telemetry.record import LONGEST_CHARS, NUMBERS, RECORDED, RequestRecord, add_known, fit_for_log
-from proxy.telemetry.request_metrics import Plan
+from proxy.telemetry.request_metrics import MetricsPlan
 from proxy.wire.key_patterns import has_key
 
 COMMON = (
@@ -29,11 +29,11 @@ Values = tuple[Any, ...]
 
 
 @dataclass(slots=True)
-class Form:
+class LineForm:
     """How lines of one kind are put together: with the same common values, and with own ones of the same types.
 
-    `pieces` is a line in which each second piece is a value. Values are collected as the duration and numbers, texts,
-    the time and the request's id; `order` puts them into the order of the line.
+    `pieces` is a line in which each second piece is a value. Values are collected as the time, the duration and
+    numbers, texts, and the request's id; `order` puts them into the order of the line.
     """
 
     end: bytes
@@ -45,7 +45,7 @@ class Form:
     numbers: int = 0
     order: Callable[[Sequence[str]], Sequence[str]] = tuple
     pieces: list[str] = field(default_factory=list)
-    plan: Plan | None = None
+    plan: MetricsPlan | None = None
     """To which series of metrics such requests are added, once that is known."""
 
 
@@ -53,7 +53,7 @@ class RequestLines:
     """Encodes log lines of requests. What one has in common with others is encoded, and found to be short, once."""
 
     def __init__(self) -> None:
-        self._forms: dict[Values, Form] = {}
+        self._forms: dict[Values, LineForm] = {}
         self._second, self._time = "", ""
 
     def encode(self, event: str, request_id: str, record: RequestRecord, ended_at: float, duration_s: float) -> bytes:
@@ -61,7 +61,7 @@ class RequestLines:
         line, texts = self.draft(self.form_of(event, record), event, request_id, record, ended_at, duration_s)
         return line if is_fit(texts) else self.encode_whole(event, request_id, record, ended_at, duration_s)
 
-    def form_of(self, event: str, record: RequestRecord, template: str | None = None) -> Form:
+    def form_of(self, event: str, record: RequestRecord, template: str | None = None) -> LineForm:
         """Return the form of a request's line. Requests of one form are added to the same metrics.
 
         `template` is that of its path.
@@ -70,11 +70,11 @@ class RequestLines:
         try:
             form = self._forms.get(kind)
         except TypeError:  # a value of the upstream's that is no scalar
-            return Form(_end_of(event, record)[0])
+            return LineForm(_end_of(event, record)[0])
         return form or self._make_form(kind, event, record)
 
     def draft(
-        self, form: Form, event: str, request_id: str, record: RequestRecord, ended_at: float, duration_s: float
+        self, form: LineForm, event: str, request_id: str, record: RequestRecord, ended_at: float, duration_s: float
     ) -> tuple[bytes, str]:
         """Return a line and the texts in it that may be from outside: it is the line if `is_fit` says so of these."""
         if form.read is None:
@@ -86,11 +86,12 @@ class RequestLines:
         try:
             if len(joined) > LONGEST_CHARS and max(map(len, texts)) > LONGEST_CHARS:
                 return self.encode_whole(event, request_id, record, ended_at, duration_s), ""
-            numbers = orjson.dumps((round(duration_s * 1e5) / 100, *own[:count])).decode()
+            numbers = orjson.dumps((ended_at, round(duration_s * 1e5) / 100, *own[:count])).decode()[1:-1].split(",")
         except orjson.JSONEncodeError:  # of more than 64 bits
             return self.encode_whole(event, request_id, record, ended_at, duration_s), ""
         pieces = form.pieces.copy()
-        pieces[1::2] = form.order([*numbers[1:-1].split(","), *texts, self._time_of(ended_at), request_id])
+        numbers[0] = self._time_of(numbers[0])
+        pieces[1::2] = form.order([*numbers, *texts, request_id])
         return "".join(pieces).encode(errors="replace"), joined
 
     def encode_whole(
@@ -101,10 +102,10 @@ class RequestLines:
         if not add_known(own, OWN, _own_of(record)):
             own = fit_for_log(own)
         duration_ms = round(duration_s * 1e5) / 100
-        own = {"timestamp": self._time_of(ended_at), "request_id": request_id, "duration_ms": duration_ms, **own}
+        own = {"timestamp": self._time_of(str(ended_at)), "request_id": request_id, "duration_ms": duration_ms, **own}
         return b"%b,%b" % (orjson.dumps(own)[:-1], _end_of(event, record)[0])
 
-    def _make_form(self, kind: Values, event: str, record: RequestRecord) -> Form:
+    def _make_form(self, kind: Values, event: str, record: RequestRecord) -> LineForm:
         """Return the form of lines of this kind. It is remembered if its values are as short as they should be."""
         end, is_short = _end_of(event, record)
         form, reason = _form(end, record), record.finish_reason
@@ -114,13 +115,12 @@ class RequestLines:
             self._forms[kind] = form
         return form
 
-    def _time_of(self, ended_at: float) -> str:
-        """Return a time as JSON has it. Most are of the second that the one before was of."""
-        micros = str(int(ended_at * 1e6)).zfill(7)
-        second = micros[:-6]
+    def _time_of(self, seconds: str) -> str:
+        """Return a time as JSON has it; `seconds` are those since 1970. Most are of the second of the one before."""
+        second, _, fraction = seconds.partition(".")
         if second != self._second:
             self._second, self._time = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(int(second)))
-        return f"{self._time}.{micros[-6:]}+00:00"
+        return f"{self._time}.{(fraction + '00000')[:6]}+00:00"
 
 
 def is_fit(texts: str) -> bool:
@@ -162,14 +162,14 @@ def _end_of(event: str, record: RequestRecord) -> tuple[bytes, bool]:
     return orjson.dumps(end)[1:], is_short
 
 
-def _form(end: bytes, record: RequestRecord) -> Form:
+def _form(end: bytes, record: RequestRecord) -> LineForm:
     """Return the form of lines like that of a record."""
     known = [(name, value) for name, value in zip(OWN, _own_of(record), strict=True) if value is not None]
     numbers = [name for name, value in known if type(value) in NUMBERS]
     texts = [name for name, value in known if type(value) is str]
     metadata = [f"metadata.{name}" for name in record.metadata or ()]
     if len(known) != len(numbers) + len(texts) + (record.metadata is not None):
-        return Form(end)
+        return LineForm(end)
     names = ["timestamp", "request_id", "duration_ms"]
     for name, _ in known:
         names += metadata if name == "metadata" else [name]
@@ -179,9 +179,9 @@ def _form(end: bytes, record: RequestRecord) -> Form:
         pieces += [f"{before}{orjson.dumps(name).decode()}:{quote}", ""]
         before = f"{quote},"
     pieces.append(f"{before}{end.decode()}")
-    collected = ["duration_ms", *numbers, *texts, *metadata, "timestamp", "request_id"]
+    collected = ["timestamp", "duration_ms", *numbers, *texts, *metadata, "request_id"]
     order = itemgetter(*map(collected.index, names))
-    return Form(end, _reader([*numbers, *texts]), len(numbers), order, pieces)
+    return LineForm(end, _reader([*numbers, *texts]), len(numbers), order, pieces)
 
 
 def _reader(names: Sequence[str]) -> Callable[[RequestRecord], Values]:

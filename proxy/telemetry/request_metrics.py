@@ -24,21 +24,37 @@ Steps = Sequence[tuple[str, float]]
 
 
 @dataclass(slots=True)
-class Plan:
-    """The series to which requests with equal labels are added: to look up ten for each would cost more than adding."""
+class MetricsPlan:
+    """The series to which requests with equal labels are added: to look up ten for each would cost more than adding.
+
+    Requests with the same plan have the same fields, of the same types.
+    """
 
     http: Buckets | None = None
     counted: list[Cell] = field(default_factory=list)
     summed: list[tuple[str, Cell]] = field(default_factory=list)
-    """Fields of the record that are added to a counter ..."""
+    """Fields of the record that are added to a counter, read at once by `read` ..."""
     read: Callable[[RequestRecord], tuple[Any, ...]] = attrgetter("status", "code")
-    sums: list[Cell] = field(default_factory=list)
-    """... read at once by `read`, and these counters ..."""
     inference: Buckets | None = None
     first_chunk: Buckets | None = None
     per_token: Buckets | None = None
     lookup: Buckets | None = None
     """... and durations that are added to histograms."""
+    rows: list[tuple[float, float | None, tuple[Any, ...]]] = field(default_factory=list)
+    """Of requests that are not added yet: their duration, that of their inference, and the fields of `summed`."""
+
+    def flush(self) -> None:
+        """Add the rows."""
+        durations, inferences, counts = zip(*self.rows, strict=True)
+        self.rows.clear()
+        if self.http is not None:
+            self.http.add_all(durations)
+        if self.inference is not None:
+            self.inference.add_all(inferences)
+        for cell in self.counted:
+            cell.value += len(durations)
+        for (_, cell), column in zip(self.summed, zip(*counts, strict=True), strict=False):
+            cell.value += _sum(column)
 
 
 class RequestMetrics:
@@ -63,25 +79,27 @@ class RequestMetrics:
         self._retries, self._queue = counter(metrics.RETRIES), histogram(metrics.QUEUE_DURATION)
         self._repairs = counter(metrics.REPAIRS)
         self._models, self._codes = Names(), Names()
+        self._unflushed: list[MetricsPlan] = []
         instruments.observe("requests", self._read_active)
 
     def record(self, record: RequestRecord, seconds: float, steps: Steps, template: str | None = None) -> None:
         """Add a finished request. `template` is that of its path, `steps` are the durations of its steps."""
         self.add(self.plan(record, template), record, seconds, steps)
+        self.flush()
 
-    def add(self, plan: Plan, record: RequestRecord, seconds: float, steps: Steps) -> None:
-        """Add a finished request, for which this is the plan."""
-        if plan.http is not None:
-            plan.http.add(seconds)
-        for cell in plan.counted:
-            cell.value += 1
-        for cell, count in zip(plan.sums, plan.read(record), strict=False):
-            # An upstream may have sent anything.
-            if count and (type(count) is int or type(count) is float) and 0 < count < LARGEST_COUNT:
-                cell.value += count
+    def flush(self) -> None:
+        """Add what is not added yet: what `add` was called for since the last time."""
+        while self._unflushed:
+            self._unflushed.pop().flush()
+
+    def add(self, plan: MetricsPlan, record: RequestRecord, seconds: float, steps: Steps) -> None:
+        """Add a finished request, for which this is the plan, with the next `flush`."""
+        if not plan.rows:
+            self._unflushed.append(plan)
+        plan.rows.append((seconds, record.inference_s, plan.read(record)))
         if record.attempts is not None or record.repairs is not None or record.queue_s is not None:
             self._add_rare(record, record.backend or "")
-        if plan.inference is not None or plan.lookup is not None:
+        if plan.first_chunk is not None or plan.lookup is not None:
             self._add_durations(plan, record, steps)
 
     def _add_rare(self, record: RequestRecord, target: str) -> None:
@@ -94,35 +112,37 @@ class RequestMetrics:
             self._repairs.of(target, repair).value += int(count)
 
     @staticmethod
-    def _add_durations(plan: Plan, record: RequestRecord, steps: Steps) -> None:
-        """Add how long the cache and the backend took, and how fast its stream was after the first event.
+    def _add_durations(plan: MetricsPlan, record: RequestRecord, steps: Steps) -> None:
+        """Add how long the lookup in the cache took, and how fast a stream was after its first event.
 
         An attempt that failed before another one, or without an event, had no first one.
         """
         first_s = 0.0
-        for step, lasted_s in () if plan.first_chunk is None and plan.lookup is None else steps:
+        for step, lasted_s in steps:
             if step == "backend":
                 first_s = lasted_s
             elif step == "cache" and plan.lookup is not None:
                 plan.lookup.add(lasted_s)
         inference_s, tokens = record.inference_s, record.output_tokens
-        if plan.inference is None or inference_s is None:
-            return
-        plan.inference.add(inference_s)
         if plan.first_chunk is not None and record.first_event_s is not None:
             plan.first_chunk.add(first_s)
-        if plan.per_token is not None and type(tokens) is int and 1 < tokens < LARGEST_COUNT:
+        if (
+            plan.per_token is not None
+            and inference_s is not None
+            and type(tokens) is int
+            and 1 < tokens < LARGEST_COUNT
+        ):
             plan.per_token.add(max(0.0, inference_s - first_s) / (tokens - 1))
 
-    def plan(self, record: RequestRecord, template: str | None) -> Plan:
+    def plan(self, record: RequestRecord, template: str | None) -> MetricsPlan:
         """Return where requests like this one are added."""
         plan = self._series(record, template)
-        plan.sums = [cell for _, cell in plan.summed]
+        plan.summed = [each for each in plan.summed if type(getattr(record, each[0])) in (int, float)]
         plan.read = attrgetter(*(name for name, _ in plan.summed), "status", "code")  # two more: it returns a tuple
         return plan
 
-    def _series(self, record: RequestRecord, template: str | None) -> Plan:
-        plan = Plan()
+    def _series(self, record: RequestRecord, template: str | None) -> MetricsPlan:
+        plan = MetricsPlan()
         outcome, error = outcome_of(record)
         error = error and self._codes.label(error, is_proven=True)
         if record.method not in (None, SOCKET) and record.status != 101:  # an upgrade lasts as long as its connection
@@ -148,14 +168,14 @@ class RequestMetrics:
             self._plan_cost(plan, record, inference)
         return plan
 
-    def _plan_cost(self, plan: Plan, record: RequestRecord, labels: tuple[str, ...]) -> None:
+    def _plan_cost(self, plan: MetricsPlan, record: RequestRecord, labels: tuple[str, ...]) -> None:
         """Add up what calls cost; count those without a price, which would look as if they cost nothing."""
         if record.cost_usd is not None:
             plan.summed.append(("cost_usd", self._cost.of(*labels)))
         if record.unpriced:
             plan.counted.append(self._unpriced.of(*labels))
 
-    def _plan_cache(self, plan: Plan, record: RequestRecord, outcome: str, labels: tuple[str, str, str]) -> None:
+    def _plan_cache(self, plan: MetricsPlan, record: RequestRecord, outcome: str, labels: tuple[str, str, str]) -> None:
         team, route, model = labels
         plan.counted.append(self._lookups.of(team, route, outcome, record.cache_detail or ""))
         if outcome in LOOKED_UP:
@@ -169,6 +189,13 @@ class RequestMetrics:
 
     def _read_active(self) -> Iterable[Point]:
         return [(metrics.ACTIVE, (method, self.scheme), count) for method, count in self.active.items()]
+
+
+def _sum(column: Sequence[float]) -> float:
+    """Return the sum of the numbers that can be counts: an upstream may have sent any."""
+    if min(column) >= 0 and max(column) < LARGEST_COUNT:
+        return sum(column)
+    return sum(count for count in column if 0 < count < LARGEST_COUNT)
 
 
 def outcome_of(record: RequestRecord) -> tuple[str, str]:

@@ -256,7 +256,7 @@ class Trace:
         fork.span = self.start_child(name, SpanKind.INTERNAL)
         if self.history is not None:
             fork.history = CallHistory()
-            fork.history.decisions += self.history.decisions
+            fork.history.decisions = self.history.decisions
         fork.is_recording = fork.span is not None and fork.span.is_recording()
         return fork
 

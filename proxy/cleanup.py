@@ -14,36 +14,36 @@ End = tuple[Callable[..., Any], tuple[Any, ...] | None, bool]
 context, which gets the error. No function is made for each: that would be most of what a callback costs."""
 
 
-class Cleanup:
-    """An async context manager, which is entered once. A context or callback that raises does not keep others."""
+class Cleanup(list[End]):
+    """An async context manager, which is entered once. A context or callback that raises does not keep others.
 
-    __slots__ = ("_ends",)
+    It is a list of what ends, in the order in which it began: without an initializer of its own it costs a call less.
+    """
 
-    def __init__(self) -> None:
-        self._ends: list[End] = []
+    __slots__ = ()
 
     async def enter_async_context(self, opening: AbstractAsyncContextManager[T]) -> T:
         """Return what is opened, until the end."""
         opened = await opening.__aenter__()
-        self._ends.append((opening.__aexit__, None, True))
+        self.append((opening.__aexit__, None, True))
         return opened
 
     def push_async_exit(self, opened: "AbstractAsyncContextManager[Any] | Cleanup") -> None:
         """End what was entered already."""
-        self._ends.append((opened.__aexit__, None, True))
+        self.append((opened.__aexit__, None, True))
 
     def push_async_callback(self, callback: Callable[..., Awaitable[None]], *args: Any) -> None:
         """Call a function at the end, and wait for it."""
-        self._ends.append((callback, args, True))
+        self.append((callback, args, True))
 
     def callback(self, callback: Callable[..., object], *args: Any) -> None:
         """Call a function at the end."""
-        self._ends.append((callback, args, False))
+        self.append((callback, args, False))
 
     def pop_all(self) -> "Cleanup":
         """Return what has to end, which nothing ends here any more."""
-        moved = Cleanup()
-        moved._ends, self._ends = self._ends, []
+        moved = Cleanup(self)
+        self.clear()
         return moved
 
     async def aclose(self) -> None:
@@ -55,15 +55,15 @@ class Cleanup:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
+    ) -> bool | None:
         """End everything; return whether an error was dealt with. Raises what was raised last, if it is new."""
-        ends, first = self._ends, error
+        first = error
         end: Any = None
         args: Any = None
         try:
-            while ends:
+            while self:
                 try:
-                    end, args, is_awaited = ends.pop()
+                    end, args, is_awaited = self.pop()
                     if args is None:
                         if await end(kind, error, traceback):
                             kind = error = traceback = None

@@ -186,8 +186,8 @@ class Context:
 
     def get(self, slot: Slot[T]) -> T | None:
         """Return the value in a slot, None if it was never set."""
-        value: T | None = self._slots.get(slot.name)
-        return value
+        slots = self._slots
+        return slots.get(slot.name) if slots else None
 
     def set(self, slot: Slot[T], value: T) -> None:
         if self._slots is NOTHING:

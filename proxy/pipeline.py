@@ -1,16 +1,12 @@
 """The path of one call. HTTP and every other way in are consumers of this one path."""
 
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from types import TracebackType
-from typing import Any
 
 from proxy.accounting import complete_record, finish_call
 from proxy.cache.cache import Cache
 from proxy.cache.slot import CacheSlot
-from proxy.cleanup import Cleanup
 from proxy.context import Context
 from proxy.history import History
 from proxy.lane import LANE_CALL, LaneCall, is_warm_up
@@ -48,15 +44,12 @@ class Pipeline:
     log_metadata: Sequence[str] = ()
     """The keys of the callers' metadata whose values are logged."""
 
-    def reply_to(self, call: Call, context: Context) -> "CallReply":
-        """The reply to a call, in the form that the call asks for. Leaving the block ends the work behind it.
-
-        Raises HeadgateError before anything was passed on, and from the reply's batches while nothing was.
-        """
-        return CallReply(self.reply(call, context), context.cleanup)
-
     async def reply(self, received: Call, context: Context) -> Reply:
-        """Return the reply; what is opened for it ends with the context's cleanup. Raises HeadgateError."""
+        """Return the reply to a call, in the form that the call asks for.
+
+        The caller has entered the context's cleanup: leaving it ends the work behind the reply. Raises HeadgateError
+        before anything was passed on, and from the reply's batches while nothing was.
+        """
         begin, record, place = context.trace.begin, context.record, context.get(LANE_CALL)
         if self.log_metadata:
             record.note_metadata(received.body, self.log_metadata)
@@ -165,7 +158,8 @@ class Pipeline:
         record = context.record
         record.status, record.code = 503, "server_shutdown"  # if it is cancelled
         try:
-            async with self.reply_to(call, context) as reply:
+            async with context.cleanup:
+                reply = await self.reply(call, context)
                 async for _ in reply.batches or _nothing():
                     pass
                 record.status, record.code = reply.status, None
@@ -192,28 +186,6 @@ class Pipeline:
         if is_warm_up(context) and not any(target.speaks_websocket for target in route.targets):
             return warm_up_reply
         return self.compaction.reply if self.compaction.is_due(call, route) else self.attempts.reply
-
-
-class CallReply(AbstractAsyncContextManager[Reply]):
-    """Opens the reply to a call when it is entered, and ends what belongs to the call when it is left."""
-
-    __slots__ = ("_cleanup", "_opening")
-
-    def __init__(self, opening: Awaitable[Reply], cleanup: Cleanup) -> None:
-        self._opening = opening
-        self._cleanup = cleanup
-
-    async def __aenter__(self) -> Reply:
-        try:
-            return await self._opening
-        except BaseException as error:
-            await self._cleanup.__aexit__(type(error), error, error.__traceback__)
-            raise
-
-    def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> Coroutine[Any, Any, bool | None]:
-        return self._cleanup.__aexit__(kind, error, traceback)
 
 
 async def _nothing() -> AsyncIterator[Batch]:

@@ -108,9 +108,16 @@ def make_background(store: Store, responses: StoredResponses, **settings: Any) -
     return Background(store, journals, table, Rules((), PolicyState(store, Ownership(store))), responses)
 
 
+@asynccontextmanager
+async def replying(pipeline: Pipeline, call: Call, context: Context) -> AsyncIterator[Reply]:
+    """The reply to a call; what is behind it ends with the block."""
+    async with context.cleanup:
+        yield await pipeline.reply(call, context)
+
+
 async def answer_of(pipeline: Pipeline, call: Call, context: Context) -> bytes:
     """Return the answer to a call: its body, or all frames of its stream."""
-    async with pipeline.reply_to(call, context) as reply:
+    async with replying(pipeline, call, context) as reply:
         if reply.batches is None:
             return reply.body or b""
         return b"".join([unit.sse async for batch in reply.batches for unit in batch])

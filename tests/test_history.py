@@ -30,7 +30,7 @@ from proxy.wire.compose import Composer, new_id, response_object, usage
 from proxy.wire.errors import BackendError, RequestError
 from proxy.wire.event import Batch, Reply, response_reply
 from tests.examples import ANNA, JSON, NO_DEADLINE, make_call, make_context
-from tests.pipelines import ScriptedBackend, answer_of, make_pipeline
+from tests.pipelines import ScriptedBackend, answer_of, make_pipeline, replying
 from tests.rules.samples import ItemBudget, make_rule
 from tests.state.test_ownership import FaultyStore
 from tests.stores.conftest import advance, store, subject
@@ -367,7 +367,7 @@ async def test_one_call_at_a_time_writes_a_conversation(store: Store):
     chat = Chat(Parrot(), store)
     created = await chat.conversations.create([], {}, make_context())
     call = make_call(stream=True, input="one", conversation=created.id)
-    async with chat.pipeline.reply_to(call, make_context()) as reply:
+    async with replying(chat.pipeline, call, make_context()) as reply:
         assert reply.batches is not None
         assert len(await anext(reply.batches)) == 1
         error = await chat.refusal(input="two", conversation=created.id)
@@ -385,7 +385,9 @@ async def test_a_call_that_fails_adds_nothing_and_frees_the_conversation(answer:
     created = await chat.conversations.create([], {}, make_context())
     for _ in range(2):
         try:
-            async with chat.pipeline.reply_to(make_call(stream=True, conversation=created.id), make_context()) as reply:
+            async with replying(
+                chat.pipeline, make_call(stream=True, conversation=created.id), make_context()
+            ) as reply:
                 async for _batch in reply.batches or _batches([]):
                     pass
         except BackendError:
@@ -399,7 +401,7 @@ async def test_a_caller_that_leaves_frees_the_conversation():
     """Nothing is added."""
     chat = Chat(Parrot())
     created = await chat.conversations.create([], {}, make_context())
-    async with chat.pipeline.reply_to(make_call(stream=True, conversation=created.id), make_context()) as reply:
+    async with replying(chat.pipeline, make_call(stream=True, conversation=created.id), make_context()) as reply:
         assert reply.batches is not None
         await anext(reply.batches)
     found = await chat.conversations.get(created.id, make_context())

@@ -13,7 +13,7 @@ from proxy.stores.memory import MemoryStore
 from proxy.wire.errors import BackendError, PolicyViolation, RequestError, UnknownModel
 from proxy.wire.event import Reply
 from tests.examples import make_call, make_context
-from tests.pipelines import ScriptedBackend, answer_of, make_pipeline, object_of
+from tests.pipelines import ScriptedBackend, answer_of, make_pipeline, object_of, replying
 from tests.rules.samples import CUT, RESPONSE, ItemBudget, Refusal, make_rule
 from tests.sdk import connect_sdk
 from tests.timeouts import TIMEOUT_S
@@ -152,7 +152,7 @@ async def test_an_id_of_another_team_is_refused_first():
 async def test_a_response_is_bound_to_its_team_before_the_caller_can_use_it():
     """The owner is stored before the first event of the stream is sent."""
     pipeline = make_pipeline(ScriptedBackend(answer=CANONICAL, keeps_state=True))
-    async with pipeline.reply_to(make_call(stream=True), make_context()) as reply:
+    async with replying(pipeline, make_call(stream=True), make_context()) as reply:
         assert reply.batches is not None
         await anext(aiter(reply.batches))
         with pytest.raises(RequestError):
@@ -186,7 +186,9 @@ async def test_an_error_of_a_backend_is_raised_or_passed_on():
     with pytest.raises(BackendError):
         await answer_of(make_pipeline(ScriptedBackend(answer=CUT)), make_call(), make_context())
     refused = Reply(402, {"retry-after": "2"}, body=b'{"error":{}}')
-    async with make_pipeline(ScriptedBackend(answer=refused)).reply_to(make_call(stream=True), make_context()) as reply:
+    async with replying(
+        make_pipeline(ScriptedBackend(answer=refused)), make_call(stream=True), make_context()
+    ) as reply:
         assert reply is refused
 
 
@@ -199,7 +201,7 @@ async def test_the_end_of_the_block_ends_the_work_and_cleans_up():
         closed.append(backend._closed)
 
     context.on_end(note)
-    async with make_pipeline(backend, rules=[make_rule(budget)]).reply_to(make_call(stream=True), context) as reply:
+    async with replying(make_pipeline(backend, rules=[make_rule(budget)]), make_call(stream=True), context) as reply:
         assert reply.batches is not None
         await anext(aiter(reply.batches))
 

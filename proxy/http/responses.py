@@ -1,4 +1,4 @@
-"""POST /v1/responses, .../compact and .../input_tokens: identify -> parse -> reply_to -> send."""
+"""POST /v1/responses, .../compact and .../input_tokens: identify -> parse -> reply -> send."""
 
 import asyncio
 from collections.abc import Awaitable, Iterator
@@ -52,8 +52,8 @@ class Responses:
             context = self.ingress.context(exchange, caller, memory)
             if is_stream:
                 return await self._stream(call, exchange, context)
-            async with self.pipeline.reply_to(call, context) as reply:
-                return await self.ingress.send(exchange, reply)
+            async with context.cleanup:
+                return await self.ingress.send(exchange, await self.pipeline.reply(call, context))
 
     async def _stream(self, call: Call, exchange: Exchange, context: Context) -> web.StreamResponse:
         """Answer a call for a stream, whose head may be written before its first event is there."""
@@ -61,7 +61,8 @@ class Responses:
         refusal: HeadgateError
         try:
             with early:
-                async with self.pipeline.reply_to(call, context) as reply:
+                async with context.cleanup:
+                    reply = await self.pipeline.reply(call, context)
                     if reply.batches is None and early.take() is not None:
                         raise refusal_of(reply)
                     return await self.ingress.send(exchange, reply, early.take)

@@ -23,7 +23,7 @@ from proxy.wire.errors import BackendError, RequestError
 from proxy.wire.event import Reply
 from tests.conftest import DATA, tables_for
 from tests.examples import ANNA, make_call, make_context
-from tests.pipelines import ScriptedBackend, answer_of, make_pipeline, object_of
+from tests.pipelines import ScriptedBackend, answer_of, make_pipeline, object_of, replying
 from tests.rules.samples import RESPONSE, Capitals, ItemBudget, make_rule
 from tests.sdk import connect_sdk
 from tests.stores.one_by_one import OneByOneStore
@@ -140,7 +140,7 @@ async def test_headers_of_the_gateway_are_kept_with_the_answer(stream: bool):
     backend = ScriptedBackend(answer=RESPONSE, headers={"x-headgate-ignored": "seed", "x-upstream-request-id": "req_1"})
     pipeline = cached(backend)
     await status_of(pipeline)
-    async with pipeline.reply_to(make_call(**ASKED, stream=stream), make_context()) as reply:
+    async with replying(pipeline, make_call(**ASKED, stream=stream), make_context()) as reply:
         headers = reply.headers
 
     assert headers == {"x-headgate-ignored": "seed"}
@@ -347,7 +347,7 @@ async def test_a_stream_that_breaks_off_is_not_kept():
 async def test_a_stream_that_the_client_left_is_not_kept():
     """Half of it was read."""
     pipeline = cached(ScriptedBackend(answer=RECORDING))
-    async with pipeline.reply_to(make_call(**ASKED, stream=True), make_context()) as reply:
+    async with replying(pipeline, make_call(**ASKED, stream=True), make_context()) as reply:
         assert reply.batches is not None
         await anext(aiter(reply.batches))
 
@@ -569,7 +569,7 @@ async def test_a_stream_can_take_the_time_that_it_took():
     """`pace = "recorded"`: in the batches in which it came; a body is given at once."""
     pipeline = cached(ScriptedBackend(answer=STREAMED), pace="recorded")
     await answer_of(pipeline, make_call(**ASKED, stream=True), make_context())
-    async with pipeline.reply_to(make_call(**ASKED, stream=True), make_context()) as reply:
+    async with replying(pipeline, make_call(**ASKED, stream=True), make_context()) as reply:
         batches = [batch async for batch in reply.batches or ()]
 
     assert len(batches) == len(STREAMED) // 1000 + 1

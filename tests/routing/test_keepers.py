@@ -15,7 +15,7 @@ from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call
 from proxy.wire.errors import RequestError, UnknownModel
 from tests.examples import make_call, make_context
-from tests.pipelines import make_pipeline
+from tests.pipelines import make_pipeline, replying
 from tests.stateful_upstream import StatefulUpstream
 
 
@@ -115,11 +115,11 @@ async def test_a_response_is_continued_by_the_upstream_that_made_it():
         first = Upstream(name="old", base_url=f"{old.address}/v1", keeps_state=True)
         second = Upstream(name="new", base_url=f"{new.address}/v1", keeps_state=True)
         before = make_pipeline(first, store=store, model="gpt-*")
-        async with before.reply_to(make_call(model="gpt-5"), make_context()) as reply:
+        async with replying(before, make_call(model="gpt-5"), make_context()) as reply:
             response = reply.response or {}
         after = make_pipeline(second, first, store=store, model="gpt-*")
         continued = make_call(model="gpt-5", previous_response_id=response["id"])
-        async with after.reply_to(continued, make_context()) as reply:
+        async with replying(after, continued, make_context()) as reply:
             text = (reply.response or {})["output"][0]["content"][0]["text"]
         await first.close()
         await second.close()

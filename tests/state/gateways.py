@@ -18,7 +18,7 @@ from proxy.wire.compose import Composer, new_id, response_object, usage
 from proxy.wire.event import Batch, Reply
 from proxy.wire.resource import ResourceRequest
 from tests.examples import ANNA, make_call, make_context
-from tests.pipelines import make_pipeline
+from tests.pipelines import make_pipeline, replying
 from tests.stores.one_by_one import OneByOneStore
 from tests.wire.streams import events_in
 
@@ -139,7 +139,7 @@ class GatewayProcess:
         context = make_context(caller, **fields.pop("options", {}))
         self.contexts.append(context)
         call = make_call(**{"input": "Hi", "background": True} | fields)
-        async with self.pipeline.reply_to(call, context) as reply:
+        async with replying(self.pipeline, call, context) as reply:
             yield reply
 
     async def ask(self, method: str, name: str, *rest: str, query: str = "", caller: Caller = ANNA) -> Reply:

@@ -114,8 +114,8 @@ class TurnRunner:
             exchange.count_call()
             call = self._call(turn.message)
             exchange.record.model, exchange.record.stream = call.model or None, True
-            async with self._pipeline.reply_to(call, context) as reply:
-                await self._send_reply(reply, turn, context)
+            async with context.cleanup:
+                await self._send_reply(await self._pipeline.reply(call, context), turn, context)
         except HeadgateError as error:
             refusal = error.with_traceback(None)
         except asyncio.CancelledError as cancelled:

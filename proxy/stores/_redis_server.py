@@ -88,8 +88,9 @@ class RedisServer:
         """Return the answer to a command, as the only one of a list."""
         return self._send(encode_command(*parts), 1)
 
-    async def wait(self, command: Callable[[], Awaitable[Any]], sent_bytes: int = 0) -> Any:
+    async def wait(self, command: Callable[[], Awaitable[Any]], sent_bytes: int = 0, *, key: str = "") -> Any:
         """Return the answer to a command of redis-py, which may have large values."""
+        del key  # all keys are here
         if self._has_moved:
             self._has_moved = False
             await drop_idle(self._client)

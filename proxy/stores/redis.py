@@ -108,10 +108,13 @@ class RedisStore(Store):
 
     @cached_property
     def _server(self) -> RedisServer | RedisNodes:
-        timeout_s, breaker = self.timeout_ms / 1000, StoreBreaker(self.max_faults, self.url)
+        timeout_s = self.timeout_ms / 1000
         if self.cluster_nodes:
-            return RedisNodes(self._client, timeout_s, breaker, self.max_connections)
-        return RedisServer(self._client, timeout_s, breaker, self._watchers)
+            return RedisNodes(self._client, timeout_s, self._breaker, self.max_connections)
+        return RedisServer(self._client, timeout_s, self._breaker(), self._watchers)
+
+    def _breaker(self, address: str = "") -> StoreBreaker:
+        return StoreBreaker(self.max_faults, address or self.url)
 
     @cached_property
     def _large_values(self) -> LargeValues:
@@ -222,7 +225,7 @@ class RedisStore(Store):
         if limit <= 0:
             return []
         read = partial(self._client.xrange, key, min=f"{max(0, after)}-1", count=limit)
-        entries = await self._server.wait(read)
+        entries = await self._server.wait(read, key=key)
         with reading():
             return [(int(position.partition(b"-")[0]), bytes_in(fields[FIELD])) for position, fields in entries]
 
@@ -234,7 +237,7 @@ class RedisStore(Store):
         return bool(await self._run(ADD, key, source.encode(), number, milliseconds(ttl_s), *added))
 
     async def rows(self, key: str) -> Mapping[str, Sequence[int]]:
-        fields = await self._server.wait(partial(self._client.hgetall, key))  # it may be long
+        fields = await self._server.wait(partial(self._client.hgetall, key), key=key)  # it may be long
         with reading():
             return rows_in(fields)
 

@@ -1,6 +1,7 @@
 """A Redis Cluster of three nodes, and a primary with a replica that a Sentinel watches, all of them real."""
 
 import asyncio
+import itertools
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -202,6 +203,28 @@ async def test_a_node_that_dies_fails_its_own_keys_only(store: RedisStore, clust
 
     assert {b"1", StoreError} == set(outcomes)
     assert set(await store.get_many(keys)) == {b"2"}
+
+
+async def test_a_silent_node_costs_its_timeout_once_in_a_while(cluster: list[RedisServer], logged):
+    """Although the others answer in between: each node has a breaker of its own, and theirs stay closed."""
+    nodes = [f"127.0.0.1:{node.port}" for node in cluster[1:]]
+    store = RedisStore(url=cluster[0].url, cluster_nodes=nodes, timeout_ms=300)
+    await store.start()
+    keys = [f"cluster:{number}" for number in range(60)]
+    await until(partial(store.put_many, [(key, b"1") for key in keys], ttl_s=60))
+    of_node = set(map(bytes.decode, cluster[2].client().scan_iter("cluster:*")))
+    cluster[2].pause()
+    found = [await outcome_of(store.get(key)) for _ in range(5) for key in keys]
+    pairs = [await outcome_of(store.get_many([one, other])) for one, other in itertools.pairwise(keys)]
+    timed_out = [line for line in logged if line["event"] == "store.suspended"]
+    cluster[2].resume()
+    await until(partial(store.get_many, keys))
+    await store.close()
+
+    assert [each == b"1" for each in found] == [key not in of_node for _ in range(5) for key in keys]
+    assert [each == [b"1", b"1"] for each in pairs] == [not {*pair} & of_node for pair in itertools.pairwise(keys)]
+    assert [line["address"] for line in timed_out] == [f"127.0.0.1:{cluster[2].port}"]
+    assert [line["event"] for line in logged] == ["store.suspended", "store.resumed"]
 
 
 @contextmanager

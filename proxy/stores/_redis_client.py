@@ -15,7 +15,7 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as NotConnected
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from proxy.stores._redis_address import host_and_port
@@ -105,6 +105,14 @@ async def memory_of(client: Redis | RedisCluster) -> list[Callable[[], Awaitable
 
 async def _scan_node(node: Any, cursor: int, *, match: str, count: int) -> Any:
     return await node.execute_command("SCAN", cursor, "MATCH", match, "COUNT", count)
+
+
+def node_of(client: Any, key: str | bytes) -> str:
+    """Return the address of the node of a cluster that has a key; "" if there is no key, or that is not known."""
+    try:
+        return "" if not key else str(client.get_node_from_key(key).name)
+    except RedisClusterException:
+        return ""
 
 
 async def run_script(client: Any, script: str, key: str, *arguments: bytes) -> Any:

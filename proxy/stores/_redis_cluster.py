@@ -9,10 +9,8 @@ from functools import partial
 from operator import methodcaller
 from typing import Any
 
-from redis.exceptions import RedisClusterException
-
 from proxy.stores._breaker import StoreBreaker
-from proxy.stores._redis_client import run_script
+from proxy.stores._redis_client import node_of, run_script
 from proxy.stores._redis_faults import RedisFaults
 from proxy.stores._redis_pieces import WHOLE, pieces_key
 
@@ -61,7 +59,7 @@ class RedisNodes:
 
     async def wait(self, command: Callable[[], Awaitable[Any]], *, key: str | bytes = "") -> Any:
         """Return the answer to a command of redis-py for a key, sent when there is a connection."""
-        return await self._ask(self._node_of(key), command)
+        return await self._ask(node_of(self._client, key), command)
 
     async def close(self) -> None:
         """Do nothing: the client is closed by its owner."""
@@ -70,7 +68,7 @@ class RedisNodes:
         """Return the answers to commands, each for a key, in their order. A node gets all of its own at once."""
         by_node: dict[str, list[int]] = {}
         for number, (key, _) in enumerate(commands):
-            by_node.setdefault(self._node_of(key), []).append(number)
+            by_node.setdefault(node_of(self._client, key), []).append(number)
         answers: list[Any] = [None] * len(commands)
 
         async def send(node: str, numbers: Sequence[int]) -> None:
@@ -94,16 +92,6 @@ class RedisNodes:
                 return await command()
 
         return await self._faults[node].ask(send)
-
-    def _node_of(self, key: str | bytes) -> str:
-        """Return the address of the node that has a key; "" if that is not known."""
-        if not key:
-            return ""
-        try:
-            name: str = self._client.get_node_from_key(key).name
-        except RedisClusterException:
-            return ""
-        return name
 
 
 def _find_again() -> None:

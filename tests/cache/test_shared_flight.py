@@ -73,13 +73,40 @@ async def called(*backends: Any, count: int = 1) -> None:
             await asyncio.sleep(0.01)
 
 
+def count_steps(store: Store) -> asyncio.Semaphore:
+    """Return what is released by each lookup, and whenever a process begins to lead, or has found the one that leads."""
+    known, put, get, get_many = asyncio.Semaphore(0), store.put, store.get, store.get_many
+
+    async def counted_put(key: str, *args: Any, **options: Any) -> bool:
+        kept = await put(key, *args, **options)
+        if kept and key.startswith(f"{PREFIX}f:"):
+            known.release()
+        return kept
+
+    async def counted_get(key: str) -> bytes | None:
+        found = await get(key)
+        if found and key.startswith(f"{PREFIX}f:"):
+            known.release()
+        return found
+
+    async def counted_get_many(keys: Any) -> Any:
+        found = await get_many(keys)
+        known.release()
+        return found
+
+    vars(store).update(put=counted_put, get=counted_get, get_many=counted_get_many)
+    return known
+
+
 @pytest.mark.parametrize("form", [STREAMED, RESPONSE])
 @pytest.mark.parametrize("options", [{}, {"secrets": (SECRET, OLD)}])
 async def test_processes_share_one_call(store: Store, form: Any, options: dict[str, Any]):
     """Streamed or not, sealed or not; nothing is left in the way of the next one."""
     backends = [GatedBackend(answer=form) for _ in range(3)]
-    pipelines, fields = processes(store, *backends, **options), unique()
+    pipelines, fields, known = processes(store, *backends, **options), unique(), count_steps(store)
     calls = [asking(pipeline, stream=stream, **fields) for stream in (True, False) for pipeline in pipelines]
+    for _ in range(len(calls) + 1 + len(pipelines)):  # the lookups, one more of the process that leads, and who leads
+        await known.acquire()
     await called(*backends)
     for backend in backends:
         backend._gate.set()

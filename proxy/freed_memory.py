@@ -7,6 +7,7 @@ Source: https://man7.org/linux/man-pages/man3/malloc_trim.3.html, mallopt(3), ma
 """
 
 import ctypes
+import math
 import resource
 import threading
 import time
@@ -23,6 +24,8 @@ INTERVAL_S = 1.0
 """How often the heap is looked at, in seconds."""
 TRIM_SHARE = 0.01
 """Which share of the time is spent on returning memory at most: threads that need more of the heap wait meanwhile."""
+LOOK_SHARE, MAX_LOOK_INTERVAL_S = 0.001, 5.0
+"""The same of looking at the heap, up to this interval. It takes 5 ms where a tokenizer has left many free blocks."""
 
 
 class Heap(Protocol):
@@ -126,10 +129,16 @@ def returning_freed_memory() -> Iterator[None]:
         stopped.set()
 
 
+def pause_after(spent_s: float, *, is_trimmed: bool) -> float:
+    """Return how long to leave the heap alone after it was looked at, or trimmed, for so long, in seconds."""
+    longest_s = math.inf if is_trimmed else MAX_LOOK_INTERVAL_S
+    return max(INTERVAL_S, min(longest_s, spent_s / (TRIM_SHARE if is_trimmed else LOOK_SHARE)))
+
+
 def _trim_until(trimmer: Trimmer, stopped: threading.Event) -> None:
     pause_s = INTERVAL_S
     while not stopped.wait(pause_s):
         began, is_trimmed = time.monotonic(), False
         with suppress(OSError):  # a process that has all the files open that it may cannot read /proc for a while
             is_trimmed = trimmer.trim_if_due()
-        pause_s = max(INTERVAL_S, (time.monotonic() - began) / TRIM_SHARE) if is_trimmed else INTERVAL_S
+        pause_s = pause_after(time.monotonic() - began, is_trimmed=is_trimmed)

@@ -16,7 +16,7 @@ import pytest
 from yarl import URL
 
 from proxy import freed_memory
-from proxy.freed_memory import STEP_BYTES, Trimmer, returning_freed_memory, trim_heap
+from proxy.freed_memory import STEP_BYTES, Trimmer, pause_after, returning_freed_memory, trim_heap
 from tests.conftest import CANNED
 from tests.timeouts import TIMEOUT_S, fail_if_stuck, pause
 
@@ -90,6 +90,15 @@ def test_memory_that_is_freed_after_a_trim_in_vain_is_returned():
     later = (heap.give(1.5), trimmer.trim_if_due())[1]
 
     assert (first, vain, later, heap.returned) == (True, (True, False), True, heap.free)
+
+
+@pytest.mark.parametrize(
+    ("spent_s", "is_trimmed", "pause_s"),
+    [(0.0, False, 1.0), (0.0005, False, 1.0), (0.002, False, 2.0), (0.1, False, 5.0), (0.005, True, 1.0), (0.2, True, 20.0)],
+)  # fmt: skip
+def test_a_heap_that_takes_long_is_looked_at_less_often(spent_s: float, pause_s: float, *, is_trimmed: bool):
+    """Looking takes a thousandth of the time at most, or happens every five seconds; trimming a hundredth."""
+    assert pause_after(spent_s, is_trimmed=is_trimmed) == pytest.approx(pause_s)
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch):

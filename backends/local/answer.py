@@ -42,7 +42,7 @@ class ResponseBuilder:
             stop_sequences=request.stop_sequences,
         )
         self._logprobs = None if top is None else LogprobTracker(tokenizer.token_bytes, top)
-        self._may_reason = tags is not None
+        self._may_reason, self._may_stop = tags is not None, bool(request.stop_sequences)
         self._followed: Collection[str] = ()
         self._makes_runs = False  # whether deltas that continue a text are encoded at once
         self._last_kind: type[Segment] | None = None  # of the last item; None before the first
@@ -65,18 +65,20 @@ class ResponseBuilder:
     def add(self, tokens: Sequence[Token]) -> Batch:
         """Return what these tokens add, up to where the answer `is_done`."""
         units: list[Event | Run] = []
+        has_events = False
         for token in tokens:
             for segment in self._parse(token):
                 if type(segment) is self._run_kind:  # almost always
                     units.append(self._composer.delta_run(segment.text))  # type: ignore[union-attr]  # a text
                 else:
+                    has_events = True
                     units += self._compose(segment)
                     if self.is_done:
                         return in_runs(units, self._followed)
-            if self._parser.stopped:
+            if self._may_stop and self._parser.stopped:
                 self.is_done = True
                 break
-        return in_runs(units, self._followed)
+        return in_runs(units, self._followed) if has_events or len(units) > 1 else units
 
     def end(self, generation: Generation) -> Batch:
         """Return the last events, once the generation has ended or the answer is done."""

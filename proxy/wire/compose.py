@@ -270,8 +270,6 @@ def _delta_parts(delta: Event) -> tuple[bytes, bytes, bytes]:
 
 def in_runs(events: Sequence[Event | Run], followed: Collection[str]) -> Batch:
     """Return events as a batch: those of types that nothing follows, which are most deltas, only as encoded runs."""
-    if len(events) == 1 and isinstance(events[0], Run):  # most batches of a local model
-        return events
     batch: list[Event | Run] = []
     frames: list[bytes] = []  # of the events since the last one that is followed
     for event in events:

@@ -41,20 +41,13 @@ class AdmittedJob:
     """An admitted job and its progress."""
 
     job: Job
+    team: str
+    max_tokens: int  # for how many tokens it may need memory
     started: bool = False
     started_at: float = 0.0
     cached_tokens: int = 0
     generated: int = 0
     has_memory: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def team(self) -> str:
-        return self.job.team
-
-    @property
-    def max_tokens(self) -> int:
-        """For how many tokens it may need memory."""
-        return len(self.job.prompt) + self.job.options.max_tokens
 
     @property
     def runs_alone(self) -> bool:
@@ -79,6 +72,9 @@ class JobAdmission:
         self._max_wait_s = max_wait_s
         self._costs = replace(DEFAULT_COSTS, kv_bytes_per_token=kv_bytes_per_token)
         self._jobs: dict[int, AdmittedJob] = {}
+        self._started = 0  # how many of them have started
+        self._reserved_tokens = self._used_tokens = 0  # for which all of them, and those that have it, need memory
+        self._without_memory: list[AdmittedJob] = []  # in the order of arrival
         self._length = AnswerLength()
         self._time_ratio = 1.0  # real time by estimated time
         self._clock = clock
@@ -101,7 +97,7 @@ class JobAdmission:
 
         The job may start when `wait_for_memory` returns.
         """
-        admitted = AdmittedJob(job)
+        admitted = AdmittedJob(job, job.team, len(job.prompt) + job.options.max_tokens)
         holds_nothing = all(other.team != job.team for other in self._jobs.values())
         self._check_fits(admitted)
         self._check_waiting(holds_nothing=holds_nothing)
@@ -109,12 +105,23 @@ class JobAdmission:
             self._check_memory(admitted)
         self._check_wait_time(job.team, holds_nothing=holds_nothing)
         self._jobs[job.id] = admitted
+        self._reserved_tokens += admitted.max_tokens
+        self._without_memory.append(admitted)
         self._assign_memory()
         try:
             yield
         finally:
-            del self._jobs[job.id]
-            self._assign_memory()
+            self._remove(admitted)
+
+    def _remove(self, admitted: AdmittedJob) -> None:
+        del self._jobs[admitted.job.id]
+        self._started -= admitted.started
+        self._reserved_tokens -= admitted.max_tokens
+        if admitted.has_memory.is_set():
+            self._used_tokens -= admitted.max_tokens
+        else:
+            self._without_memory.remove(admitted)
+        self._assign_memory()
 
     async def wait_for_memory(self, job: Job) -> None:
         """Wait until the memory for an admitted job is free. It is assigned in the order of arrival."""
@@ -127,6 +134,7 @@ class JobAdmission:
             return
         if not admitted.started:
             admitted.started, admitted.started_at = True, self._clock()
+            self._started += 1
             admitted.cached_tokens = step.cached_tokens or 0
         admitted.generated += len(step.tokens)
         if step.finish in ("stop", "length"):
@@ -136,8 +144,7 @@ class JobAdmission:
     @property
     def waiting(self) -> int:
         """The number of jobs that wait for a worker, as far as the gateway can know."""
-        started = sum(admitted.started for admitted in self._jobs.values())
-        return max(0, len(self._jobs) - max(started, self._workers))
+        return max(0, len(self._jobs) - max(self._started, self._workers))
 
     def wait_s(self, team: str) -> float:
         """Return how long one more job of a team would wait for a worker."""
@@ -158,20 +165,29 @@ class JobAdmission:
     def _work_s(self, jobs: Collection[AdmittedJob]) -> float:
         """Return how long one worker would need for these jobs."""
         costs = self._costs
-        running = [self._remaining_tokens(admitted) for admitted in jobs if admitted.started]
-        waiting = [admitted for admitted in jobs if not admitted.started]
-        in_batches = sum(not admitted.runs_alone for admitted in waiting)
+        running, running_tokens, prompt_tokens = 0, 0.0, 0
+        in_batches, batch_tokens, alone_tokens = 0, 0.0, 0.0
+        for each in jobs:
+            remaining = self._length.remaining(each.generated, each.job.options.max_tokens - each.generated)
+            if each.started:
+                running += 1
+                running_tokens += remaining
+                continue
+            prompt_tokens += len(each.job.prompt)
+            if each.runs_alone:
+                alone_tokens += remaining
+            else:
+                in_batches += 1
+                batch_tokens += remaining
         rows = max(1, min(costs.max_rows, in_batches // self._workers))
-        work_s = sum(running) * self._token_s(max(1, len(running) / self._workers))
-        for admitted in waiting:
-            prefill_s = len(admitted.job.prompt) * costs.prefill_s_per_token
-            token_s = self._token_s(1 if admitted.runs_alone else rows)
-            work_s += prefill_s + self._remaining_tokens(admitted) * token_s
+        work_s = running_tokens * self._token_s(max(1, running / self._workers))
+        work_s += prompt_tokens * costs.prefill_s_per_token
+        work_s += batch_tokens * self._token_s(rows) + alone_tokens * self._token_s(1)
         return work_s * self._time_ratio
 
     def _update_time_ratio(self, admitted: AdmittedJob) -> None:
         """Compare the real time of a finished job with its estimate."""
-        rows = max(1.0, sum(other.started for other in self._jobs.values()) / self._workers)
+        rows = max(1.0, self._started / self._workers)
         prefill_s = (len(admitted.job.prompt) - admitted.cached_tokens) * self._costs.prefill_s_per_token
         estimate_s = prefill_s + admitted.generated * self._costs.batch_step_s(rows)
         if estimate_s > 0:
@@ -181,10 +197,6 @@ class JobAdmission:
     def _token_s(self, rows: float) -> float:
         """Return the share of one token in a step of this many rows."""
         return self._costs.batch_step_s(rows) / rows
-
-    def _remaining_tokens(self, admitted: AdmittedJob) -> float:
-        generated = admitted.generated
-        return self._length.remaining(generated, admitted.job.options.max_tokens - generated)
 
     def _check_fits(self, admitted: AdmittedJob) -> None:
         capacity = self._capacity_tokens
@@ -202,8 +214,8 @@ class JobAdmission:
             raise busy_error(f"{waiting} calls are waiting for this model; the limit is {limit}.", retry_after_s)
 
     def _check_memory(self, admitted: AdmittedJob) -> None:
-        capacity, reserved = self._capacity_tokens, sum(other.max_tokens for other in self._jobs.values())
-        if capacity is not None and reserved + admitted.max_tokens > capacity:
+        capacity = self._capacity_tokens
+        if capacity is not None and self._reserved_tokens + admitted.max_tokens > capacity:
             raise busy_error(
                 "The memory for answers of this model is in use; retry later.",
                 self._work_s(self._jobs.values()) / self._workers,
@@ -211,18 +223,11 @@ class JobAdmission:
 
     def _assign_memory(self) -> None:
         """Assign free memory to the jobs that wait for it, in the order of arrival."""
-        capacity, used = self._capacity_tokens, 0
-        waiting = []
-        for each in self._jobs.values():
-            if each.has_memory.is_set():
-                used += each.max_tokens
-            else:
-                waiting.append(each)
-        for each in waiting:
-            used += each.max_tokens
-            if capacity is not None and used > capacity:
-                return
-            each.has_memory.set()
+        capacity, waiting = self._capacity_tokens, self._without_memory
+        while waiting and (capacity is None or self._used_tokens + waiting[0].max_tokens <= capacity):
+            admitted = waiting.pop(0)
+            self._used_tokens += admitted.max_tokens
+            admitted.has_memory.set()
 
     def _check_wait_time(self, team: str, *, holds_nothing: bool) -> None:
         wait_s, limit_s = self.wait_s(team), self._max_wait_s

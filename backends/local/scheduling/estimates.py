@@ -20,16 +20,14 @@ class AnswerLength:
 
     def __init__(self) -> None:
         self._tokens, self._complete = INITIAL_TOKENS, 1.0  # averages per answer
+        self.mean = INITIAL_TOKENS
+        """The expected length of an answer without a limit."""
 
     def record(self, tokens: int, *, cut: bool) -> None:
         """Add an answer of this length; `cut`: it ended at its limit."""
         self._tokens += LENGTH_WEIGHT * (tokens - self._tokens)
         self._complete += LENGTH_WEIGHT * ((not cut) - self._complete)
-
-    @property
-    def mean(self) -> float:
-        """The expected length of an answer without a limit."""
-        return self._tokens / max(self._complete, MIN_COMPLETE_FRACTION)
+        self.mean = self._tokens / max(self._complete, MIN_COMPLETE_FRACTION)
 
     def remaining(self, generated: int, limit: int) -> float:
         """Return how many further tokens to expect, at most `limit`; half the mean for an answer that is longer."""

@@ -6,6 +6,7 @@ from typing import Any
 from policies.support.tools import offers_server_tools
 from proxy.config.schema import CacheWhen
 from proxy.wire.call import Call
+from proxy.wire.event import Reply
 
 
 def reason_to_bypass(call: Call, when: CacheWhen) -> str | None:
@@ -63,3 +64,10 @@ def reason_not_to_keep(response: Mapping[str, Any]) -> str | None:
             says_something |= kind == "message" and bool(part.get("text", True))
         says_something |= kind not in ("message", "reasoning")
     return None if says_something else "empty"
+
+
+def may_be_shared(reply: Reply) -> bool:
+    """Whether a reply answers identical calls too, as far as is known when it begins: if a body, one that is kept."""
+    if reply.status != 200:
+        return False
+    return reply.batches is not None or reason_not_to_keep(reply.response or {}) is None

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 
+from proxy.cache.cacheable import may_be_shared
 from proxy.cache.entry import echoed_fields, with_own_fields
 from proxy.cache.held_reply import SharedCallEnded, hold
 from proxy.cache.overflow import Overflow
@@ -156,7 +157,7 @@ class Flights:
         """Return the reply of a flight until the call ends; None for one that no other call should get."""
         async with AsyncExitStack() as stack:
             reply = await self._read(shared, stack, context)
-            if reply is None or reply.status != 200 or shared.context.get(FALLBACK) is not None:
+            if reply is None or not may_be_shared(reply) or shared.context.get(FALLBACK) is not None:
                 return None
             cleanup.callback(note_end, shared.flight, context)
             cleanup.push_async_exit(stack.pop_all())

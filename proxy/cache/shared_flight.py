@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 import structlog
 
+from proxy.cache.cacheable import may_be_shared
 from proxy.cache.entry import KEPT_HEADERS, LIFECYCLE, echoed_fields, with_own_fields
 from proxy.cache.held_reply import SharedCallEnded
 from proxy.cache.slot import CacheSlot, report
@@ -127,7 +128,7 @@ class SharedFlights:
         renewing = asyncio.create_task(journal.keep_renewed())
         try:
             async with shared.opening as reply:
-                if reply.status != 200 or shared.context.get(FALLBACK) is not None:
+                if not may_be_shared(reply) or shared.context.get(FALLBACK) is not None:
                     yield reply
                     return
                 await journal.write_head(reply)

@@ -1,8 +1,8 @@
 """Pairs of random calls of two teams against a model of the cache: `python -m tests.cache.differential --pairs 100000`.
 
-The model knows nothing of the code under test: it compares what two requests ask for, as JSON, without the fields that
-say who asks or how the answer is delivered. Each answer contains what was asked for and by which team, so that a hit on
-any other entry is seen.
+The model knows nothing of the code under test: it compares what two requests ask for, as JSON, without the fields and
+headers that say who asks or how the answer is delivered. Each answer contains what was asked for and by which team, so
+that a hit on any other entry is seen.
 """
 
 import argparse
@@ -11,9 +11,9 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import SecretStr
 
@@ -37,14 +37,31 @@ SCALARS = (None, True, False, 0, 1, -1, 1.0, 1.5, 1e300, 2**53, *TEXTS)
 NAMES = (*TEXTS, "temperature", "seed", "instructions", "text", "tools", "top_p", "store", "unknown", *NOT_ASKED_FOR)
 
 
-def asked(team: str, body: dict[str, Any]) -> str:
-    """Return what a team asks for with a body, as a text: equal for two calls that may share an entry."""
+QUERIES = ("", "x=1", "x=1&y=2", "y=2&x=1", "x=1&x=2", "x=2&x=1", "x=1%26y=2", "beta=true", "beta=", "include[]=x")
+HEADERS: tuple[dict[str, str], ...] = (
+    {}, {"openai-beta": "a"}, {"openai-beta": "b"}, {"openai-beta": "a,b"}, {"openai-beta": ""},
+    {"user-agent": "a"}, {"session_id": "a", "openai-beta": "a"}, {"x-client-request-id": "a"}, {"x-unseen": "a"},
+)  # fmt: skip
+COUNTED_HEADER = "openai-beta"
+
+
+class Request(NamedTuple):
+    """One request of a caller."""
+
+    body: dict[str, Any]
+    query: str = ""
+    headers: Mapping[str, str] = {}
+
+
+def asked(team: str, request: Request) -> str:
+    """Return what a team asks for, as a text: equal for two calls that may share an entry."""
     counts = {
         name: value
-        for name, value in body.items()
+        for name, value in request.body.items()
         if name not in NOT_ASKED_FOR and not (name in DEFAULTS and (value is None or value is DEFAULTS[name]))
     }
-    return json.dumps([team, counts], sort_keys=True)
+    pairs = sorted((pair for pair in request.query.split("&") if pair), key=lambda pair: pair.partition("=")[0])
+    return json.dumps([team, counts, pairs, request.headers.get(COUNTED_HEADER)], sort_keys=True)
 
 
 class Echo(Backend):
@@ -55,7 +72,7 @@ class Echo(Backend):
 
     @asynccontextmanager
     async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
-        text = asked(context.caller.team, {**call.body})
+        text = asked(context.caller.team, Request({**call.body}, call.query, call.headers))
         number = hashlib.sha256(text.encode()).hexdigest()[:24]
         content = [{"type": "output_text", "text": text, "annotations": []}]
         item = {
@@ -94,34 +111,35 @@ def set_field(dice: random.Random, body: dict[str, Any]) -> None:
     body[name] = dice.choice(values[name]) if name in values else random_value(dice)
 
 
-def changed(dice: random.Random, body: dict[str, Any]) -> dict[str, Any]:
-    """Return a body that differs from another one in nothing, in the order of its names, or in a field or two."""
-    names = list(body)
+def changed(dice: random.Random, request: Request) -> Request:
+    """Return a request that differs from another one in nothing, in the order of its names, or in a part or two."""
+    names = list(request.body)
     dice.shuffle(names)
-    other = {name: body[name] for name in names}
+    other = {name: request.body[name] for name in names}
     for _ in range(dice.choice((0, 0, 1, 1, 2))):
         if dice.random() < 0.3 and (optional := [name for name in other if name not in ("model", "prompt_cache_key")]):
             del other[dice.choice(optional)]
         else:
             set_field(dice, other)
-    return other
+    query = dice.choice(QUERIES) if dice.random() < 0.2 else request.query
+    return Request(other, query, dice.choice(HEADERS) if dice.random() < 0.2 else request.headers)
 
 
 async def compare(pairs: int, seed: int, *, is_sealed: bool, local_ttl_s: float = 1.0) -> Counter[str]:
     """Make pairs of calls, and return how often each outcome was the one of the model.
 
-    Raises AssertionError, with both bodies, for an answer of another call, and for a hit or a miss that is none.
+    Raises AssertionError, with both requests, for an answer of another call, and for a hit or a miss that is none.
     """
     dice, outcomes, kept = random.Random(seed), Counter[str](), set[str]()
     settings = CacheTable(use="memory", secret=SECRET if is_sealed else None, local_ttl_s=local_ttl_s)
     store = MemoryStore(store_max_entries=10**7, store_max_bytes=2**33)
     pipeline = make_pipeline(Echo(), cache=Cache(settings, store))
     for _ in range(pairs):
-        first = random_body(dice)
+        first = Request(random_body(dice), dice.choice(QUERIES), dice.choice(HEADERS))
         second, callers = changed(dice, first), [dice.choice(CALLERS) for _ in range(2)]
-        for body, caller in zip((first, second), callers, strict=True):
-            context, wanted = make_context(caller), asked(caller.team, body)
-            call = parse_call(json.dumps(body).encode())
+        for request, caller in zip((first, second), callers, strict=True):
+            context, wanted = make_context(caller), asked(caller.team, request)
+            call = parse_call(json.dumps(request.body).encode(), headers=request.headers, query=request.query)
             got = await answer_of(pipeline, call, context)
             answer = events_in(got)[-1]["response"] if call.is_stream else json.loads(got)
             given = answer["output"][0]["content"][0]["text"]

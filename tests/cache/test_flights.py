@@ -11,6 +11,7 @@ from aiohttp import web
 from pydantic import PrivateAttr
 
 from proxy.context import Context
+from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
@@ -108,6 +109,31 @@ async def test_followers_of_a_failure_are_released(failure: Any):
     assert len(backend._calls) == 3
     assert [context.record.cache for context, _ in calls] == ["miss"] * 3
     assert [getattr(result, "message", result) for result in results] == [getattr(failure, "message", b"{}")] * 3
+
+
+REFUSED = {"type": "message", "id": "msg_1", "role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    "change", [{"output": [REFUSED]}, {"output": []}, {"status": "incomplete"}, {"status": "failed"}]
+)
+@pytest.mark.parametrize("across", [False, True], ids=["one process", "two processes"])
+async def test_followers_of_a_body_that_is_not_kept_are_released(change: dict[str, Any], *, stream: bool, across: bool):
+    """It is known as soon as it is there: each asks for itself."""
+    store, backends = MemoryStore(), [GatedBackend(answer=RESPONSE | change) for _ in range(2)]
+    pipelines = [cached(backend, store=store, collapse="shared") for backend in backends]
+    calls = [asking(pipelines[0])]
+    await settle()
+    calls += [asking(pipelines[1 if across else 0], stream=stream) for _ in range(2)]
+    await settle()
+    assert [len(backend._calls) for backend in backends] == [1, 0]
+    for backend in backends:
+        backend._gate.set()
+    await asyncio.gather(*(task for _, task in calls))
+
+    assert sum(len(backend._calls) for backend in backends) == 3
+    assert [context.record.cache for context, _ in calls] == ["miss"] * 3
 
 
 async def test_the_work_goes_on_without_the_first_caller():

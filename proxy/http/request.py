@@ -11,6 +11,21 @@ if TYPE_CHECKING:
     from proxy.http.request_loop import RequestLoop
 
 
+class _Rest:
+    """An attribute of aiohttp's request, which is made with all others when one of them is asked for first."""
+
+    def __set_name__(self, _owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, request: "Request", _owner: type) -> Any:
+        request.make_rest()
+        return request.__dict__[self._name]  # which is found there from now on
+
+
+def _rest() -> Any:
+    return _Rest()
+
+
 class Request(web.BaseRequest):
     """A request: its head, its body, which may still be on its way, and the connection on which it is answered.
 
@@ -29,6 +44,22 @@ class Request(web.BaseRequest):
     raw_path: str
     version: HttpVersion
 
+    _cache = _rest()
+    _client_max_fields = _rest()
+    _headers = _rest()
+    _loop = _rest()
+    _method = _rest()
+    _payload = _rest()
+    _payload_writer = _rest()
+    _protocol = _rest()
+    _rel_url = _rest()
+    _state = _rest()
+    _task = _rest()
+    _transport_peername = _rest()
+    _transport_sockname = _rest()
+    _transport_sslcontext = _rest()
+    _version = _rest()
+
     def __init__(
         self, message: RawRequestMessage, content: StreamReader, protocol: "RequestLoop", max_body_bytes: int
     ) -> None:
@@ -43,10 +74,8 @@ class Request(web.BaseRequest):
         self.sent_bytes = 0
         self.version = message.version
 
-    def __getattr__(self, name: str) -> Any:
-        """Make the rest of aiohttp's request, when something of it is asked for first."""
-        if self._has_rest:
-            raise AttributeError(name)
+    def make_rest(self) -> None:
+        """Make what aiohttp's request has beside these attributes."""
         self._has_rest = True
         loop = asyncio.get_running_loop()
         writer = StreamWriter(self.protocol, loop)
@@ -54,7 +83,6 @@ class Request(web.BaseRequest):
         super().__init__(
             self._message, self.content, self.protocol, writer, task, loop, client_max_size=self._max_body_bytes
         )
-        return getattr(self, name)
 
     @property
     def keep_alive(self) -> bool:  # not cached as in aiohttp: shutdown may begin before the answer

@@ -182,7 +182,13 @@ class _CallOpening(Opening[UpstreamAnswer | TurnAnswer]):
     def ask(self) -> Awaitable[UpstreamAnswer | TurnAnswer]:
         return self._upstream.ask(self._call, self._context)
 
-    async def read(self, answer: UpstreamAnswer | TurnAnswer) -> Reply:
+    def read(self, answer: UpstreamAnswer | TurnAnswer) -> Awaitable[Reply]:
+        if self._headers or self._call.operation != "create" or isinstance(answer, TurnAnswer):
+            return self._read_odd(answer)
+        return reply_of(answer, self._context, self._upstream.limits)
+
+    async def _read_odd(self, answer: UpstreamAnswer | TurnAnswer) -> Reply:
+        """Read what is not the answer to a POST of a call as it was received."""
         upstream, operation = self._upstream, self._call.operation
         if isinstance(answer, TurnAnswer):
             repairs = upstream.limits.repairs

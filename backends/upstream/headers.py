@@ -7,6 +7,7 @@ browsers, sets cookies, or concerns one connection.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from backends.upstream.scrub import Scrubber
 from proxy.wire.headers import MAX_NAME_CHARS
@@ -29,12 +30,22 @@ REFUSED = frozenset({
     UPSTREAM_ID,
 })  # fmt: skip
 REFUSED_PREFIXES = ("access-control-", "x-envoy-", "x-headgate-")
-MAX_HEADERS = 64
-"""Of more headers the names are not remembered."""
+MAX_HEADERS, MAX_KNOWN = 64, 64
+"""Of more headers the names are not remembered, and not of more kinds of answers."""
 MAX_BYTES = 8_192
 """How long names and values are together; what is beyond is dropped. Clients in Node fail from 16 KB of headers."""
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 _NAME = re.compile(r"[!#$%&'+.^_`|~0-9A-Za-z-]+\*?|\*", re.ASCII)
+
+
+class ChosenNames(NamedTuple):
+    """Names of headers in lower case, as they are forwarded, and as they are received."""
+
+    names: Sequence[tuple[str, str]]
+    joined: str
+    """Those that are forwarded."""
+    has_id: bool
+    """Whether the upstream's id of the request is among them."""
 
 
 class HeaderFilter:
@@ -51,7 +62,7 @@ class HeaderFilter:
         self._names = FORWARDED.union(known)
         self._prefixes = (*FORWARDED_PREFIXES, *(name[:-1] for name in known if name.endswith("*")))
         self._selected = lru_cache(1024)(self._select)
-        self._known = lru_cache(64)(self._choose)  # an upstream sends the same names in each of its answers
+        self._known: dict[tuple[str, ...], ChosenNames] = {}
 
     def forwarded(self, received: Mapping[str, str], scrubber: Scrubber) -> dict[str, str]:
         """Return the chosen headers, with names in lower case, without secrets, and at most MAX_BYTES of them.
@@ -59,13 +70,17 @@ class HeaderFilter:
         A value with control characters, or bytes that are not UTF-8, is dropped; so is a name that has a secret in it.
         """
         names = tuple(received)
-        is_once = len(names) == len(received) <= MAX_HEADERS  # a multidict counts a name that is there twice as two
-        is_usual = is_once and received.get("connection", "keep-alive") == "keep-alive"
-        known = self._known(names) if is_usual else None
-        chosen = self._search(received) if known is None else {lower: received[name] for lower, name in known}
-        if upstream_id := received.get("x-request-id"):
-            chosen[UPSTREAM_ID] = upstream_id
-        return chosen if not chosen or _is_harmless(chosen, scrubber) else _within_limits(chosen, scrubber)
+        known = self._known.get(names) or self._choose(names)
+        # A multidict counts a name that is there twice as two.
+        if known is None or len(names) < len(received) or received.get("connection", "keep-alive") != "keep-alive":
+            return _within_limits(self._search(received), scrubber)
+        chosen = {forwarded: received[name] for forwarded, name in known.names}
+        if known.has_id and not chosen[UPSTREAM_ID]:
+            del chosen[UPSTREAM_ID]
+        values = "".join(chosen.values())
+        if not values.isprintable() or len(values) + len(known.joined) > MAX_BYTES:
+            return _within_limits(chosen, scrubber)
+        return _within_limits(chosen, scrubber) if scrubber.is_in_fields(known.joined, values) else chosen
 
     def _search(self, received: Mapping[str, str]) -> dict[str, str]:
         chosen: dict[str, str] = {}
@@ -74,16 +89,24 @@ class HeaderFilter:
             if len(name) > MAX_NAME_CHARS or (lower := self._selected(name)) is None or lower in excluded:
                 continue
             chosen[lower] = f"{chosen[lower]}, {value}" if lower in chosen else value
+        if upstream_id := received.get("x-request-id"):
+            chosen[UPSTREAM_ID] = upstream_id
         return chosen
 
-    def _choose(self, names: tuple[str, ...]) -> Sequence[tuple[str, str]] | None:
-        """Return the names among these that are forwarded, in lower case and as received; None where each has to be
-        looked at: one is very long, or there twice.
+    def _choose(self, names: tuple[str, ...]) -> "ChosenNames | None":
+        """Return those among these names that are forwarded, and remember them: an upstream sends the same ones in each
+        of its answers. None where each header has to be looked at: they are many, one is very long, or there twice.
         """
-        if max(map(len, names), default=0) > MAX_NAME_CHARS:
+        if len(names) > MAX_HEADERS or max(map(len, names), default=0) > MAX_NAME_CHARS:
             return None
         chosen = [(lower, name) for name in names if (lower := self._selected(name)) is not None]
-        return chosen if len(dict(chosen)) == len(chosen) else None
+        chosen += [(UPSTREAM_ID, name) for name in names if name.lower() == "x-request-id"]
+        if len(dict(chosen)) < len(chosen):
+            return None
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        known = self._known[names] = ChosenNames(chosen, "".join(dict(chosen)), UPSTREAM_ID in dict(chosen))
+        return known
 
     def _select(self, name: str) -> str | None:
         """Return a name in lower case; None if headers of this name are not forwarded."""
@@ -96,14 +119,6 @@ def _named_by_connection(received: Mapping[str, str]) -> Sequence[str]:
     """The names of headers that concern this connection only."""
     named = received.get("connection")
     return [name.strip().lower() for name in named.split(",")] if named else ()
-
-
-def _is_harmless(chosen: Mapping[str, str], scrubber: Scrubber) -> bool:
-    """Whether headers are within the limit and have nothing to remove, which one search over all of them shows."""
-    names, values = "".join(chosen), "".join(chosen.values())
-    if len(names) + len(values) > MAX_BYTES or (not values.isprintable() and _UNFIT.search(values)):
-        return False
-    return not scrubber.is_in_fields(names, values)
 
 
 def _within_limits(chosen: Mapping[str, str], scrubber: Scrubber) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Awaitable
-from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
@@ -21,7 +20,7 @@ class Closable(Protocol):
 A = TypeVar("A", bound=Closable)
 
 
-class Opening(AbstractAsyncContextManager[Reply], Generic[A]):
+class Opening(Generic[A]):
     """Asks when it is entered, and gives up what was not read of the answer when it is left.
 
     It is a class, because a generator costs every call ten times as many calls of functions.

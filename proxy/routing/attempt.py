@@ -123,7 +123,7 @@ class Attempt:
             await places.take(self._context.caller.team)
         except BackendError as error:
             self._is_turned_away = True
-            self.target.attempts[error.status, error.code] += 1
+            self.target.failures[error.status, error.code] += 1
             log_failure(self.target.backend.name, error, self._context)
             return AttemptOutcome(self.call, error=error)
         finally:
@@ -133,8 +133,6 @@ class Attempt:
 
     async def _begin(self, call: Call) -> AttemptOutcome:
         """Send the call and wait for the first event. Raises BackendError."""
-        if call.operation not in self.target.operations:
-            raise unsupported(f"the operation {call.operation}")
         opening = self._answering(call)
         reply = await opening.__aenter__()
         self._opening = opening
@@ -161,8 +159,10 @@ class Attempt:
         return AttemptOutcome(self.call, error=error)
 
     def _answering(self, call: Call) -> AbstractAsyncContextManager[Reply]:
-        """Return what opens the reply: a warm-up is the gateway's own where the target has none."""
+        """Return what opens the reply: of the gateway itself if the target has no warm-ups. Raises BackendError."""
         context, backend = self._context, self.target.backend
+        if call.operation not in self.target.operations:
+            raise unsupported(f"the operation {call.operation}")
         if is_warm_up(context) and not backend.speaks_websocket:
             return warm_up_reply(call, self.route, context)
         return backend.respond(call, context)

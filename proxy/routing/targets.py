@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 import structlog
@@ -51,9 +51,9 @@ class Target:
     """A backend, and how it is at the moment. Times are those of the event loop's clock."""
 
     __slots__ = (
-        "_last_quote", "_on_ejected", "_prices", "_slow_s", "address", "attempts", "backend", "breaker", "ejections",
-        "enforces", "fault", "in_flight", "is_drained", "limited_until", "name", "noted_at", "operations", "places",
-        "provider",
+        "_last_quote", "_on_ejected", "_prices", "_slow_s", "_successes", "address", "backend", "breaker", "ejections",
+        "enforces", "failures", "fault", "in_flight", "is_drained", "limited_until", "name", "noted_at", "operations",
+        "places", "provider",
     )  # fmt: skip
 
     def __init__(
@@ -64,8 +64,9 @@ class Target:
         self._last_quote: tuple[str, Quote | None] = "", None  # for the model that was asked for last
         self.breaker = Breaker()
         self.in_flight = 0
-        self.attempts: Counter[tuple[int, str | None]] = Counter()
-        """How many attempts began to be answered, or failed before, by their status and the code of their error."""
+        self.failures: Counter[tuple[int, str | None]] = Counter()
+        """How many attempts were refused or failed before, by their status and the code of their error."""
+        self._successes = 0
         self.ejections = 0
         self.is_drained = False
         """Whether an operator has taken it out of use: it is sent no new calls."""
@@ -81,6 +82,11 @@ class Target:
         self.operations, self.address, self._slow_s = backend.operations, backend.address, backend.slow_start_s
         limits = backend.concurrency
         self.places = None if limits is None else Places(limits, has_teams=has_teams)
+
+    @property
+    def attempts(self) -> Mapping[tuple[int, str | None], int]:
+        """How many attempts there were, by their status and the code of their error; (200, None): they succeeded."""
+        return {SUCCESS: self._successes, **self.failures} if self._successes else self.failures
 
     def quote(self, model: str) -> Quote | None:
         """Return what a model costs here; None if no prices are known at all."""
@@ -119,8 +125,10 @@ class Target:
         """Note what a call came to that was sent at a time."""
         self.noted_at = now = time.monotonic()
         reply, is_success = outcome.reply, outcome.is_success
-        result = SUCCESS if is_success else (outcome.status, None if outcome.error is None else outcome.error.code)
-        self.attempts[result] += 1
+        if is_success:
+            self._successes += 1
+        else:
+            self.failures[outcome.status, None if outcome.error is None else outcome.error.code] += 1
         if reply is not None and reply.headers and (wait_s := _limit_s(reply, outcome)):
             self.limited_until = now + min(wait_s, LONGEST_LIMIT_S)
         if not is_success and outcome.is_fault:

@@ -79,7 +79,8 @@ class ModelCall:
         """End the attempt, with the error that it came to."""
         self._trace.end_wait()
         ended, trace = time.perf_counter(), self._trace
-        self._record.inference_s = round(ended - (trace.inference_began or self.started), 4)
+        inference_s = ended - (trace.inference_began or self.started)
+        self._record.inference_s = int(inference_s * 1e4 + 0.5) / 1e4  # `round` takes three times as long
         if trace.history is not None:
             failed = self.error or (None if error is None else error_type(error))
             began_s, lasted_s = self.started - trace.started, ended - self.started

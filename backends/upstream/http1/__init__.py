@@ -17,8 +17,8 @@ bounded and dropped.
 """
 
 from backends.upstream.http1.dial import Dialer, create_tls_context
-from backends.upstream.http1.head import InvalidHttp
-from backends.upstream.http1.parser import AnswerHead, ResponseParser
+from backends.upstream.http1.head import AnswerHead, InvalidHttp
+from backends.upstream.http1.parser import ResponseParser
 from backends.upstream.http1.pool import Client, HttpAnswer
 from backends.upstream.http1.request import BodySource, Origin, RequestHeads, encode_head, encode_length
 from backends.upstream.http1.timeouts import Timeouts

@@ -18,8 +18,8 @@ from contextlib import aclosing
 from typing import cast
 
 from backends.upstream.errors import invalid_answer, overran, reason_of, stalled, timed_out, was_reset
-from backends.upstream.http1.head import InvalidHttp
-from backends.upstream.http1.parser import AnswerHead, ResponseParser
+from backends.upstream.http1.head import AnswerHead, InvalidHttp
+from backends.upstream.http1.parser import ResponseParser
 from backends.upstream.http1.request import BodySource
 from backends.upstream.http1.timeouts import Timeouts
 from backends.upstream.http1.unread import UnreadBody

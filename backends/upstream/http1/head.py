@@ -5,6 +5,7 @@ nor LF. Source: https://www.rfc-editor.org/rfc/rfc9112
 """
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 
 MAX_LINE_BYTES = 16_384
@@ -19,15 +20,16 @@ _FIRST_LINE = re.compile(rb"HTTP/1\.[01] [1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]
 _NAME = re.compile(rb"[!#$%%&'*+.^_`|~0-9A-Za-z-]{1,%d}+" % MAX_NAME_BYTES)
 
 
+AnswerHead = tuple[int, Mapping[str, str]]
+"""The status and the fields of an answer: names in lower case, repeated values joined by a comma."""
+
+
 class InvalidHttp(ValueError):
     """Bytes that are not valid HTTP, or beyond a limit. Its cause has no traceback: its frames have what arrived."""
 
 
-def read_head(head: bytes) -> tuple[int, dict[str, str]]:
-    """Return the status and the fields of a head: names in lower case, repeated values joined by a comma.
-
-    Raises InvalidHttp.
-    """
+def read_head(head: bytes) -> AnswerHead:
+    """Return the status and the fields of a head. Raises InvalidHttp."""
     lines = head[:-4].split(b"\r\n")
     status = _status_of(lines[0])
     del lines[0]

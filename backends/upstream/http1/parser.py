@@ -7,11 +7,10 @@ Source: https://www.rfc-editor.org/rfc/rfc9112
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import httptools
 
-from backends.upstream.http1.head import MAX_HEAD_BYTES, InvalidHttp, read_head
+from backends.upstream.http1.head import MAX_HEAD_BYTES, AnswerHead, InvalidHttp, read_head
 
 MAX_INTERIM_ANSWERS = 32
 """The most answers of a status below 200, such as 100 Continue, to one request."""
@@ -24,14 +23,6 @@ _SPACE_AT_END = re.compile(rb"[ \t]+(?=\r\n)")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _WITHOUT_BODY = frozenset({204, 304})
 _MAX_LENGTH_DIGITS = 15
-
-
-@dataclass(slots=True)  # not frozen: every answer has one, and that would triple the cost
-class AnswerHead:
-    """The status and the fields of an answer: names in lower case, repeated values joined by a comma."""
-
-    status: int
-    fields: Mapping[str, str]
 
 
 class ResponseParser:
@@ -144,7 +135,7 @@ class ResponseParser:
 
     def _parse_head(self, head: bytes) -> None:
         """Set `head`, unless it is one of an interim answer. Raises InvalidHttp."""
-        status, fields = read_head(head)
+        found = status, fields = read_head(head)
         length = _length_of(status, fields) if head.startswith(_PERSISTENT) else None
         if length is not None:
             self._is_counted = self.can_continue = True
@@ -152,7 +143,7 @@ class ResponseParser:
         else:
             self._feed_head(head)
             if self.is_upgraded:
-                self.head = AnswerHead(status, fields)
+                self.head = found
                 return
             if status < 200:
                 self._interim_answers += 1
@@ -165,7 +156,7 @@ class ResponseParser:
                 raise InvalidHttp("a transfer coding other than chunked")
             self._is_chunked = coding is not None
             self._is_open_ended = not (self._is_chunked or self.is_complete or "content-length" in fields)
-        self.head = AnswerHead(status, fields)
+        self.head = found
 
     def _feed_head(self, head: bytes) -> None:
         """Let httptools read a head. Raises InvalidHttp."""

@@ -4,13 +4,13 @@ import asyncio
 import ssl
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Any
 
 from backends.upstream.http1.connection import UpstreamConnection
 from backends.upstream.http1.dial import Dialer
-from backends.upstream.http1.parser import AnswerHead
+from backends.upstream.http1.head import AnswerHead
 from backends.upstream.http1.request import BodySource, Origin
 from backends.upstream.http1.timeouts import Timeouts
 from backends.upstream.http1.tunnel import Proxy
@@ -94,9 +94,7 @@ class HttpAnswer:
     def __init__(self, client: Client, connection: UpstreamConnection, head: AnswerHead) -> None:
         self._client = client
         self._connection: UpstreamConnection | _Closed = connection
-        self.status = head.status
-        self.fields: Mapping[str, str] = head.fields
-        """Names in lower case; repeated values joined by a comma."""
+        self.status, self.fields = head
 
     @property
     def content_type(self) -> str:
@@ -133,8 +131,8 @@ class HttpAnswer:
 
     def close(self) -> None:
         """Give up what was not read. The connection is reused if its answer has arrived as a whole, else closed."""
-        if isinstance(connection := self._connection, UpstreamConnection):
-            self._connection = _CLOSED
+        connection, self._connection = self._connection, _CLOSED
+        if not isinstance(connection, _Closed):
             self._client.release(connection)
 
 

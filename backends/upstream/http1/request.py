@@ -69,7 +69,7 @@ def encode_head(method: str, target: str, fields: Mapping[str, str]) -> bytes:
 
 def encode_length(size: int) -> bytes:
     """Return the line that says how long a body is."""
-    return b"Content-Length: %d\r\n" % size
+    return f"Content-Length: {size}\r\n".encode()
 
 
 class RequestHeads:
@@ -101,7 +101,7 @@ class RequestHeads:
         if start is None:
             start = encode_head(method, target, {**self._defaults, **fields, **own})[:-2]
             self._keep(key, start)
-        return b"%b%b%b\r\n" % (start, varying, framing)
+        return b"".join((start, varying, framing, b"\r\n"))
 
     def _keep(self, key: tuple[str, ...], start: bytes) -> None:
         if len(start) <= MAX_KEPT_BYTES:

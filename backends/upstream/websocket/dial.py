@@ -93,10 +93,10 @@ class SocketDialer:
 
         Source: https://www.rfc-editor.org/rfc/rfc6455#section-4.1
         """
-        if answer.status != 101:
-            self._remember(answer.status)
-            raise UpgradeRefused(answer.status)
-        fields = answer.fields
+        status, fields = answer
+        if status != 101:
+            self._remember(status)
+            raise UpgradeRefused(status)
         is_upgraded = fields.get("upgrade", "").lower() == "websocket"
         has_understood = fields.get("sec-websocket-accept") == accept_key(key)
         if not is_upgraded or not has_understood or any(name in fields for name in NOT_OFFERED):

@@ -88,7 +88,7 @@ def read_with_ours(pieces: list[bytes]) -> Meaning:
     parser = ResponseParser()
     body = b"".join([parser.feed(piece) for piece in pieces])
     is_complete = parser.finish()
-    status, fields = (0, {}) if parser.head is None else (parser.head.status, parser.head.fields)
+    status, fields = (0, {}) if parser.head is None else parser.head
     encoded = {name.encode(): value.encode("utf-8", "surrogateescape") for name, value in fields.items()}
     return Meaning(status, encoded, body, is_complete, parser.has_surplus)
 

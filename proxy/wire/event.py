@@ -71,6 +71,15 @@ class Event:
             self._data = parse_leniently(self.json)
         return self._data
 
+    def without_data(self) -> "Event":
+        """Return the event as it was received, to be parsed again when it is read; one that was composed as it is.
+
+        What a response object is parsed to takes many times as much memory as its frame.
+        """
+        if self._sse is None and self._payload is None:
+            return self
+        return Event(self.type, self._sse, payload=self._payload)
+
     @property
     def received_bytes(self) -> int:
         """How long the frame or message is; 0 for an event that was composed here and is not encoded yet."""

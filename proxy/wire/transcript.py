@@ -93,9 +93,11 @@ class Transcript:
         self._follow(event, data)
 
     def _note_number(self, unit: Event | Run) -> None:
-        """Remember the last unit with a sequence number, of those that are not in the log."""
-        if _has_number(unit):
-            self._numbered = unit
+        """Remember the last unit with a sequence number, of those that are not in the log; of an event only that."""
+        if not isinstance(unit, Event):
+            self._numbered = unit if _has_number(unit) else self._numbered
+        elif "sequence_number" in unit.data:
+            self._numbered = Event(unit.type, data={"sequence_number": unit.data["sequence_number"]})
 
     def _clear_log(self) -> None:
         self._numbered = self._last_numbered()
@@ -263,7 +265,7 @@ class Transcript:
             item_id = item.get("id") if isinstance(item, dict) else None
             self._items[index, item_id if isinstance(item_id, str) else None] = item
         elif event.type == "response.created":
-            self.created = event
+            self.created = event.without_data()  # it is read only if the stream breaks off
         elif event.type in TERMINALS:
             self.terminal = event
         elif event.type == "error":

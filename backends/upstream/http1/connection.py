@@ -34,6 +34,12 @@ PIECE_BYTES = 262_144
 class UpstreamConnection(asyncio.Protocol):
     """Sends one request at a time. After `finish` it can send the next one, if that returned True."""
 
+    __slots__ = (
+        "__weakref__", "_counts_parts", "_deadline", "_ends", "_error", "_event_deadline", "_file", "_has_event",
+        "_is_active", "_is_reused", "_is_writing_paused", "_is_written", "_loop", "_readable", "_taker", "_timeouts",
+        "_timer", "_transport", "_unread", "_waiter", "_written_bytes", "idle_since", "parser", "was_refused_unread",
+    )  # fmt: skip
+
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
         self._loop = asyncio.get_running_loop()

@@ -28,6 +28,12 @@ _MAX_LENGTH_DIGITS = 15
 class ResponseParser:
     """Reads one answer after another; `reset` comes between them. The `on_` methods are called by httptools."""
 
+    __slots__ = (
+        "_framing_bytes", "_interim_answers", "_is_chunked", "_is_counted", "_is_open_ended", "_last", "_last_piece",
+        "_left_bytes", "_may_upgrade", "_parser", "_partial", "_pieces", "can_continue", "has_surplus", "head",
+        "is_complete", "is_upgraded", "on_body",
+    )  # fmt: skip
+
     def __init__(self, *, may_upgrade: bool = False) -> None:
         """`may_upgrade` is whether the request has asked for another protocol: what follows a status of 101 is that."""
         self._may_upgrade = may_upgrade

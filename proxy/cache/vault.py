@@ -8,6 +8,7 @@ generation; the first secret writes, all of them read.
     headgate:cache:e:KEY   an entry, and of an unsealed one its generation and key before it
     headgate:cache:g:ID    the generation of a partition
     headgate:cache:i:ID    the key of the entry that holds a response
+    headgate:cache:p:ID    a partition that has entries
 """
 
 import hashlib
@@ -22,12 +23,13 @@ from typing import NamedTuple
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from proxy.cache.entry import Entry
+from proxy.cache.partitions import PartitionNotes, Parts
 from proxy.cache.tier import LocalTier, StoredAs
 from proxy.ciphers import Cipher, bind, derive_key
 from proxy.stores import LONGEST_S, Store, StoreError
 
 PREFIX = "headgate:cache:"
-ENTRIES, GENERATIONS = f"{PREFIX}e:", f"{PREFIX}g:"
+ENTRIES, GENERATIONS, NOTES = f"{PREFIX}e:", f"{PREFIX}g:", f"{PREFIX}p:"
 UNSEALED, SEALED = b"\x01", b"\x02"
 GENERATION_BYTES = 16
 FLYING = bytes(GENERATION_BYTES)
@@ -79,6 +81,7 @@ class Vault:
             store.watch(self._drop)
         self._known: OrderedDict[Partition, bytes | None] = OrderedDict()  # the generations that were read
         self._rings = [VaultKeys(secret) for secret in secrets_] or [VaultKeys(b"")]
+        self._notes = PartitionNotes(store, NOTES, self._rings)
 
     def place(self, encoded_call: bytes, partition: Partition) -> Place:
         """Return the place of a call, by the encoding of everything that can change its answer."""
@@ -135,6 +138,8 @@ class Vault:
         ring, key = self._rings[0], place.keys[0]
         known = place.generation if place.is_read else self._known.get(place.partition)
         generation = known or await self._begin(ring, place.partition)
+        if self._notes.is_due(place.partition):
+            await self._notes.note(place.partition, ttl_s)
         values = [(ENTRIES + key, ring.seal(entry, key, place.partition, generation))]
         if response is not None:
             values.append((ring.index_of(*response), key.encode()))
@@ -150,11 +155,12 @@ class Vault:
             await self.remove(ENTRIES + key)
 
     async def entries(self, partitions: Sequence[Partition]) -> AsyncIterator[StoredEntry]:
-        """Yield every entry of the store; one that none of these partitions can read has no labels. Raises StoreError.
+        """Yield every entry of the store; one that no partition can read, of these and the noted ones, has no labels.
 
-        The labels of an entry say what it is: the team, the model, prompt_cache_key.
+        The labels of an entry say what it is: the team, the model, prompt_cache_key. Raises StoreError.
         """
-        pairs = [(ring, partition) for ring in self._rings for partition in partitions]
+        known = dict.fromkeys((*partitions, *(Partition(*parts) for parts in await self._notes.all())))
+        pairs = [(ring, partition) for ring in self._rings for partition in known]
         generations = await self._store.get_many([ring.generation_of(partition) for ring, partition in pairs])
         names = [name async for name in self._store.scan(ENTRIES)]
         for start in range(0, len(names), READ_AT_ONCE):
@@ -246,6 +252,15 @@ class VaultKeys:
     def index_of(self, team: str, response_id: str) -> str:
         """Return the name under which the key of a response's entry is noted."""
         return f"{PREFIX}i:{self._hash(response_id.encode(errors='surrogatepass'), 'cache index', team)}"
+
+    def note_of(self, partition: Parts) -> str:
+        return f"{NOTES}{self._hash(b'', 'cache partition', *partition)}"
+
+    def seal_note(self, name: str, note: bytes) -> bytes:
+        return self.seal(note, name, Partition("notes"), FLYING)
+
+    def open_note(self, name: str, value: bytes) -> bytes | None:
+        return self.open(value, name, Partition("notes"), FLYING)
 
     def seal(self, entry: bytes, key: str, partition: Partition, generation: bytes) -> bytes:
         """Return an entry as it is stored under its key."""

@@ -149,15 +149,15 @@ def test_forget_needs_a_cache_that_it_can_reach(config: Path, table: str, fault:
 async def test_purge_removes_what_it_names_and_stats_counts_the_rest(
     secret: str | None, start_gateway: StartGateway, http, upstream: FakeUpstream, tmp_path: Path, capsys
 ):  # fmt: skip
-    """By team, model and prompt_cache_key, sealed or not."""
+    """By team, model and prompt_cache_key, sealed or not; also of a team that is in no config any more."""
     cache = {"use": "sqlite", "path": str(tmp_path / "cache.db"), "timeout_ms": 20_000}
     cache |= {} if secret is None else {"secret": secret}
     tables = {"cache": cache, "caller": [
         {"name": name, "team": name, "key_sha256": hashlib.sha256(f"key-of-{name}".encode()).hexdigest()}
-        for name in ("red", "blue")
+        for name in ("red", "blue", "gone")
     ]}  # fmt: skip
     address = await start_gateway(tables_for(upstream, policy=[], **tables))
-    for team in ("red", "blue"):
+    for team in ("red", "blue", "gone"):
         for changes in ({}, {"model": "n"}, {"prompt_cache_key": "l"}):
             headers = {"Authorization": f"Bearer key-of-{team}"}
             async with http.post(f"{address}/v1/responses", json=ASKED | changes, headers=headers) as answer:
@@ -166,7 +166,7 @@ async def test_purge_removes_what_it_names_and_stats_counts_the_rest(
     lines = [f"{name} = {orjson.dumps(value).decode()}" for name, value in cache.items()]
     people = [
         "[[caller]]\n" + "\n".join(f"{name} = {orjson.dumps(value).decode()}" for name, value in caller.items())
-        for caller in tables["caller"]
+        for caller in tables["caller"][:2]
     ]
     config.write_text("\n".join([CANNED, "[cache]", *lines, *people]))
     found = []
@@ -178,11 +178,11 @@ async def test_purge_removes_what_it_names_and_stats_counts_the_rest(
 
     head = "team, model, entries"
     assert found == [
-        [head, "blue, m, 2", "blue, n, 1", "red, m, 2", "red, n, 1"],
+        [head, "blue, m, 2", "blue, n, 1", "gone, m, 2", "gone, n, 1", "red, m, 2", "red, n, 1"],
         ["Entries removed: 1."],
-        [head, "blue, m, 2", "blue, n, 1", "red, m, 1", "red, n, 1"],
-        ["Entries removed: 2."],
-        [head, "blue, m, 2", "red, m, 1"],
+        [head, "blue, m, 2", "blue, n, 1", "gone, m, 2", "gone, n, 1", "red, m, 1", "red, n, 1"],
+        ["Entries removed: 3."],
+        [head, "blue, m, 2", "gone, m, 2", "red, m, 1"],
     ]
 
 

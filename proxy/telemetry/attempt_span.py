@@ -6,11 +6,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-from opentelemetry.trace import Span, SpanKind, StatusCode
+from opentelemetry.trace import SpanKind, StatusCode
 
 from proxy.telemetry.http_methods import method_attributes, request_name
-from proxy.telemetry.recent import MadeAttempt
 from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
+from proxy.telemetry.recorded_span import RecordedSpan
 from proxy.wire.errors import HeadgateError
 from proxy.wire.loggable import printable
 
@@ -48,7 +48,7 @@ class ModelCall:
         self._resends = resends
         self._target = record.backend
         self.started = time.perf_counter()
-        self.span: Span | None = None
+        self.span: RecordedSpan | None = None
         self.status: int | None = None
         """The status of the answer; None without one."""
         self.error: str | None = None
@@ -84,7 +84,7 @@ class ModelCall:
         if trace.history is not None:
             failed = self.error or (None if error is None else error_type(error))
             began_s, lasted_s = self.started - trace.started, ended - self.started
-            trace.history.add_attempt(MadeAttempt(self._target or "", began_s, lasted_s, self.status, failed))
+            trace.history.add_attempt(self._target or "", began_s, lasted_s, self.status, failed)
         if self.span is None:
             return
         if self.status is not None:

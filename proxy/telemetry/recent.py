@@ -45,17 +45,22 @@ NO_CONTENT: Mapping[str, str] = MappingProxyType({})
 class CallHistory:
     """What happened to one request beside what its record says."""
 
-    __slots__ = ("attempts", "content", "decisions")
+    __slots__ = ("_attempts", "content", "decisions")
 
     def __init__(self) -> None:
-        self.attempts: list[MadeAttempt] = []
+        self._attempts: list[tuple[str, float, float, int | None, str | None]] = []
         self.decisions: Sequence[MadeDecision] = NONE
         self.content: Mapping[str, str] = NO_CONTENT
         """What was captured of its content, if the team's is."""
 
-    def add_attempt(self, attempt: MadeAttempt) -> None:
-        if len(self.attempts) < MAX_NOTES:
-            self.attempts.append(attempt)
+    def add_attempt(self, target: str, began_s: float, lasted_s: float, status: int | None, error: str | None) -> None:
+        """Note an attempt. Each request has one, so its class is made when it is read."""
+        if len(self._attempts) < MAX_NOTES:
+            self._attempts.append((target, began_s, lasted_s, status, error))
+
+    @property
+    def attempts(self) -> Sequence[MadeAttempt]:
+        return [MadeAttempt(*each) for each in self._attempts]
 
     def add_decision(self, decision: MadeDecision) -> None:
         if len(self.decisions) < MAX_NOTES:

@@ -87,12 +87,12 @@ class RequestLines:
             if len(joined) > LONGEST_CHARS and max(map(len, texts)) > LONGEST_CHARS:
                 return self.encode_whole(event, request_id, record, ended_at, duration_s), ""
             numbers = orjson.dumps((ended_at, round(duration_s * 1e5) / 100, *own[:count])).decode()[1:-1].split(",")
-        except orjson.JSONEncodeError:  # of more than 64 bits
+            numbers[0] = self._time_of(numbers[0])
+            pieces = form.pieces.copy()
+            pieces[1::2] = form.order([*numbers, *texts, request_id])
+            return "".join(pieces).encode(), joined
+        except (orjson.JSONEncodeError, UnicodeEncodeError):  # a number of more than 64 bits, half of a surrogate pair
             return self.encode_whole(event, request_id, record, ended_at, duration_s), ""
-        pieces = form.pieces.copy()
-        numbers[0] = self._time_of(numbers[0])
-        pieces[1::2] = form.order([*numbers, *texts, request_id])
-        return "".join(pieces).encode(errors="replace"), joined
 
     def encode_whole(
         self, event: str, request_id: str, record: RequestRecord, ended_at: float, duration_s: float

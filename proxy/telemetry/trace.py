@@ -12,8 +12,9 @@ import re
 import time
 from collections.abc import Callable, Mapping
 
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer, set_span_in_context
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import Tracer as RecordingTracer
+from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from proxy.telemetry.attempt_span import PATHS, ModelCall, server_attributes
@@ -21,6 +22,7 @@ from proxy.telemetry.http_methods import method_attributes, request_name
 from proxy.telemetry.otlp import is_wanted, make_exporter, resource
 from proxy.telemetry.recent import CallHistory
 from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
+from proxy.telemetry.recorded_span import RecordedSpan
 from proxy.telemetry.request_metrics import outcome_of
 from proxy.telemetry.sampling import TraceIds, is_sampled
 from proxy.telemetry.vocabulary import REQUEST, SPAN_KIND, TraceTable, describe_model_call, set_attributes
@@ -49,12 +51,12 @@ class Trace:
         self,
         tracer: Tracer | None = None,
         headers: Mapping[str, str] | None = None,
-        linked: Span | None = None,
+        linked: RecordedSpan | Span | None = None,
         settings: TraceTable = DEFAULTS,
     ) -> None:
         """`headers` are those of the request, `linked` is the span of the connection that it came on."""
         self.durations: list[tuple[str, float]] = []  # in seconds, in the order in which the steps ended
-        self.span: Span | None = None
+        self.span: RecordedSpan | Span | None = None  # one of the SDK is not recorded
         self.is_recording = False
         self._tracer = tracer
         self._model_call: ModelCall | None = None
@@ -64,7 +66,7 @@ class Trace:
         self._step_error: str | None = None
         self._has_worked = False
         self.settings = settings
-        self._call: Span | None = None  # of all attempts
+        self._call: RecordedSpan | None = None  # of all attempts
         self._operation = ""
         self._resends = -1
         self._route: str | None = None  # the template of the path
@@ -77,8 +79,11 @@ class Trace:
             context = _PROPAGATOR.extract(self._incoming) if self._incoming else None
             links = [] if linked is None else [Link(linked.get_span_context())]
             if context is not None or linked is not None or is_sampled(tracer):
-                self.span = tracer.start_span("request", context=context, kind=SpanKind.SERVER, links=links)
-                self.is_recording = self.span.is_recording()
+                span = tracer.start_span("request", context=context, kind=SpanKind.SERVER, links=links)
+                self.is_recording = span.is_recording()
+                self.span = span
+                if self.is_recording and isinstance(span, ReadableSpan) and isinstance(tracer, RecordingTracer):
+                    self.span = RecordedSpan.root(span, tracer.span_processor)
 
     @property
     def trace_id(self) -> str | None:
@@ -180,7 +185,7 @@ class Trace:
 
     def event(self, name: str, attributes: Mapping[str, str | None]) -> None:
         """Add an event to the request's span, if the span is recorded."""
-        if self.span is not None and self.is_recording:
+        if isinstance(self.span, RecordedSpan):
             self.span.add_event(name, {key: value for key, value in attributes.items() if value is not None})
 
     def describe_call(self, attributes: Mapping[str, str | int | float]) -> None:
@@ -196,7 +201,7 @@ class Trace:
 
     def link(self, other: "Trace") -> None:
         """Link the request's span to that of the request whose reply it shares."""
-        if self.span is not None and other.span is not None and self.is_recording:
+        if isinstance(self.span, RecordedSpan) and other.span is not None:
             self.span.add_link(other.span.get_span_context())
 
     def describe_server(self, scheme: str, host: str, route: str | None) -> None:
@@ -211,13 +216,15 @@ class Trace:
 
     def propagation_headers(self) -> dict[str, str]:
         """Return the W3C context for an upstream: this trace's, or the caller's where nothing is recorded here."""
-        span = self._model_call.span if self._model_call is not None else None
-        span = span or self._call or self.span
+        attempt = self._model_call.span if self._model_call is not None else None
+        span = attempt or self._call or self.span
         if span is None or not (self._incoming or span.is_recording()):
             return self._incoming
-        headers: dict[str, str] = {}
-        _PROPAGATOR.inject(headers, set_span_in_context(span))
-        return headers
+        context = span.get_span_context()
+        parent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+        return {"traceparent": parent} | (
+            {"tracestate": context.trace_state.to_header()} if context.trace_state else {}
+        )
 
     def server_timing(self, *, has_steps: bool = True) -> str:
         """Return the value of `Server-Timing`: of each step, if any is measured, or of all together.
@@ -228,15 +235,19 @@ class Trace:
         durations = (has_steps and self.durations) or [("total", self.elapsed_s())]
         return ", ".join([f"{name};dur={seconds * 1000:.2f}" for name, seconds in durations])
 
-    def start_child(self, name: str, kind: SpanKind, start_time: int | None = None) -> Span | None:
+    def start_child(self, name: str, kind: SpanKind, start_time: int | None = None) -> RecordedSpan | None:
         """Start a span under the model's call, else under the request, if that is recorded."""
         parent = self._call or self.span
-        if self._tracer is None or parent is None or not self.is_recording:
+        if (
+            not isinstance(self._tracer, RecordingTracer)
+            or not isinstance(parent, RecordedSpan)
+            or not self.is_recording
+        ):
             return None
-        span = self._tracer.start_span(name, context=set_span_in_context(parent), kind=kind, start_time=start_time)
+        span = parent.child(name, self._tracer.id_generator.generate_span_id(), kind, start_time)
         return self._name_kind(span)
 
-    def _name_kind(self, span: Span) -> Span:
+    def _name_kind(self, span: RecordedSpan) -> RecordedSpan:
         """Say what kind of span it is in the words of OpenInference; that of the model's call is another one."""
         if self.settings.semconv != "genai-0.1.0":
             span.set_attribute(SPAN_KIND, "CHAIN")
@@ -265,7 +276,7 @@ class Trace:
         if record.code is not None:
             self.fail_step(record.code)
         self.end_step()
-        if self.span is None or not self.is_recording:
+        if not isinstance(self.span, RecordedSpan):
             return
         if record.method is not None:
             self.span.update_name(request_name(record.method, self._route))

@@ -6,14 +6,15 @@ Source: https://github.com/Arize-ai/openinference/blob/main/spec/semantic_conven
 """
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any, Literal
 
 import orjson
-from opentelemetry.trace import Span
 from pydantic import Field
 
 from proxy.config.table import Table
-from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
+from proxy.telemetry.record import LONGEST_CHARS, RequestRecord, add_known, fit_for_log
+from proxy.telemetry.recorded_span import RecordedSpan
 from proxy.wire.loggable import printable
 
 Semconv = Literal["genai-0.1.0", "openinference", "both"]
@@ -83,14 +84,14 @@ class TraceTable(Table):
     """What traces have of the content of calls, by team: "none", "metadata" (roles and lengths) or "full"."""
 
 
-def set_attributes(span: Span, names: Mapping[str, str], record: RequestRecord) -> None:
+def set_attributes(span: RecordedSpan, names: Mapping[str, str], record: RequestRecord) -> None:
     """Set the attributes in the table whose fields are known."""
-    known = record.known()
-    found: dict[str, Any] = {
-        names[field]: value for field, value in known.items() if field in names and _is_fit(field, value)
-    }
-    if "finish_reason" in known and "finish_reason" in names:
-        found[names["finish_reason"]] = [str(known["finish_reason"])]
+    known: dict[str, Any] = {}
+    if not add_known(known, [*names], attrgetter(*names)(record)):
+        known = fit_for_log(known)
+    found: dict[str, Any] = {names[field]: value for field, value in known.items() if _is_fit(field, value)}
+    if "finish_reason" in known:
+        found[names["finish_reason"]] = (str(known["finish_reason"]),)
     span.set_attributes(found)
 
 
@@ -100,7 +101,7 @@ def _is_fit(field: str, value: Any) -> bool:
 
 
 def describe_model_call(
-    span: Span, operation: str, record: RequestRecord, semconv: Semconv, begun_s: float, *, has_failed: bool
+    span: RecordedSpan, operation: str, record: RequestRecord, semconv: Semconv, begun_s: float, *, has_failed: bool
 ) -> None:
     """Set the attributes of the call of a model, which began `begun_s` seconds after its request."""
     if semconv != "openinference":
@@ -113,7 +114,7 @@ def describe_model_call(
                 first_s = round(max(0.0, record.first_event_s - begun_s), 4)
                 span.set_attribute("gen_ai.response.time_to_first_chunk", first_s)
         if has_failed and record.finish_reason is None:
-            span.set_attribute("gen_ai.response.finish_reasons", ["error"])
+            span.set_attribute("gen_ai.response.finish_reasons", ("error",))
     if semconv != "genai-0.1.0":
         span.set_attribute(SPAN_KIND, "LLM")
         set_attributes(span, OPENINFERENCE, record)

@@ -9,7 +9,6 @@ from proxy.telemetry.recent import (
     MOST_WORK,
     UNPACKING,
     CallHistory,
-    MadeAttempt,
     MadeDecision,
     RecentRequest,
     RecentRequests,
@@ -42,7 +41,7 @@ def test_what_is_kept_of_a_request_is_bounded():
     """A policy may report each event of a stream, and a call may be sent often."""
     history = CallHistory()
     for number in range(MAX_NOTES + 5):
-        history.add_attempt(MadeAttempt("a", number, 1.0, 200, None))
+        history.add_attempt("a", number, 1.0, 200, None)
         history.add_decision(MadeDecision("p", "reported", "p.x", None))
 
     assert (len(history.attempts), len(history.decisions)) == (MAX_NOTES, MAX_NOTES)

@@ -11,8 +11,8 @@ from functools import lru_cache
 from typing import Any
 
 from opentelemetry.attributes import BoundedAttributes
-from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, SpanProcessor
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, Tracer
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
 
 Attributes = Mapping[str, Any]
 
@@ -24,39 +24,34 @@ class RecordedSpan(ReadableSpan):
     """A span that has begun. Values of attributes are of the types of OpenTelemetry; nothing checks that."""
 
     def __init__(
-        self, name: str, context: SpanContext, parent: "ReadableSpan | RecordedSpan", kind: SpanKind,
-        processor: SpanProcessor, start_time: int | None = None,
+        self, name: str, context: SpanContext | None, parent: ReadableSpan, kind: SpanKind, tracer: Tracer,
+        start_time: int | None = None,
     ) -> None:  # fmt: skip
-        """`processor` gets the span when it ends; `start_time` is in nanoseconds since 1970, None: now."""
+        """`tracer` gets the span when it ends; `start_time` is in nanoseconds since 1970, None: now."""
         self._noted: deque[Event] = deque(maxlen=limits().max_events)
         super().__init__(
             name, context, parent.get_span_context(), parent.resource, {}, self._noted, [], kind,
             start_time=start_time or time.time_ns(), instrumentation_scope=parent.instrumentation_scope,
         )  # fmt: skip
-        self._processor = processor
+        self._tracer = tracer
         self._event_count = self._link_count = 0
         self._own: dict[str, Any] = {}
 
     @staticmethod
-    def root(begun: ReadableSpan, processor: SpanProcessor) -> "RecordedSpan":
+    def of(begun: ReadableSpan, tracer: Tracer) -> "RecordedSpan":
         """Return what takes the place of a span that the SDK has begun."""
-        context = begun.get_span_context()
-        if context is None:
-            raise ValueError("a span that has begun has a context")
-        span = RecordedSpan(begun.name, context, begun, begun.kind, processor, begun.start_time)
-        span._parent = begun.parent
-        span._own = {**(begun.attributes or {})}
-        span._links = [*begun.links]
-        span._link_count = len(span._links)
+        span = RecordedSpan(begun.name, begun.get_span_context(), begun, begun.kind, tracer, begun.start_time)
+        span._parent, span._links, span._link_count = begun.parent, begun.links, len(begun.links)
+        span._own.update(begun.attributes or {})
         return span
 
-    def child(self, name: str, span_id: int, kind: SpanKind, start_time: int | None = None) -> "RecordedSpan":
+    def child(self, name: str, kind: SpanKind, start_time: int | None = None) -> "RecordedSpan":
         """Return a span below this one, of the same trace."""
-        own = self.get_span_context()
+        own, span_id = self.get_span_context(), self._tracer.id_generator.generate_span_id()
         context = SpanContext(
             own.trace_id, span_id, is_remote=False, trace_flags=own.trace_flags, trace_state=own.trace_state
         )
-        return RecordedSpan(name, context, self, kind, self._processor, start_time)
+        return RecordedSpan(name, context, self, kind, self._tracer, start_time)
 
     def get_span_context(self) -> SpanContext:
         context: Any = self._context
@@ -100,7 +95,7 @@ class RecordedSpan(ReadableSpan):
             attributes = BoundedAttributes(most, attributes, immutable=False, max_value_len=longest)
         self._attributes = attributes
         self._end_time = end_time or time.time_ns()
-        self._processor.on_end(self)
+        self._tracer.span_processor.on_end(self)
 
     @property
     def dropped_events(self) -> int:
@@ -109,3 +104,16 @@ class RecordedSpan(ReadableSpan):
     @property
     def dropped_links(self) -> int:
         return max(0, self._link_count - len(self._links))
+
+
+def recorded(begun: Span, tracer: object) -> RecordedSpan | Span:
+    """Return what takes the place of a span that one of the SDK's tracers has begun; that of another as it is."""
+    if not isinstance(begun, ReadableSpan) or not isinstance(tracer, Tracer):
+        return begun
+    return RecordedSpan.of(begun, tracer)
+
+
+def headers_of(context: SpanContext) -> dict[str, str]:
+    """Return the W3C headers that name a span. Source: https://www.w3.org/TR/trace-context/"""
+    headers = {"traceparent": f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"}
+    return headers | {"tracestate": context.trace_state.to_header()} if context.trace_state else headers

@@ -12,8 +12,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace import Tracer as RecordingTracer
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -22,7 +21,7 @@ from proxy.telemetry.http_methods import method_attributes, request_name
 from proxy.telemetry.otlp import is_wanted, make_exporter, resource
 from proxy.telemetry.recent import CallHistory
 from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
-from proxy.telemetry.recorded_span import RecordedSpan
+from proxy.telemetry.recorded_span import RecordedSpan, headers_of, recorded
 from proxy.telemetry.request_metrics import outcome_of
 from proxy.telemetry.sampling import TraceIds, is_sampled
 from proxy.telemetry.vocabulary import REQUEST, SPAN_KIND, TraceTable, describe_model_call, set_attributes
@@ -81,9 +80,7 @@ class Trace:
             if context is not None or linked is not None or is_sampled(tracer):
                 span = tracer.start_span("request", context=context, kind=SpanKind.SERVER, links=links)
                 self.is_recording = span.is_recording()
-                self.span = span
-                if self.is_recording and isinstance(span, ReadableSpan) and isinstance(tracer, RecordingTracer):
-                    self.span = RecordedSpan.root(span, tracer.span_processor)
+                self.span = recorded(span, tracer) if self.is_recording else span
 
     @property
     def trace_id(self) -> str | None:
@@ -220,11 +217,7 @@ class Trace:
         span = attempt or self._call or self.span
         if span is None or not (self._incoming or span.is_recording()):
             return self._incoming
-        context = span.get_span_context()
-        parent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
-        return {"traceparent": parent} | (
-            {"tracestate": context.trace_state.to_header()} if context.trace_state else {}
-        )
+        return headers_of(span.get_span_context())
 
     def server_timing(self, *, has_steps: bool = True) -> str:
         """Return the value of `Server-Timing`: of each step, if any is measured, or of all together.
@@ -238,13 +231,9 @@ class Trace:
     def start_child(self, name: str, kind: SpanKind, start_time: int | None = None) -> RecordedSpan | None:
         """Start a span under the model's call, else under the request, if that is recorded."""
         parent = self._call or self.span
-        if (
-            not isinstance(self._tracer, RecordingTracer)
-            or not isinstance(parent, RecordedSpan)
-            or not self.is_recording
-        ):
+        if not isinstance(parent, RecordedSpan):
             return None
-        span = parent.child(name, self._tracer.id_generator.generate_span_id(), kind, start_time)
+        span = parent.child(name, kind, start_time)
         return self._name_kind(span)
 
     def _name_kind(self, span: RecordedSpan) -> RecordedSpan:

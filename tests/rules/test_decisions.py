@@ -1,5 +1,6 @@
 """Where decisions are recorded: the log, the caller's header, the request's span, the audit file."""
 
+import asyncio
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,13 +12,15 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from policies import Policy
 from proxy.context import Context
+from proxy.rules import decisions as decisions_module
 from proxy.rules.decisions import Decisions
 from proxy.telemetry.audit import Audit, AuditTable
 from proxy.telemetry.trace import Trace
 from proxy.wire.errors import PolicyViolation, Unavailable
 from proxy.wire.loggable import LONGEST_CHARS
 from tests.examples import make_call, make_context
-from tests.rules.samples import ItemBudget, Refusal, Stamp, make_rule, make_rules
+from tests.raw import until
+from tests.rules.samples import InstantStamp, ItemBudget, Refusal, Stamp, make_rule, make_rules
 
 
 def traced() -> tuple[InMemorySpanExporter, Context]:
@@ -41,6 +44,31 @@ def test_a_violation_is_logged_recorded_and_returned(logged):
     }  # fmt: skip
     assert context.answer_headers == {"x-headgate-policy": "enforce; refusal.never, report; refusal.again"}
     assert (context.record.policy, context.record.outcome) == ("refusal", "reported")
+
+
+async def test_changes_that_are_only_reported_have_one_line_a_minute_and_per_code(
+    logged, monkeypatch: pytest.MonkeyPatch
+):
+    """Each call is counted by the metric; a minute without a change has no line, and the next one with some has."""
+    assert decisions_module.SUMMARY_S == 60
+    monkeypatch.setattr(decisions_module, "SUMMARY_S", 0.02)
+    rules, after = make_rules(make_rule(Stamp(), "report"), make_rule(InstantStamp(), "report")), asyncio.Event()
+    for number in range(1, 10):
+        await rules.admit(make_call(input="Hi"), make_context())
+        counted = [rules.decisions.counts[name, "reported", f"{name}.changed"] for name in ("stamp", "instantstamp")]
+
+        assert (counted, logged) == ([number] * 2, [])
+    await until(lambda: logged)
+    line = {"event": "policy.reported", "log_level": "info", "count": 9}
+    both = [line | {"policy": name, "code": f"{name}.changed"} for name in ("stamp", "instantstamp")]
+
+    assert logged == both
+    asyncio.get_running_loop().call_later(3 * decisions_module.SUMMARY_S, after.set)
+    await after.wait()  # what would be written meanwhile is due before
+    assert logged == both
+    await rules.admit(make_call(input="Hi"), make_context())
+    await until(lambda: len(logged) > 2)
+    assert logged[2:] == [each | {"count": 1} for each in both]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import re
 from decimal import Decimal
+from fnmatch import translate
+from functools import lru_cache
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
@@ -19,6 +21,12 @@ def _check_number(value: object) -> object:
 
 
 Amount = Annotated[Decimal, BeforeValidator(_check_number), Field(ge=0, allow_inf_nan=False)]
+
+
+@lru_cache(1024)
+def _compile(glob: str) -> re.Pattern[str]:
+    """Return the pattern of a glob in which `[` is itself. It backtracks over no `*`: callers choose what it is for."""
+    return re.compile(translate(glob.replace("[", "[[]")))
 
 
 class PriceTable(Table):
@@ -41,9 +49,8 @@ class PriceTable(Table):
 
     def applies_to(self, backend: str, provider: str, model: str) -> bool:
         """Whether calls of a model at a backend have this price."""
-        pattern = re.escape(self.model).replace(r"\*", ".*").replace(r"\?", ".")
         is_meant = self.backend in ("", backend) and self.provider in ("", provider)
-        return is_meant and re.fullmatch(pattern, model, re.DOTALL) is not None
+        return is_meant and _compile(self.model).match(model) is not None
 
     @property
     def rates(self) -> Rates:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from policies.support.globs import AllowList, compile_globs, covers, is_glob, overlap
 from tests.examples import NO_DEADLINE
+from tests.timeouts import fail_if_stuck
 
 
 @pytest.mark.parametrize(
@@ -105,3 +106,9 @@ def test_a_glob_covers_another_if_it_matches_all_that_the_other_does(first: str,
 def test_sets_of_characters_count_as_any_character(first: str, second: str, overlaps: bool, covered: bool):
     """No set is a fault of the config by mistake; stars take no exponential time."""
     assert (overlap(first, second), covers(first, second)) == (overlaps, covered)
+
+
+def test_no_text_makes_a_glob_slow():
+    """Nor several of them."""
+    with fail_if_stuck():
+        assert compile_globs(["*a" * 20 + "b", "*a" * 21 + "?c"]).match("a" * 256) is None

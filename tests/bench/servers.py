@@ -139,6 +139,15 @@ def headgate_with_three_policies(upstream: int, folder: Path) -> ServerCommand:
     return headgate(upstream, folder / "three_policies.toml", POLICIES)
 
 
+def headgate_without_cache(upstream: int, folder: Path) -> ServerCommand:
+    return headgate(upstream, folder / "no_cache.toml", POLICIES, cache='use = "none"')
+
+
+def headgate_that_keeps_nothing(upstream: int, folder: Path) -> ServerCommand:
+    """Return a Headgate that looks calls up, and finds every answer too large to be kept."""
+    return headgate(upstream, folder / "keeps_nothing.toml", POLICIES, cache='use = "memory"\nmax_reply_bytes = 1')
+
+
 def headgate_without_policies(upstream: int, folder: Path) -> ServerCommand:
     return headgate(upstream, folder / "no_policies.toml", "")
 
@@ -294,6 +303,8 @@ SERVERS: Servers = {
     "headgate, one worker": partial(headgate_with_workers, 1),
     "headgate, two workers": partial(headgate_with_workers, 2),
     **{f"headgate, sink {sink}": partial(headgate_with_sink, sink) for sink in SINKS},
+    "headgate, no cache": headgate_without_cache,
+    "headgate, keeps nothing": headgate_that_keeps_nothing,
     "headgate, no policies": headgate_without_policies,
     "headgate, all policies": headgate_with_all_policies,
 }

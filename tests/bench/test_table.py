@@ -41,6 +41,15 @@ def test_the_second_server_may_get_another_body():
     assert plain.for_server(1) is plain
 
 
+def test_a_server_without_a_cache_is_not_asked_what_it_did():
+    """The other one of the row is: a miss that became a hit would look fast."""
+    compared = [workload for workload in WORKLOADS if not workload.first_has_cache]
+
+    assert [[workload.for_server(n).cache_status for n in (0, 1)] for workload in compared] == [
+        [b"", b"fwd=uri-miss"],
+    ] * 2
+
+
 def test_the_costliest_dialect_is_compared_with_the_cheapest_by_the_cpu_of_headgate():
     measured = [
         (build_burst("compact"), (rounds(9), rounds(1))),

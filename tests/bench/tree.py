@@ -149,7 +149,7 @@ async def run(workload: Workload, least: float, *, has_instructions: bool) -> No
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    labels = [each.label for each in WORKLOADS if each.servers == ("bare", "headgate") and not each.is_socket]
+    labels = [each.label for each in WORKLOADS if not each.is_socket]
     parser.add_argument("workload", choices=labels)
     parser.add_argument("--least", type=float, default=0.5, help="leave out what is called less often for each request")
     parser.add_argument("--instructions", action="store_true", help="count instructions instead of calls")

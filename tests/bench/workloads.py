@@ -39,6 +39,7 @@ class Workload:
     dialect: str = ""  # how the upstream writes the events, where several are compared
     is_socket: bool = False  # whether the requests are messages in WebSocket mode
     second_body: bytes = b""  # what the second server gets, if it gets something else
+    first_has_cache: bool = True  # whether the first server, if it is a Headgate, has a cache
 
     @property
     def is_cached(self) -> bool:
@@ -47,6 +48,8 @@ class Workload:
 
     def for_server(self, number: int) -> "Workload":
         """Return the workload with the body that the first server (0) or the second (1) gets."""
+        if number == 0 and not self.first_has_cache:
+            return replace(self, cache_status=b"")
         return replace(self, body=self.second_body) if number and self.second_body else self
 
 
@@ -122,6 +125,14 @@ WORKLOADS = (
     Workload(
         "misses", "JSON, cache miss, then stored",
         build_body("json", prompt_cache_key="bench", seed=COUNTER.decode()), 32, cache_status=b"fwd=uri-miss",
+    ),
+    *(
+        Workload(
+            "misses", f"JSON, no cache, and a cache miss, {then}",
+            build_body("json", prompt_cache_key="bench", seed=COUNTER.decode()), 32,
+            servers=("headgate, no cache", server), cache_status=b"fwd=uri-miss", first_has_cache=False,
+        )
+        for then, server in (("not stored", "headgate, keeps nothing"), ("then stored", "headgate"))
     ),
     Workload(
         "ownership", "JSON, store: false and store: true", build_body("json", store=False), 32,

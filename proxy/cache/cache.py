@@ -176,7 +176,11 @@ class Cache:
         """
         fallback = None if slot.fallback is None else slot.fallback.reply(call, context.followed)
         try:
-            reply = await self._open(slot, opening, call, context)
+            if slot.can_be_shared:
+                look_again = partial(self._look_again, slot, call, context)
+                reply = await self._flights.share(slot, opening, call, context, look_again)
+            else:
+                reply = await context.cleanup.enter_async_context(opening)
         except BackendError as error:
             if slot.fallback is None or fallback is None or error.status not in FAILED:
                 raise
@@ -189,17 +193,6 @@ class Cache:
             failed = reply.status
         self._report_hit(slot.fallback, "stale", self._age_s(slot.fallback), context, failed)
         return fallback
-
-    async def _open(
-        self, slot: CacheSlot, opening: AbstractAsyncContextManager[Reply], call: Call, context: Context
-    ) -> Reply:
-        """Return the reply that is opened now, or the one that was opened or kept since the lookup."""
-        if not slot.can_be_shared or slot.place is None:
-            return await context.cleanup.enter_async_context(opening)
-        look_again = partial(self._look_again, slot, call, context)
-        if self._flights.has_ended_since(slot, slot.place) and (late := await look_again()) is not None:
-            return late
-        return await self._flights.share(slot, opening, call, context, look_again)
 
     async def _look_again(self, slot: CacheSlot, call: Call, context: Context) -> Reply | None:
         """Return the reply that was kept since the call was looked up, if there is one."""

@@ -33,14 +33,12 @@ class SharedCall(Keeping):
     `unpaid` is what the call that began it sent, if that left before others had the whole reply.
     """
 
-    __slots__ = ("call", "context", "flight", "unpaid")
+    unpaid: Call | None = None
 
     def __init__(self, flight: Flight, call: Call, context: Context) -> None:
-        super().__init__()
         self.flight = flight
         self.call = call
         self.context = context
-        self.unpaid: Call | None = None
 
     def leave(self) -> None:
         """Let the last call that reads on account for the tokens, as they are known at the end only.
@@ -83,21 +81,23 @@ class Flights:
         self.ended = 0
         """How many flights have ended."""
 
-    def has_ended_since(self, slot: CacheSlot, place: Place) -> bool:
-        """Whether a flight with the key of a slot has ended since the slot was looked up: its answer may be kept."""
-        return self.ended != slot.flights_ended and self._ended.get(place.keys[0], 0) > slot.flights_ended
-
-    async def share(
+    def share(
         self, slot: CacheSlot, opening: Opening, call: Call, context: Context, look_again: LookAgain
-    ) -> Reply:
+    ) -> Awaitable[Reply]:
         """Return the reply of an identical call in flight, or else the one that is opened now, which others may join.
 
         `look_again` returns the reply that was kept meanwhile, if there is one. A call whose first one fails or is
         refused opens its own reply. What is opened ends with the call. Raises what the opening raises.
         """
         if self._across is None or call.is_stream:
-            return await self._share(slot, opening, call, context, look_again, context.cleanup)
-        while True:  # a call without a stream: nothing is sent before its reply is whole
+            return self._share(slot, opening, call, context, look_again, context.cleanup)
+        return self._share_whole(slot, opening, call, context, look_again)
+
+    async def _share_whole(
+        self, slot: CacheSlot, opening: Opening, call: Call, context: Context, look_again: LookAgain
+    ) -> Reply:
+        """Do the same for a call without a stream, which is sent nothing before its reply is whole."""
+        while True:
             async with Cleanup() as cleanup:
                 reply = await self._share(slot, opening, call, context, look_again, cleanup)
                 try:
@@ -118,7 +118,10 @@ class Flights:
         place, is_wanted, slot.keeping = slot.place, None, None
         if place is None:
             return await cleanup.enter_async_context(opening)
-        key = place.keys[0]
+        key, looked_up_at = place.keys[0], slot.flights_ended
+        has_ended = self.ended != looked_up_at and self._ended.get(key, 0) > looked_up_at
+        if has_ended and (late := await look_again()) is not None:  # the answer of an identical call may be kept
+            return late
         first = self._calls.get(key)
         if first is not None and first.flight.can_be_joined:
             if (joined := await self._join(first, call, context, cleanup)) is None:

@@ -15,11 +15,8 @@ class Keeping:
     `is_begun`: a call keeps it, and no other one does.
     """
 
-    __slots__ = ("_has_ended", "_waiting", "is_begun")
-
-    def __init__(self) -> None:
-        self.is_begun = self._has_ended = False
-        self._waiting: asyncio.Event | None = None  # made for the first call that waits
+    is_begun = _has_ended = False
+    _waiting: asyncio.Event | None = None  # made for the first call that waits
 
     def end(self) -> None:
         """Note that the answer is kept, or cannot be."""

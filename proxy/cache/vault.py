@@ -26,12 +26,14 @@ from proxy.cache.entry import Entry
 from proxy.cache.partitions import PartitionNotes, Parts
 from proxy.cache.tier import LocalTier, StoredAs
 from proxy.ciphers import Cipher, bind, derive_key
+from proxy.state.owner_keys import USUAL_ID_CHARS
 from proxy.stores import LONGEST_S, Store, StoreError
 
 PREFIX = "headgate:cache:"
 ENTRIES, GENERATIONS, NOTES = f"{PREFIX}e:", f"{PREFIX}g:", f"{PREFIX}p:"
 UNSEALED, SEALED = b"\x01", b"\x02"
 GENERATION_BYTES = 16
+HASH_BYTES = 32
 FLYING = bytes(GENERATION_BYTES)
 """In place of the generation of what is never kept."""
 READ_AT_ONCE = 100
@@ -80,12 +82,14 @@ class Vault:
         if tier is not None and tier.life_s:
             store.watch(self._drop)
         self._known: OrderedDict[Partition, bytes | None] = OrderedDict()  # the generations that were read
-        self._rings = [VaultKeys(secret) for secret in secrets_] or [VaultKeys(b"")]
+        self._rings = [VaultKeys(secret, is_private=store.has_private_keys) for secret in secrets_ or [b""]]
         self._notes = PartitionNotes(store, NOTES, self._rings)
 
     def place(self, encoded_call: bytes, partition: Partition) -> Place:
         """Return the place of a call, by the encoding of everything that can change its answer."""
-        return Place(partition, [ring.key_of(encoded_call, partition) for ring in self._rings])
+        first, *others = self._rings
+        keys = (first.key_of(encoded_call, partition),)
+        return Place(partition, (*keys, *[ring.key_of(encoded_call, partition) for ring in others]) if others else keys)
 
     def held(self, place: Place) -> Entry | None:
         """Return the entry at a place if this process has just read it."""
@@ -237,20 +241,31 @@ class Vault:
 class VaultKeys:
     """The keys and ciphers of one secret; without one, hashes, and entries that are only checked."""
 
-    def __init__(self, secret: bytes) -> None:
+    def __init__(self, secret: bytes, *, is_private: bool = False) -> None:
+        """`is_private`: only this process sees the names."""
         self._secret = secret
+        self._is_private = is_private
         self._hash_key = lru_cache(MAX_KEYS)(partial(derive_key, secret))
         self._bind = lru_cache(MAX_KEYS)(bind)
+        self._hash_head = lru_cache(MAX_KEYS)(self._hash)
         self._entry_key = lru_cache(MAX_KEYS)(self._derive_entry_key)
         self.generation_of = lru_cache(MAX_KEYS)(self._generation_of)
         """Returns the name of a partition's generation; the callers of a team share one."""
 
     def key_of(self, encoded_call: bytes, partition: Partition) -> str:
-        """Return the key of a call's entry."""
-        return self._hash(encoded_call, "cache key", *partition)
+        """Return the key of a call's entry, by an encoding that ends with a hash: without a secret that is its end.
+
+        Then what is before it is hashed once for all calls that have it in common.
+        """
+        if self._secret:
+            return self._hash(encoded_call, "cache key", *partition)
+        head, end = encoded_call[:-HASH_BYTES], encoded_call[-HASH_BYTES:]
+        return self._hash_head(head, "cache key", *partition) + end.hex()
 
     def index_of(self, team: str, response_id: str) -> str:
         """Return the name under which the key of a response's entry is noted."""
+        if self._is_private and not self._secret and len(response_id) <= USUAL_ID_CHARS:
+            return f"{PREFIX}i:{len(team)}:{team}:{response_id}"
         return f"{PREFIX}i:{self._hash(response_id.encode(errors='surrogatepass'), 'cache index', team)}"
 
     def note_of(self, partition: Parts) -> str:

@@ -10,7 +10,7 @@ Source: https://docs.python.org/3/library/collections.html#collections.OrderedDi
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
@@ -113,25 +113,27 @@ class MemoryStore(Store):
         size, is_known = len(value), key in self._values.index or key in self._records.index
         if size > self._limits[0] or (if_absent and is_known and self._holds(key)):
             return False
-        self._replace(key, value, self._clock() + ttl_s, group)
+        self._replace(((key, value),), ttl_s, group)
         return True
 
     async def put_many(self, values: Sequence[tuple[str, bytes]], *, ttl_s: float, group: str = "") -> None:
-        ends_at, max_bytes = self._clock() + ttl_s, self._limits[0]
-        for key, value in values:
-            if len(value) <= max_bytes:
-                self._replace(key, value, ends_at, group)
+        self._replace(values, ttl_s, group)
 
-    def _replace(self, key: str, value: bytes, ends_at: float, group: str) -> None:
-        """Keep a value that is not larger than the store, in place of what the key holds."""
-        values, size, (max_bytes, max_entries) = self._values, len(value), self._limits
-        if key in self._records.index:
-            self._records.pop(key)
-        if key in values.index:
-            values.pop(key)
-        if values.most_size + size > max_bytes or len(values.index) >= max_entries:
-            self._make_room(size)
-        values.put(key, value, group, size=size, ends_at=ends_at)
+    def _replace(self, new: Iterable[tuple[str, bytes]], ttl_s: float, group: str) -> None:
+        """Keep values in place of what their keys hold, except those that are larger than the store."""
+        values, records, (max_bytes, max_entries) = self._values, self._records, self._limits
+        ends_at = self._clock() + ttl_s
+        for key, value in new:
+            size = len(value)
+            if size > max_bytes:
+                continue
+            if key in records.index:
+                records.pop(key)
+            if key in values.index:
+                values.pop(key)
+            if values.most_size + size > max_bytes or len(values.index) >= max_entries:
+                self._make_room(size)
+            values.put(key, value, group, size=size, ends_at=ends_at)
 
     async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> Sequence[bool]:
         values, records, size, (max_bytes, max_entries) = self._values, self._records, len(value), self._limits

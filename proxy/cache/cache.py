@@ -13,7 +13,7 @@ import structlog
 from proxy.cache.cacheable import reason_to_bypass, runs_tools
 from proxy.cache.entry import Entry
 from proxy.cache.flights import Flights
-from proxy.cache.freshness import ANY, Ages, Directives, Freshness, parse_directives
+from proxy.cache.freshness import ANY, EXPIRED, FALLBACK, FRESH, REFUSED, STALE, Ages, Directives, parse_directives
 from proxy.cache.keeper import Keeper
 from proxy.cache.key import encode_call, forwarded_in_key, hash_fields
 from proxy.cache.overflow import Overflow
@@ -37,6 +37,9 @@ log = structlog.get_logger()
 FAILED = frozenset({500, 502, 503, 504})
 """The statuses in place of which a stale answer may be given. Source: https://www.rfc-editor.org/rfc/rfc5861#section-4."""
 
+
+GIVEN = FRESH, STALE
+"""How fresh an answer is that is given at once."""
 
 partition = lru_cache(MAX_KEYS)(Partition)
 """Returns those who share entries, the same object each time."""
@@ -86,38 +89,48 @@ class Cache:
         """
         received = context.received.get("cache-control")
         directives = parse_directives(received) if received else ANY
-        vault, slot = self.vault, None
-        if vault is not None:
-            known: KnownPlace | None = None if call.conclusions is None else call.conclusions.get(self)
-            if known is not None and (known.route is not route or known.caller is not context.caller):
-                known = None
-            reason = None if known is not None else reason_to_bypass(call, route.cache or self._when)
-            if directives.no_store:
-                reason = "no-store"
-            elif reason is None and context.get(HAS_UNKNOWN):  # it may have been deleted since the answer was kept
-                reason = "unknown-id"
-            if reason is None:
-                slot = await self._find(vault, call, route, known, directives, context)
-                context.record.cache_lookup_s = round(context.trace.step_s(), 5)
-            else:
-                report(context, "bypass", f"fwd=bypass; detail={reason}", reason)
-        if directives.only_if_cached and (slot is None or slot.reply is None):
+        vault = self.vault
+        slot = CacheSlot() if vault is None else await self._look_up(vault, call, route, directives, context)
+        if directives.only_if_cached and slot.reply is None:
             message = "The answer is not in the cache, and Cache-Control: only-if-cached forbids to ask a backend."
             raise RequestError(message, status=504, code="only_if_cached")
-        return slot or CacheSlot()
+        return slot
 
-    async def _find(
-        self, vault: Vault, call: Call, route: Route, known: KnownPlace | None, directives: Directives,
-        context: Context,
+    async def _look_up(
+        self, vault: Vault, call: Call, route: Route, directives: Directives, context: Context
     ) -> CacheSlot:  # fmt: skip
-        """Return the slot of a call that may be answered from the cache."""
-        is_large = context.is_large(call.size_bytes)
-        if known is None and is_large:
-            await context.run_large(call.fact, hash_fields)
-        place = self._place(vault, call, route, context) if known is None else Place(known.partition, known.keys)
-        if (entry := vault.held(place)) is not None:  # the call that has read it has the same tools
-            return self._slot_of(place, entry, call, directives, context)
+        known: KnownPlace | None = None if call.conclusions is None else call.conclusions.get(self)
+        if known is not None and (known.route is not route or known.caller is not context.caller):
+            known = None
+        reason = None if known is not None else reason_to_bypass(call, route.cache or self._when)
+        if directives.no_store:
+            reason = "no-store"
+        elif reason is None and context.get(HAS_UNKNOWN):  # it may have been deleted since the answer was kept
+            reason = "unknown-id"
+        if reason is not None:
+            report(context, "bypass", f"fwd=bypass; detail={reason}", reason)
+            return CacheSlot()
+        if known is not None:
+            place = Place(known.partition, known.keys)
+        else:
+            if context.is_large(call.size_bytes):
+                await context.run_large(call.fact, hash_fields)
+            place = self._place(vault, call, route, context)
+        entry = vault.held(place)
+        if entry is None:
+            slot = await self._read(vault, place, call, directives, context)
+        else:  # the call that has read it has the same tools
+            slot = self._slot_of(place, entry, call, directives, context)
+        if slot.place is not None:
+            context.record.cache_lookup_s = round(context.trace.step_s(), 5)
+        return slot
+
+    async def _read(
+        self, vault: Vault, place: Place, call: Call, directives: Directives, context: Context
+    ) -> CacheSlot:  # fmt: skip
+        """Return the slot of a call whose place is read from the store."""
         if not self._allows_tools:
+            is_large = context.is_large(call.size_bytes)
             tools = await context.run_large(runs_tools, call) if is_large else runs_tools(call)
             if tools is not None:
                 report(context, "bypass", f"fwd=bypass; detail={tools}", tools)
@@ -132,6 +145,9 @@ class Cache:
             return CacheSlot(place)  # what is kept there may be what cannot be read: it is replaced
         if self._reads.failures:
             log.info("cache.read_resumed", failures=self._reads.end())
+        if entry is None and directives is ANY:  # as most misses
+            report(context, "miss", "fwd=uri-miss")
+            return CacheSlot(place, can_be_shared=self._can_collapse, flights_ended=flights_ended)
         slot = self._slot_of(place, entry, call, directives, context)
         slot.flights_ended = flights_ended
         return slot
@@ -149,21 +165,21 @@ class Cache:
     ) -> CacheSlot:
         """Return the slot of a call whose place has this entry."""
         age_s = 0.0 if entry is None else self._age_s(entry)
-        freshness = Freshness.EXPIRED if entry is None else self._ages.of(age_s, directives)
-        if entry is not None and freshness in (Freshness.FRESH, Freshness.STALE):
+        freshness = EXPIRED if entry is None else self._ages.of(age_s, directives)
+        if entry is not None and freshness in GIVEN:
             reply = entry.reply(call, context.followed, paced=self._is_paced)
             if reply is not None:
-                is_stale = freshness is Freshness.STALE
+                is_stale = freshness is STALE
                 self._report_hit(entry, "stale" if is_stale else "hit", age_s, context)
                 return CacheSlot(place, reply, is_stale=is_stale)
             entry = None
-        if directives.no_cache or freshness is Freshness.REFUSED:
+        if directives.no_cache or freshness is REFUSED:
             report(context, "refresh", "fwd=request")
         elif entry is not None:
             report(context, "miss", "fwd=stale", "stale")
         else:
             report(context, "miss", "fwd=uri-miss")
-        fallback = entry if freshness is Freshness.FALLBACK else None
+        fallback = entry if freshness is FALLBACK else None
         can_be_shared = self._can_collapse and (directives is ANY or directives == ANY)
         return CacheSlot(place, fallback=fallback, can_be_shared=can_be_shared, flights_ended=self._flights.ended)
 

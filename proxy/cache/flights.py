@@ -24,7 +24,7 @@ from proxy.wire.event import Reply
 
 LookAgain = Callable[[], Awaitable[Reply | None]]
 MAX_ENDED = 1024
-"""How many ended flights are remembered, for calls that were looked up before and join after their end."""
+"""How many ended flights are remembered at least, for calls that were looked up before and join after their end."""
 
 
 class SharedCall(Keeping):
@@ -77,7 +77,9 @@ class Flights:
         self._overflow = overflow
         self._across = across
         self._calls: dict[str, SharedCall] = {}
-        self._ended: dict[str, int] = {}  # by key: the number of the last flight that ended
+        # By key: the number of the last flight that ended; and the same of those that ended before these.
+        self._ended: dict[str, int] = {}
+        self._ended_before: dict[str, int] = {}
         self.ended = 0
         """How many flights have ended."""
 
@@ -119,7 +121,7 @@ class Flights:
         if place is None:
             return await cleanup.enter_async_context(opening)
         key, looked_up_at = place.keys[0], slot.flights_ended
-        has_ended = self.ended != looked_up_at and self._ended.get(key, 0) > looked_up_at
+        has_ended = self.ended != looked_up_at and self._last_end(key) > looked_up_at
         if has_ended and (late := await look_again()) is not None:  # the answer of an identical call may be kept
             return late
         first = self._calls.get(key)
@@ -139,6 +141,9 @@ class Flights:
         cleanup.push_async_callback(self._leave, key, own, reader)
         return await flight.reply(reader)
 
+    def _last_end(self, key: str) -> int:
+        return self._ended.get(key) or self._ended_before.get(key, 0)
+
     async def _leave(self, key: str, own: SharedCall, reader: int) -> None:
         """Leave a flight as the call that began it: the next identical call begins another one."""
         ended = self._ended
@@ -149,8 +154,8 @@ class Flights:
                 own.leave()
             self.ended += 1
             ended[key] = self.ended
-            if len(ended) > MAX_ENDED:
-                del ended[next(iter(ended))]
+            if len(ended) >= MAX_ENDED:
+                self._ended_before, self._ended = ended, {}
             if self._calls.get(key) is own:
                 del self._calls[key]
 

@@ -113,10 +113,9 @@ class Vault:
         place.generation, place.is_read = newest, True
         if self._known.get(partition) != newest:
             self._know(partition, newest)
-        for number, ring in enumerate(self._rings):
-            value, generation = values[2 * number : 2 * number + 2]
-            if value is not None and generation is not None:
-                entry = self._open(ring, place.keys[number], place, StoredAs(value, generation), changes)
+        for number, value in enumerate(values[::2]):
+            if value is not None and (generation := values[2 * number + 1]) is not None:
+                entry = self._open(self._rings[number], place.keys[number], place, StoredAs(value, generation), changes)
                 if entry is not None:
                     return entry
         return None

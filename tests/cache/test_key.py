@@ -112,9 +112,13 @@ def test_headers_of_a_client_or_a_session_are_not_in_the_key(name: str):
     assert encode_call(Call(ASKED), "r", {name: "anything"}) == encode_call(Call(ASKED), "r", {})
 
 
-def test_a_key_is_a_hash():
-    """It has no text of a caller's."""
-    assert len(key_of(ASKED)) == len(f"{int(key_of(ASKED), 16):064x}") == 64
+def test_a_key_is_two_hashes():
+    """It has no text of a caller's: one of what is around the fields, which many calls have in common, and theirs."""
+    key, other = key_of(ASKED), key_of(ASKED | {"input": "Ho"})
+
+    assert len(key) == len(f"{int(key, 16):0128x}") == 128
+    assert key[:64] == other[:64]
+    assert key[64:] != other[64:]
 
 
 def test_store_changes_the_key_by_its_meaning():

@@ -20,7 +20,8 @@ from proxy.cache.overflow import Overflow
 from proxy.cache.shared_flight import SharedFlights
 from proxy.cache.slot import CacheSlot, report
 from proxy.cache.tier import LocalTier
-from proxy.cache.vault import MAX_KEYS, Partition, Place, Vault
+from proxy.cache.vault import Place, Vault
+from proxy.cache.vault_keys import MAX_KEYS, Partition
 from proxy.config.schema import CacheTable
 from proxy.context import Caller, Context
 from proxy.outage import Outage

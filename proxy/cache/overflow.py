@@ -16,7 +16,8 @@ from contextlib import suppress
 import structlog
 
 from proxy.cache.single_flight import reader_too_slow
-from proxy.cache.vault import PREFIX, Place, Vault
+from proxy.cache.vault import Place, Vault
+from proxy.cache.vault_keys import PREFIX
 from proxy.stores import Store, StoreError
 from proxy.wire.event import Batch, Event, Run
 from proxy.wire.loggable import short_message

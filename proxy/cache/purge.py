@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from proxy.cache.vault import Partition, Vault
+from proxy.cache.vault import Vault
+from proxy.cache.vault_keys import Partition
 from proxy.context import Caller
 
 

@@ -23,7 +23,8 @@ from proxy.cache.cacheable import may_be_shared
 from proxy.cache.entry import KEPT_HEADERS, LIFECYCLE, echoed_fields, with_own_fields
 from proxy.cache.held_reply import SharedCallEnded
 from proxy.cache.slot import CacheSlot, report
-from proxy.cache.vault import PREFIX, Place, Vault
+from proxy.cache.vault import Place, Vault
+from proxy.cache.vault_keys import PREFIX
 from proxy.context import Context
 from proxy.outage import Outage
 from proxy.routing.deadline import deadline_exceeded

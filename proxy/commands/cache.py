@@ -12,7 +12,8 @@ import orjson
 from proxy.cache.classification import FIELDS, QUERY, Effect, effect_of_header
 from proxy.cache.key import encode_call, name_of_parameter, relevant_fields, relevant_headers, relevant_parameters
 from proxy.cache.purge import partitions_of, purge
-from proxy.cache.vault import Partition, Vault
+from proxy.cache.vault import Vault
+from proxy.cache.vault_keys import Partition
 from proxy.commands.admin_client import add_gateway, client_of, config_of
 from proxy.commands.options import DEFAULT_CONFIG, add_config
 from proxy.commands.shared_state import callers_of

@@ -11,7 +11,8 @@ from pydantic import SecretStr
 
 from backends import Backend
 from proxy.cache.cache import Cache, partition_of
-from proxy.cache.vault import ENTRIES, PREFIX, Partition, Vault
+from proxy.cache.vault import Vault
+from proxy.cache.vault_keys import ENTRIES, PREFIX, Partition
 from proxy.config.schema import CacheTable
 from proxy.context import Caller
 from proxy.pipeline import Pipeline

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.cache.key import encode_call, encode_parts
-from proxy.cache.vault import Partition, VaultKeys
+from proxy.cache.vault_keys import Partition, VaultKeys
 from proxy.wire.call import Call
 from tests.examples import NO_DEADLINE, shuffled
 

@@ -1,7 +1,7 @@
 """Keys of a million requests."""
 
 from proxy.cache.key import encode_call
-from proxy.cache.vault import Partition, VaultKeys
+from proxy.cache.vault_keys import Partition, VaultKeys
 from proxy.wire.call import Call
 
 ASKED = {"model": "m", "input": "Hi", "prompt_cache_key": "k"}

@@ -11,7 +11,8 @@ import pytest
 from proxy.cache import overflow
 from proxy.cache.overflow import MESSAGE_BYTES, Overflow
 from proxy.cache.single_flight import Flight
-from proxy.cache.vault import PREFIX, Partition, Vault
+from proxy.cache.vault import Vault
+from proxy.cache.vault_keys import PREFIX, Partition
 from proxy.stores import Store, StoreError
 from proxy.stores.memory import MemoryStore
 from proxy.stores.redis import RedisStore

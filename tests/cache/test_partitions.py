@@ -3,7 +3,8 @@
 import pytest
 
 from proxy.cache.partitions import MAX_NOTED, PartitionNotes
-from proxy.cache.vault import NOTES, Partition, Vault, VaultKeys
+from proxy.cache.vault import Vault
+from proxy.cache.vault_keys import NOTES, Partition, VaultKeys
 from proxy.stores.memory import MemoryStore
 from tests.cache.test_entry import stored
 from tests.stores.conftest import SteppedClock

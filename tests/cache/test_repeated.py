@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from proxy.cache.cache import Cache
-from proxy.cache.vault import Partition
+from proxy.cache.vault_keys import Partition
 from proxy.context import Caller
 from proxy.pipeline import Pipeline
 from proxy.state.ownership import HAS_UNKNOWN

@@ -11,7 +11,8 @@ import pytest
 
 from proxy.cache.entry import echoed_fields
 from proxy.cache.shared_flight import POLL_S
-from proxy.cache.vault import PREFIX, Vault
+from proxy.cache.vault import Vault
+from proxy.cache.vault_keys import PREFIX
 from proxy.stores import Store, StoreError
 from proxy.stores.memory import MemoryStore
 from proxy.stores.redis import RedisStore

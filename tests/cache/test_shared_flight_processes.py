@@ -12,7 +12,7 @@ import pytest
 import redis
 from aiohttp import web
 
-from proxy.cache.vault import PREFIX
+from proxy.cache.vault_keys import PREFIX
 from tests.cache.test_cache import ASKED, STREAMED
 from tests.redis_server import RedisServer
 from tests.rules.samples import RESPONSE

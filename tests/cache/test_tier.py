@@ -9,7 +9,8 @@ from pydantic import SecretStr
 
 from proxy.cache.entry import Entry
 from proxy.cache.tier import CHARGE, OVERHEAD_BYTES, LocalTier, StoredAs
-from proxy.cache.vault import ENTRIES, Partition, Vault
+from proxy.cache.vault import Vault
+from proxy.cache.vault_keys import ENTRIES, Partition
 from proxy.stores.memory import MemoryStore
 from proxy.stores.redis import RedisStore
 from tests.cache.test_entry import stored

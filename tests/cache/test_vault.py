@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.cache.vault import ENTRIES, PREFIX, Partition, Vault, VaultKeys
+from proxy.cache.vault import Vault
+from proxy.cache.vault_keys import ENTRIES, PREFIX, Partition, VaultKeys
 from proxy.stores import StoreError
 from proxy.stores.memory import MemoryStore
 from tests.cache.test_entry import stored

@@ -11,7 +11,7 @@ import pytest
 import redis
 from pydantic import ValidationError
 
-from proxy.cache.vault import ENTRIES
+from proxy.cache.vault_keys import ENTRIES
 from proxy.stores import StoreError
 from proxy.stores._redis_server import LARGE_BYTES
 from proxy.stores.redis import RedisStore

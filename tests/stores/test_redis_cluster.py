@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from proxy.cache.vault import PREFIX
+from proxy.cache.vault_keys import PREFIX
 from proxy.stores import StoreError
 from proxy.stores._redis_pieces import PIECE_BYTES
 from proxy.stores.redis import RedisStore

@@ -15,7 +15,8 @@ from proxy.admin.problem import Problem
 from proxy.admin.roles import MANAGERS
 from proxy.admin.samples import HITS, LOOKED_UP
 from proxy.cache.purge import partitions_of, purge
-from proxy.cache.vault import Partition, Vault
+from proxy.cache.vault import Vault
+from proxy.cache.vault_keys import Partition
 from proxy.stores import StoreError
 from proxy.telemetry import metrics
 from proxy.telemetry.instruments import Metric, Snapshot

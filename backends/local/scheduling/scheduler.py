@@ -26,6 +26,7 @@ from backends.local.decoding.job import DecodingStep, FinishReason, Job, Token
 from backends.local.decoding.sampling import sampling_arguments
 from backends.local.decoding.top_logprobs import run_with_top_logprobs
 from backends.local.scheduling import plan, preemption
+from backends.local.scheduling.collecting import AFTER_BATCH_S, QUIET_S, Collector
 from backends.local.scheduling.costs import Costs
 from backends.local.scheduling.estimates import AnswerLength, GrammarAdherence
 from backends.local.scheduling.fairness import TeamRotation
@@ -34,11 +35,6 @@ from backends.local.scheduling.plan import ScheduledJob
 from backends.local.scheduling.preemption import RunningBatch
 from backends.local.scheduling.prefix_cache import PrefixCache, PrefixCacheReset
 
-# While a batch runs, the next one starts when no job has arrived for this fraction of an answer's time (at most
-# QUIET_S), or when its first job has waited COLLECT_FACTOR times as long. The same applies for AFTER_BATCH_S after a
-# batch: callers that were answered together send their next requests together, within some milliseconds.
-QUIET_FRACTION, QUIET_S, COLLECT_FACTOR = 0.02, 0.012, 5
-AFTER_BATCH_S = 0.05
 # A preempted batch gets this many times the estimated time to stop.
 STOP_TIME_FACTOR = 2
 
@@ -67,8 +63,7 @@ class Scheduler:
         self._rotation = TeamRotation()
         self._running: dict[asyncio.Future[None], RunningBatch] = {}
         self._reset = PrefixCacheReset(generator, prefixes, self._dispatch)
-        self._timer: asyncio.Handle | None = None
-        self._collect_until = self._after_batch_until = 0.0
+        self._collector = Collector(self._dispatch)
         self._preempting_until = 0.0
 
     def submit(self, job: Job) -> None:
@@ -116,19 +111,12 @@ class Scheduler:
 
     def _schedule_dispatch(self) -> None:
         """Start waiting jobs at once, or after the time in which related jobs arrive."""
-        now, quiet_s = self._loop.time(), min(QUIET_S, QUIET_FRACTION * self._length.mean * self._costs.step_s)
-        idle = not self._running and now >= self._after_batch_until
-        if self._timer is None:
-            self._collect_until = now + COLLECT_FACTOR * quiet_s
-        else:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(now if idle else min(now + quiet_s, self._collect_until), self._dispatch)
+        answer_s = self._length.mean * self._costs.step_s
+        self._collector.schedule(len(self._queue), answer_s, is_running=bool(self._running))
 
     def _dispatch(self) -> None:
         """Start all jobs that can start."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._collector.stop()
         if not self._queue or self._loop.time() < self._preempting_until:
             return
         if self._reset.blocks_start(busy=bool(self._running)) if self._free_workers else self._prefixes.needs_reset:
@@ -142,6 +130,7 @@ class Scheduler:
         batches = plan.plan_with_busy_workers(queue, self._free_workers, costs, busy)
         self._record_turns(queue, batches)
         steps = [step for batch in batches for step in self._start(batch)]
+        self._collector.note_start(sum(map(len, batches)))
         self._queue = [scheduled for scheduled in self._queue if not scheduled.started]
         self._deliver(steps)
 
@@ -236,7 +225,7 @@ class Scheduler:
             self._outbox.end(scheduled.job, "failed", message)  # ignored if the job has ended before
         self._flush()
         if len(batch) > 1 and self._preempting_until == 0:
-            self._after_batch_until = self._loop.time() + AFTER_BATCH_S
+            self._collector.note_end(len(batch), len(self._queue))
             self._schedule_dispatch()
         else:
             self._dispatch()

@@ -7,7 +7,7 @@ import pytest
 
 from backends.local.decoding import constrained
 from backends.local.decoding.job import Token
-from backends.local.scheduling import scheduler
+from backends.local.scheduling import collecting, scheduler
 from tests.backends.local.scheduling.scheduler_client import FOREVER, PATIENCE_S, prompt, run_scheduler
 
 
@@ -67,8 +67,8 @@ async def test_a_job_never_waits_while_nothing_runs(random_model):
 
 async def test_jobs_that_arrive_while_a_batch_runs_are_collected(endless_model, batches, monkeypatch):
     """They arrive one after another, but soon enough to share a batch."""
-    monkeypatch.setattr(scheduler, "QUIET_FRACTION", 10.0)
-    monkeypatch.setattr(scheduler, "QUIET_S", 0.2)
+    monkeypatch.setattr(collecting, "QUIET_FRACTION", 10.0)
+    monkeypatch.setattr(collecting, "QUIET_S", 0.2)
     async with run_scheduler(endless_model, workers=2) as client:
         client.submit(0, [5, 6], FOREVER)
         await client.wait_for_start(0)

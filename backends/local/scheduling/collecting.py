@@ -1,0 +1,51 @@
+"""Decides when waiting jobs start: at once while nothing runs, else when those that belong together have arrived.
+
+While a batch runs, the next one starts when no job has arrived for QUIET_FRACTION of an answer's time (at most
+QUIET_S), or when its first job has waited COLLECT_FACTOR times as long. The same applies for AFTER_BATCH_S after a
+batch: callers that were answered together send their next requests together, within some milliseconds. When as many
+have come as there were, no other is waited for.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+QUIET_FRACTION, QUIET_S, COLLECT_FACTOR = 0.02, 0.012, 5
+AFTER_BATCH_S = 0.05
+
+
+class Collector:
+    """Calls `start` in the loop's thread when the waiting jobs should start."""
+
+    def __init__(self, start: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._start = start
+        self._timer: asyncio.Handle | None = None
+        self._collect_until = self._after_batch_until = 0.0
+        self._expected = 0  # how many will wait when all that were answered just now are back
+
+    def schedule(self, waiting: int, answer_s: float, *, is_running: bool) -> None:
+        """Start `waiting` jobs in time. `answer_s` is how long an answer takes alone; `is_running`: a batch runs."""
+        now, quiet_s = self._loop.time(), min(QUIET_S, QUIET_FRACTION * answer_s)
+        follows_batch = now < self._after_batch_until
+        if self._timer is None:
+            self._collect_until = now + COLLECT_FACTOR * quiet_s
+        else:
+            self._timer.cancel()
+        at_once = 0 < self._expected <= waiting if follows_batch else not is_running
+        self._timer = self._loop.call_at(now if at_once else min(now + quiet_s, self._collect_until), self._start)
+
+    def stop(self) -> None:
+        """Drop what is scheduled: the waiting jobs start now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def note_start(self, rows: int) -> None:
+        """Note that so many jobs no longer wait."""
+        self._expected = max(0, self._expected - rows)
+
+    def note_end(self, rows: int, waiting: int) -> None:
+        """Note that a batch of so many rows has ended, while so many jobs wait."""
+        now = self._loop.time()
+        self._expected = rows + (self._expected if now < self._after_batch_until else waiting)
+        self._after_batch_until = now + AFTER_BATCH_S

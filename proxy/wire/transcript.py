@@ -258,7 +258,7 @@ class Transcript:
 
     def _follow(self, event: Event, data: Mapping[str, Any]) -> None:
         if event.type == "response.output_item.added":
-            self._open[index_of(data)] = len(self._log), event
+            self._open[index_of(data)] = len(self._log), event.without_data()
         elif event.type == "response.output_item.done":
             index, item = index_of(data), data.get("item") or {}
             self._open.pop(index, None)
@@ -285,7 +285,7 @@ class Transcript:
         if self._is_log_full:
             self._note_number(unit)
         else:
-            self._log.append(unit)
+            self._log.append(unit.without_data() if isinstance(unit, Event) else unit)
             self._log_bytes = size_bytes
 
 

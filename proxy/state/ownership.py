@@ -24,7 +24,6 @@ from proxy.state.references import (
     Kind,
     Reference,
     continued,
-    continues,
     conversation_id,
     find_references,
     is_id,
@@ -111,15 +110,17 @@ class Ownership:
         target, body, chain = context.target, call.body, context.chain
         if target is None or call.operation == "input_tokens":
             return
-        is_stored = body.get("store") is not False
-        has_conversation = response.get("conversation") or body.get("conversation")
-        conversation = (conversation_id(response) or conversation_id(body)) if has_conversation else None
+        is_stored, named = body.get("store") is not False, body.get("conversation")
+        conversation = None
+        if named or response.get("conversation"):
+            conversation = conversation_id(response) or conversation_id(body)
         if not is_stored and conversation is None and chain is None:
             return
         response_id = response.get("id") if is_stored or chain is not None else None
         try:
             if chain is None:
-                chain = await self._chain(continued(body), context) if continues(body) else _new_chain()
+                continues = named is not None or body.get("previous_response_id") is not None
+                chain = await self._chain(continued(body), context) if continues else _new_chain()
             if type(response_id) is str and len(response_id) <= MAX_ID_CHARS:  # as `is_id`, without a call of it
                 key, team = self._key_of("response", response_id), context.caller.team
                 keys = [key, *self._keys_along(call, response, context)] if is_stored else [key]

@@ -30,11 +30,11 @@ CONTENT_OF_ITEMS = {"reasoning": ("encrypted_content", "content"), "imagegenerat
 CONTAINERS = frozenset({dict, list})
 _ANY = "[-_]*"
 _NAMES = "|".join(_ANY.join(name) for name in ID_FIELDS)
-# A fast pre-filter for any spelling of these names in JSON; ligatures and a long s fold to ASCII letters.
-_MAY_REFERENCE = core_schema.str_schema(pattern=f'(?i-u:"(?:{_NAMES}){_ANY}":)|[\u017f\ufb00-\ufb06]')
-_find_name = SchemaValidator(
-    core_schema.with_default_schema(_MAY_REFERENCE, default=None, on_error="default")
-).validate_python
+# A fast pre-filter for any spelling of these names in JSON; ligatures and a long s fold to ASCII letters. It also finds
+# longer names that end so: with the quotation mark before them the search takes twice as long.
+_may_reference = SchemaValidator(
+    core_schema.str_schema(pattern=f'(?i-u:(?:{_NAMES}){_ANY}":)|[\u017f\ufb00-\ufb06]')
+).isinstance_python
 
 
 class Reference(NamedTuple):
@@ -81,7 +81,7 @@ def find_references(call: Call) -> list[Reference]:
     for field in ITEM_FIELDS:
         if field in body and isinstance(items := body[field], list):
             named += _stored_items(items, field)
-    if _find_name(call.encoded) is not None:
+    if _may_reference(call.encoded):
         named += _ids_inside(body)
     if not named:
         return named

@@ -1,5 +1,7 @@
 """How many tokens a call will probably use, so that they can be reserved before it is made, and how many it did use."""
 
+from collections import OrderedDict
+
 from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.token_estimate import BYTES_PER_TOKEN
@@ -27,7 +29,7 @@ class ExpectedTokens:
     """Expects of each model about what it has generated before: the limit of a call is far above what most use."""
 
     def __init__(self) -> None:
-        self._usual: dict[str, float] = {}  # the model that was first seen at the beginning
+        self._usual: OrderedDict[str, float] = OrderedDict()  # the model that was first seen at the beginning
 
     def of(self, call: Call) -> int:
         """Return the tokens of a call's input and output together; those of a count of tokens are 0."""
@@ -76,5 +78,5 @@ class ExpectedTokens:
             before = usual.get(model, made)
             usual[model] = before + WEIGHT * (made - before)
             if len(usual) > MAX_MODELS:
-                del usual[next(iter(usual))]
+                usual.popitem(last=False)
         return sent + made

@@ -48,7 +48,7 @@ class RecentCalls(Generic[T]):
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
         self._calls: OrderedDict[tuple[str, bytes], RecentCall[T]] = OrderedDict()  # what was used last at the end
-        self._once: dict[int, None] = {}  # in the order in which they were received
+        self._once: OrderedDict[int, None] = OrderedDict()  # in the order in which they were received
         self.size_bytes = 0
 
     def find(self, team: str, body: bytes) -> RecentCall[T] | None:
@@ -67,7 +67,7 @@ class RecentCalls(Generic[T]):
         if fingerprint not in once:
             once[fingerprint] = None
             if len(once) > MAX_ONCE:
-                del once[next(iter(once))]
+                once.popitem(last=False)
             return
         recent = RecentCall(parsed, values, parsed_size(body, values)[1])
         size = _size_bytes(body, recent)

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
@@ -56,7 +57,8 @@ class Directory:
         self._teams: Mapping[str, str] = {}
         self._used: set[str] = set()
         self._has_issued = has_issued
-        self._keyed: dict[bytes, Caller] = {}  # by the SHA-256 of `Authorization`, which need not be taken apart again
+        # By the SHA-256 of `Authorization`, which need not be taken apart again.
+        self._keyed: OrderedDict[bytes, Caller] = OrderedDict()
         self.is_current = True
         """Whether all issued keys are known; a key that is not known may be a new one otherwise."""
         self.is_open = not callers and not has_issued
@@ -146,7 +148,7 @@ class Directory:
     def _remember(self, sent: bytes, caller: Caller) -> None:
         """Know whose `Authorization` this is; when there are too many, the one that was remembered first is dropped."""
         if len(self._keyed) >= MAX_KEYED:
-            del self._keyed[next(iter(self._keyed))]
+            self._keyed.popitem(last=False)
         self._keyed[sent] = caller
 
     def _note_use(self, caller: Caller) -> Caller:

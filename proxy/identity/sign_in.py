@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -46,7 +47,7 @@ class SignIn:
         self._monotonic = monotonic
         self._issuers: Mapping[str, Issuer] = {}
         self._longest = 0  # of the tokens that an issuer may have made, in bytes
-        self._known: dict[bytes, KnownToken] = {}
+        self._known: OrderedDict[bytes, KnownToken] = OrderedDict()
         self._closing: set[asyncio.Task[None]] = set()
 
     @property
@@ -98,7 +99,7 @@ class SignIn:
         ends_at = check_claims(unchecked.claims, table.audiences, self._clock(), table.clock_skew_s)
         caller = issuer.claim_map.caller_of(unchecked.claims)
         if len(self._known) >= MAX_KNOWN:
-            del self._known[next(iter(self._known))]
+            self._known.popitem(last=False)
         self._known[digest] = KnownToken(caller, ends_at, self._monotonic() + MAX_KNOWN_S)
         return caller
 

@@ -6,6 +6,7 @@ gateway puts the items before it in front of that input, so every backend can co
 Source: https://platform.openai.com/docs/guides/websocket-mode
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +77,7 @@ class HeldResponses:
         self._budget = budget
         self._team = team
         self._held: dict[str | None, HeldResponse] = {}
-        self._evicted: dict[object, None] = {}  # ids in the order in which they were evicted
+        self._evicted: OrderedDict[object, None] = OrderedDict()  # ids in the order in which they were evicted
 
     def is_evicted(self, response_id: object) -> bool:
         """Whether a call has failed that continued this response: then a backend that may have it is not asked."""
@@ -103,7 +104,7 @@ class HeldResponses:
             self._drop(lane)
             self._evicted[response_id] = None
             if len(self._evicted) > MAX_EVICTED:
-                del self._evicted[next(iter(self._evicted))]
+                self._evicted.popitem(last=False)
 
     def clear(self) -> None:
         for lane in [*self._held]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from proxy.cache import key
 from proxy.http.recent_calls import MAX_BODY_BYTES, MAX_ONCE, RecentCalls
-from proxy.state import ownership
+from proxy.state import self_contained
 from proxy.wire.call import Call, parse_call
 from proxy.workers import MANY_VALUES
 from tests.conftest import tables_for
@@ -155,7 +155,7 @@ async def test_what_is_known_of_a_body_outlasts_the_changes_of_policies(
 ):
     """The ids in it and the fields of the cache's key are looked for until it is remembered, in the changed call."""
     found = []
-    for module, name in ((ownership, "find_references"), (key, "hash_fields")):
+    for module, name in ((self_contained, "find_references"), (key, "hash_fields")):
         function = getattr(module, name)
 
         @functools.wraps(function)

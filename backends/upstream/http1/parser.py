@@ -95,14 +95,35 @@ class ResponseParser:
         return data if left == 0 else data[:left]
 
     def _split_body(self, data: bytes) -> bytes:
-        """Return the part of these bytes that is body as httptools finds it. Raises InvalidHttp."""
+        """Return the part of these bytes that is body as httptools finds it. Raises InvalidHttp.
+
+        What is not body is bounded. Line ends after the last chunk, which httptools skips, are found.
+        """
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             if not self.is_complete:
                 raise InvalidHttp("a body that is not valid") from error.with_traceback(None)
             self.has_surplus = True
-        return self._take_body(data)
+        pieces = self._pieces
+        if self.is_complete:
+            del pieces[self._last_piece :]  # what follows is of another answer
+        count = len(pieces)
+        body = pieces[0] if count == 1 else b"".join(pieces)
+        pieces.clear()
+        other_bytes = len(data) - len(body)
+        if not self._is_chunked:
+            self.has_surplus = self.has_surplus or other_bytes > 0
+            return body
+        framing_bytes = self._framing_bytes + other_bytes - CHUNK_FRAMING_BYTES * count
+        if framing_bytes > MAX_FRAMING_BYTES:
+            raise InvalidHttp("too large trailers, or extensions of chunks")
+        # The size of a chunk may come before the chunk itself.
+        self._framing_bytes = max(-MAX_FRAMING_BYTES, framing_bytes)
+        last = self._last = data[-5:] if len(data) >= 5 else (self._last + data)[-5:]
+        if self.is_complete and not (last.endswith(b"\r\n\r\n") and last[0] not in b"\r\n"):
+            self.has_surplus = True
+        return body
 
     def finish(self) -> bool:
         """Return whether an answer is complete now that the connection has ended."""
@@ -176,30 +197,6 @@ class ResponseParser:
             self.is_upgraded = True
         except httptools.HttpParserError as error:
             raise InvalidHttp("a head that is not valid") from error.with_traceback(None)
-
-    def _take_body(self, data: bytes) -> bytes:
-        """Return the part of the body that httptools has found in these bytes. Raises InvalidHttp.
-
-        What is not body is bounded. Line ends after the last chunk, which httptools skips, are found.
-        """
-        pieces = self._pieces
-        if self.is_complete:
-            del pieces[self._last_piece :]  # what follows is of another answer
-        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        size, body_bytes = len(data), len(body)
-        if self._is_chunked:
-            framing_bytes = self._framing_bytes + size - body_bytes - CHUNK_FRAMING_BYTES * len(pieces)
-            if framing_bytes > MAX_FRAMING_BYTES:
-                raise InvalidHttp("too large trailers, or extensions of chunks")
-            # The size of a chunk may come before the chunk itself.
-            self._framing_bytes = max(-MAX_FRAMING_BYTES, framing_bytes)
-            self._last = data[-5:] if size >= 5 else (self._last + data)[-5:]
-            if self.is_complete and not (self._last.endswith(b"\r\n\r\n") and self._last[0] not in b"\r\n"):
-                self.has_surplus = True
-        elif body_bytes < size:
-            self.has_surplus = True
-        pieces.clear()
-        return body
 
     def on_message_begin(self) -> None:
         if self.is_complete:

@@ -1,6 +1,6 @@
 """The model's tokenizer: text to token ids and back, with control tokens only where the chat template wrote them.
 
-Source: https://github.com/openai/gpt-2/blob/master/src/encoder.py#L9, https://huggingface.co/docs/tokenizers/api/decoders
+Source: https://huggingface.co/docs/tokenizers/api/decoders
 """
 
 import json
@@ -8,16 +8,14 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 
 from backends.local.model.chat_template import ControlToken
+from backends.local.model.detokenizer import Detokenizers, byte_letters
 from backends.local.work_budget import current_budget
 from proxy.wire.errors import RequestError
 
 # Added tokens that are not marked special also control the model when they look like a tag: <tool_call>, [/INST].
 TAG = re.compile(r"[<\[]\S*[>\]]")
-# How many tokens of the prompt a detokenizer needs so that the first word keeps its leading space.
-PROMPT_TAIL_TOKENS = 8
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 # The work of tokenizing a character of one byte; the slowest texts have characters of several bytes.
 CHAR_UNITS, MAX_CHAR_BYTES = 150, 3
@@ -28,6 +26,7 @@ class ModelTokenizer:
     def __init__(self, tokenizer: Tokenizer) -> None:
         added = tokenizer.get_added_tokens_decoder()
         self._tokenizer = tokenizer
+        self._detokenizers = Detokenizers(tokenizer)
         self.token_bytes = build_token_bytes(tokenizer)
         self._plain = _without_control_tokens(tokenizer)
         self.control_tokens = {
@@ -60,13 +59,8 @@ class ModelTokenizer:
 
         It returns "" until a character is complete, and for control tokens that are not `visible`.
         """
-        stream = DecodeStream(ids=list(prompt[-PROMPT_TAIL_TOKENS:]), skip_special_tokens=False)
         hidden = self._special_ids - {self.control_tokens[tag] for tag in visible if tag in self.control_tokens}
-
-        def detokenize(token: int) -> str:
-            return "" if token in hidden else stream.step(self._tokenizer, token) or ""
-
-        return detokenize
+        return self._detokenizers.build(prompt, hidden)
 
     def _locate_control_tokens(self, pieces: Sequence[str]) -> list[tuple[int, int]]:
         """Return the control tokens that the template wrote, with their positions."""
@@ -104,25 +98,18 @@ def build_token_bytes(tokenizer: Tokenizer) -> Callable[[int], bytes]:
     added = {token_id: token.content.encode() for token_id, token in tokenizer.get_added_tokens_decoder().items()}
     decoder = tokenizer.decoder
     is_byte_level = decoder is not None and b"ByteLevel" in decoder.__getstate__()
-    byte_letters = _byte_letters() if is_byte_level else None
+    letters = byte_letters() if is_byte_level else None
 
     def token_bytes(token: int) -> bytes:
         if token in added:
             return added[token]
         text = tokenizer.id_to_token(token) or ""
-        if byte_letters is not None:
-            return bytes(byte_letters[letter] for letter in text if letter in byte_letters)
+        if letters is not None:
+            return bytes(letters[letter] for letter in text if letter in letters)
         byte = BYTE_TOKEN.fullmatch(text)
         return bytes.fromhex(byte[1]) if byte else text.replace(SPACE, " ").encode()
 
     return token_bytes
-
-
-def _byte_letters() -> dict[str, int]:
-    """Return the characters that represent bytes: printable ones as themselves, the others from U+0100 on."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(others)}
 
 
 def _match(found: Sequence[tuple[int, tuple[int, int]]], written: Sequence[tuple[int, int]]) -> bool:

@@ -100,15 +100,15 @@ class FinishedRequests:
                 _log(request)
 
     def _encode(self, ended: list[FinishedRequest], forms: list[LineForm]) -> list[bytes]:
-        """Return the lines of requests. Their texts are searched for keys together: to begin a search costs most."""
-        lines, texts = list[bytes](), list[str]()
+        """Return the lines of requests. Their values are searched for keys together: to begin a search costs most."""
+        lines, values = list[bytes](), list[bytes]()
         for form, (event, name, record, _, ended_at, duration_s, _, _) in zip(forms, ended, strict=True):
             line, of_line = self._lines.draft(form, event, name, record, ended_at, duration_s)
             lines.append(line)
-            texts.append(of_line)
-        if not is_fit(" ".join(texts)):
+            values.append(of_line)
+        if not is_fit(b" ".join(values)):
             for number, (event, name, record, _, ended_at, duration_s, _, _) in enumerate(ended):
-                if not is_fit(texts[number]):
+                if not is_fit(values[number]):
                     lines[number] = self._lines.encode_whole(event, name, record, ended_at, duration_s)
         return lines
 

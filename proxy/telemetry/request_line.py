@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import Any
 
 import orjson
 
-from proxy.telemetry.record import LONGEST_CHARS, NUMBERS, RECORDED, RequestRecord, add_known, fit_for_log
+from proxy.telemetry.record import LONGEST_CHARS, RECORDED, SCALARS, RequestRecord, add_known, fit_for_log
 from proxy.telemetry.request_metrics import MetricsPlan
 from proxy.wire.key_patterns import has_key
 
@@ -21,7 +22,6 @@ OWN = tuple(name for name in RECORDED if name not in COMMON)
 """The fields whose values are a request's own."""
 MAX_FORMS = 2000
 """How many forms of lines are remembered; then all are made again as they come."""
-PLAIN = bytes(each for each in range(0x20, 0x7F) if each not in b'"\\')
 _common_of = attrgetter(*COMMON)
 _own_of = attrgetter(*OWN)
 
@@ -30,21 +30,16 @@ Values = tuple[Any, ...]
 
 @dataclass(slots=True)
 class LineForm:
-    """How lines of one kind are put together: with the same common values, and with own ones of the same types.
-
-    `pieces` is a line in which each second piece is a value. Values are collected as the time, the duration and
-    numbers, texts, and the request's id; `order` puts them into the order of the line.
-    """
+    """How lines of one kind are put together: with the same common values, and with the same own ones known."""
 
     end: bytes
     """The common fields, as JSON."""
     read: Callable[[RequestRecord], Values] | None = None
-    """Returns first the numbers and then the texts, but for those of the metadata, which follow. None: each value has
-    to be looked at.
-    """
-    numbers: int = 0
-    order: Callable[[Sequence[str]], Sequence[str]] = tuple
-    pieces: list[str] = field(default_factory=list)
+    """Returns the own values that are known, in order. None: each value has to be looked at."""
+    metadata_at: int = 0
+    """Before which of these the values of metadata are, if there are any."""
+    pieces: list[bytes] = field(default_factory=list)
+    """A line, in which each second piece is a value."""
     plan: MetricsPlan | None = None
     """To which series of metrics such requests are added, once that is known."""
 
@@ -54,12 +49,12 @@ class RequestLines:
 
     def __init__(self) -> None:
         self._forms: dict[Values, LineForm] = {}
-        self._second, self._time = "", ""
+        self._second, self._time = b"", b""
 
     def encode(self, event: str, request_id: str, record: RequestRecord, ended_at: float, duration_s: float) -> bytes:
         """Return the line of a request that has ended: its record is complete."""
-        line, texts = self.draft(self.form_of(event, record), event, request_id, record, ended_at, duration_s)
-        return line if is_fit(texts) else self.encode_whole(event, request_id, record, ended_at, duration_s)
+        line, values = self.draft(self.form_of(event, record), event, request_id, record, ended_at, duration_s)
+        return line if is_fit(values) else self.encode_whole(event, request_id, record, ended_at, duration_s)
 
     def form_of(self, event: str, record: RequestRecord, template: str | None = None) -> LineForm:
         """Return the form of a request's line. Requests of one form are added to the same metrics.
@@ -75,24 +70,24 @@ class RequestLines:
 
     def draft(
         self, form: LineForm, event: str, request_id: str, record: RequestRecord, ended_at: float, duration_s: float
-    ) -> tuple[bytes, str]:
-        """Return a line and the texts in it that may be from outside: it is the line if `is_fit` says so of these."""
-        if form.read is None:
-            return self.encode_whole(event, request_id, record, ended_at, duration_s), ""
-        own = form.read(record)
-        count = form.numbers
-        texts = own[count:] if record.metadata is None else (*own[count:], *record.metadata.values())
-        joined = " ".join(texts)
-        try:
-            if len(joined) > LONGEST_CHARS and max(map(len, texts)) > LONGEST_CHARS:
-                return self.encode_whole(event, request_id, record, ended_at, duration_s), ""
-            numbers = orjson.dumps((ended_at, round(duration_s * 1e5) / 100, *own[:count])).decode()[1:-1].split(",")
-            numbers[0] = self._time_of(numbers[0])
-            pieces = form.pieces.copy()
-            pieces[1::2] = form.order([*numbers, *texts, request_id])
-            return "".join(pieces).encode(), joined
-        except (orjson.JSONEncodeError, UnicodeEncodeError):  # a number of more than 64 bits, half of a surrogate pair
-            return self.encode_whole(event, request_id, record, ended_at, duration_s), ""
+    ) -> tuple[bytes, bytes]:
+        """Return a line and the values in it that are not common ones: it is the line if `is_fit` says so of these.
+
+        They are encoded together, and put between names: so a text with a comma has to be looked at.
+        """
+        if form.read is not None:
+            own = form.read(record)
+            if record.metadata is not None:
+                own = (*own[: form.metadata_at], *record.metadata.values(), *own[form.metadata_at :])
+            with suppress(orjson.JSONEncodeError):  # half of a surrogate pair, a number of more than 64 bits
+                values = orjson.dumps((ended_at, request_id, round(duration_s * 1e5) / 100, *own))[1:-1]
+                found, pieces = values.split(b","), form.pieces.copy()
+                is_short = len(values) <= LONGEST_CHARS or max(map(len, found)) <= LONGEST_CHARS
+                if is_short and len(pieces) == 2 * len(found) + 1:
+                    found[0] = self._time_of(found[0])
+                    pieces[1::2] = found
+                    return b"".join(pieces), values
+        return self.encode_whole(event, request_id, record, ended_at, duration_s), b""
 
     def encode_whole(
         self, event: str, request_id: str, record: RequestRecord, ended_at: float, duration_s: float
@@ -102,7 +97,12 @@ class RequestLines:
         if not add_known(own, OWN, _own_of(record)):
             own = fit_for_log(own)
         duration_ms = round(duration_s * 1e5) / 100
-        own = {"timestamp": self._time_of(str(ended_at)), "request_id": request_id, "duration_ms": duration_ms, **own}
+        own = {
+            "timestamp": f"{self._time_of(str(ended_at).encode()).decode()}+00:00",
+            "request_id": request_id,
+            "duration_ms": duration_ms,
+            **own,
+        }
         return b"%b,%b" % (orjson.dumps(own)[:-1], _end_of(event, record)[0])
 
     def _make_form(self, kind: Values, event: str, record: RequestRecord) -> LineForm:
@@ -115,25 +115,26 @@ class RequestLines:
             self._forms[kind] = form
         return form
 
-    def _time_of(self, seconds: str) -> str:
-        """Return a time as JSON has it; `seconds` are those since 1970. Most are of the second of the one before."""
-        second, _, fraction = seconds.partition(".")
+    def _time_of(self, seconds: bytes) -> bytes:
+        """Return a time in UTC; `seconds` are those since 1970. Most are of the second of the one before."""
+        second, _, fraction = seconds.partition(b".")
         if second != self._second:
-            self._second, self._time = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(int(second)))
-        return f"{self._time}.{(fraction + '00000')[:6]}+00:00"
+            self._second = second
+            self._time = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(int(second))).encode()
+        return self._time + fraction[:6].ljust(6, b"0")
 
 
-def is_fit(texts: str) -> bool:
-    """Whether texts, which are short, can be logged as they are: printable, without keys, nothing to escape."""
-    if texts.isascii():
-        is_plain = not texts.encode().translate(None, PLAIN)
-    else:
-        is_plain = texts.isprintable() and '"' not in texts and "\\" not in texts
-    return is_plain and not has_key(texts)
+def is_fit(values: bytes) -> bool:
+    """Whether values that are JSON can be logged as they are: printable, without keys, nothing that is escaped."""
+    text = values.decode()
+    is_plain = "\x7f" not in text if text.isascii() else text.isprintable()
+    return is_plain and "\\" not in text and not has_key(text)
 
 
 def kind_of(record: RequestRecord) -> Values:
-    """Return what the form of a record's line and its metrics depend on: common values, and the types of its own ones.
+    """Return what the form of a record's line and its metrics depend on: common values, and what own ones are known.
+
+    Of those that callers and upstreams have sent, the types too.
 
     To read the fields by name takes a third of what `attrgetter` does.
     """
@@ -143,14 +144,14 @@ def kind_of(record: RequestRecord) -> Values:
         record.stream, record.status, record.code, record.policy, record.outcome, record.route, record.backend,
         record.provider, record.attempts, record.hedged, record.cache, record.cache_detail, record.estimated,
         record.unpriced, record.metadata is None or tuple(record.metadata), record.finish_reason,
-        kind(record.path), kind(record.trace_id), kind(record.client_address), kind(record.tags),
-        kind(record.safety_identifier), kind(record.upstream_code), kind(record.repairs),
-        kind(record.cache_lookup_s), kind(record.cache_bytes), kind(record.queue_s), kind(record.inference_s),
-        kind(record.max_output_tokens), kind(record.first_event_s), kind(record.response_id),
+        record.path is None, record.trace_id is None, record.client_address is None, record.tags is None,
+        kind(record.safety_identifier), kind(record.upstream_code), record.repairs is None,
+        record.cache_lookup_s is None, record.cache_bytes is None, record.queue_s is None, record.inference_s is None,
+        kind(record.max_output_tokens), record.first_event_s is None, kind(record.response_id),
         kind(record.response_model), kind(record.finish_reason), kind(record.incomplete_reason),
         kind(record.input_tokens), kind(record.output_tokens), kind(record.cached_tokens),
         kind(record.cache_write_tokens), kind(record.reasoning_tokens), kind(record.saved_input_tokens),
-        kind(record.saved_output_tokens), kind(record.cost_usd), kind(record.saved_usd),
+        kind(record.saved_output_tokens), record.cost_usd is None, record.saved_usd is None,
     )  # fmt: skip
 
 
@@ -165,23 +166,18 @@ def _end_of(event: str, record: RequestRecord) -> tuple[bytes, bool]:
 def _form(end: bytes, record: RequestRecord) -> LineForm:
     """Return the form of lines like that of a record."""
     known = [(name, value) for name, value in zip(OWN, _own_of(record), strict=True) if value is not None]
-    numbers = [name for name, value in known if type(value) in NUMBERS]
-    texts = [name for name, value in known if type(value) is str]
-    metadata = [f"metadata.{name}" for name in record.metadata or ()]
-    if len(known) != len(numbers) + len(texts) + (record.metadata is not None):
+    if not all(type(value) in SCALARS or name == "metadata" for name, value in known):
         return LineForm(end)
-    names = ["timestamp", "request_id", "duration_ms"]
-    for name, _ in known:
-        names += metadata if name == "metadata" else [name]
-    pieces, before = list[str](), "{"
-    for name in names:
-        quote = "" if name in ("duration_ms", *numbers) else '"'
-        pieces += [f"{before}{orjson.dumps(name).decode()}:{quote}", ""]
-        before = f"{quote},"
-    pieces.append(f"{before}{end.decode()}")
-    collected = ["timestamp", "duration_ms", *numbers, *texts, *metadata, "request_id"]
-    order = itemgetter(*map(collected.index, names))
-    return LineForm(end, _reader([*numbers, *texts]), len(numbers), order, pieces)
+    names = [name for name, _ in known if name != "metadata"]
+    metadata_at = sum(OWN.index(name) < OWN.index("metadata") for name in names)
+    metadata = [f"metadata.{name}" for name in record.metadata or ()]
+    shown = ["request_id", "duration_ms", *names[:metadata_at], *metadata, *names[metadata_at:]]
+    pieces = [b'{"timestamp":"', b"", b'+00:00",']
+    for name in shown:
+        pieces[-1] += b"%b:" % orjson.dumps(name)
+        pieces += [b"", b","]
+    pieces[-1] += end
+    return LineForm(end, _reader(names), metadata_at, pieces)
 
 
 def _reader(names: Sequence[str]) -> Callable[[RequestRecord], Values]:

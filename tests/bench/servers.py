@@ -140,7 +140,7 @@ def headgate_with_three_policies(upstream: int, folder: Path) -> ServerCommand:
 
 
 def headgate_without_cache(upstream: int, folder: Path) -> ServerCommand:
-    return headgate(upstream, folder / "no_cache.toml", POLICIES, cache='use = "none"')
+    return headgate(upstream, folder / "no_cache.toml", POLICIES, cache="")
 
 
 def headgate_that_keeps_nothing(upstream: int, folder: Path) -> ServerCommand:
@@ -241,7 +241,7 @@ port = 0
 name = "bench"
 key = "env:BENCH_KEY"
 {policies}
-[cache]
+{cache and "[cache]"}
 {cache}
 [[backend]]
 name = "fake"

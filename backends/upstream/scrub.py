@@ -118,8 +118,8 @@ class Scrubber:
             bytes
         ] = []  # searched together: what seems to be a secret across two of them is looked for in each
         for unit in batch:
-            if unit.type and len(unit.raw) <= WINDOW_BYTES:
-                events.append(unit.raw)
+            if unit.type and len(data := unit.raw) <= WINDOW_BYTES:
+                events.append(data)
             elif self.is_in(unit):
                 break
         else:

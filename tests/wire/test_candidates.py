@@ -25,8 +25,8 @@ NOT_FOUND = {
 
 @pytest.mark.parametrize("data", FOUND.values(), ids=FOUND)
 def test_whatever_may_be_followed_is_found(data: bytes):
-    """It is found among deltas, too."""
-    for each in (data, DELTA + data, data + DELTA):
+    """It is found among deltas, too, one or many."""
+    for each in (data, DELTA + data, data + DELTA, 10 * DELTA + data + 10 * DELTA):
         assert has_candidates(each, PATTERNS)
         assert len([*(candidates(each, PATTERNS) or ())]) == 1
 

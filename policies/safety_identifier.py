@@ -24,7 +24,8 @@ from policies.support.principal import DERIVED, blocked_key, derive_identifier, 
 from proxy.config.secrets import Secret
 from proxy.context import Caller, Context
 from proxy.outage import Outage
-from proxy.stores import StoreError
+from proxy.stores import Store, StoreError
+from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call, Operation
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.loggable import short_message
@@ -91,28 +92,7 @@ class SafetyIdentifier(Policy):
     def request_check(self, state: PolicyState) -> RequestCheck:
         name = self._name_by_caller() if self.source == "caller" else self._name_by_request()
         keeps_user, moves_user = self.user == "keep", self.user == "move"
-        listed, store = frozenset(self.blocked), state.store
-        key_of = lru_cache(1024)(blocked_key)  # hashing takes longer than the look-up, and most identifiers recur
-
-        outage = Outage()
-
-        async def refuse_blocked(call: Call, identifiers: Iterable[str]) -> Call:
-            for identifier in identifiers:
-                if identifier in listed or await is_noted(identifier):
-                    raise PolicyViolation("blocked", f"This {FIELD} is blocked.", param=FIELD)
-            return call
-
-        async def is_noted(identifier: str) -> bool:
-            """Whether the store has it; False while it fails, so that the config alone decides."""
-            try:
-                value = await store.get(key_of(identifier))
-            except StoreError as error:
-                if outage.begins():
-                    log.warning("blocklist.failed", error=short_message(error))
-                return False
-            if outage.failures:
-                log.info("blocklist.resumed", failures=outage.end())
-            return value is not None
+        refuse_blocked = Blocklist(state.store, frozenset(self.blocked)).refuse_blocked
 
         def check(call: Call, context: Context) -> Call | Awaitable[Call]:
             received = call if keeps_user or "user" not in call.body else _remove_user(call, moves=moves_user)
@@ -194,6 +174,48 @@ class SafetyIdentifier(Policy):
             return call, ()
 
         return name
+
+
+class Blocklist:
+    """The identifiers that are refused: those of the config, and those that the store has."""
+
+    def __init__(self, store: Store, listed: frozenset[str]) -> None:
+        self._store = store
+        self._peek = store.peek if isinstance(store, MemoryStore) else None
+        self._listed = listed
+        self._key_of = lru_cache(1024)(blocked_key)  # hashing takes longer than the look-up, and most of them recur
+        self._outage = Outage()
+
+    def refuse_blocked(self, call: Call, identifiers: Iterable[str]) -> Call | Awaitable[Call]:
+        """Return a call with these identifiers. Raises PolicyViolation if one of them is blocked."""
+        if self._peek is None:
+            return self._ask(call, identifiers)
+        for identifier in identifiers:
+            if identifier in self._listed or self._peek(self._key_of(identifier)) is not None:
+                raise _blocked()
+        return call
+
+    async def _ask(self, call: Call, identifiers: Iterable[str]) -> Call:
+        for identifier in identifiers:
+            if identifier in self._listed or await self._is_noted(identifier):
+                raise _blocked()
+        return call
+
+    async def _is_noted(self, identifier: str) -> bool:
+        """Whether the store has it; False while it fails, so that the config alone decides."""
+        try:
+            value = await self._store.get(self._key_of(identifier))
+        except StoreError as error:
+            if self._outage.begins():
+                log.warning("blocklist.failed", error=short_message(error))
+            return False
+        if self._outage.failures:
+            log.info("blocklist.resumed", failures=self._outage.end())
+        return value is not None
+
+
+def _blocked() -> PolicyViolation:
+    return PolicyViolation("blocked", f"This {FIELD} is blocked.", param=FIELD)
 
 
 def _remove_user(call: Call, *, moves: bool) -> Call:

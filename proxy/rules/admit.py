@@ -96,19 +96,29 @@ class RequestAdmission:
         if known is None or known.caller is not context.caller:
             return self._apply(call, context, AdmissionNotes(), is_recorded=False)
         context.held_fields = known.held_fields
-        return self._check_again(known, context) if known.again else known.call
+        return self._check_again(known, context)
 
-    async def _check_again(self, known: KnownAdmission, context: Context) -> Call:
+    def _check_again(self, known: KnownAdmission, context: Context) -> Call | Awaitable[Call]:
         """Return a call as it was allowed before; what may have changed is checked. Raises as `admit`."""
-        for rule, check, call in known.again:
+        for position, (rule, check, call) in enumerate(known.again):
             try:
                 if check is None:
                     self._decisions.record(rule, call, context, "changed")
                 elif not isinstance(checked := check(call, context), Call):
-                    await checked
+                    return self._go_on(known, position, checked, context)
             except (Unavailable, PolicyViolation) as error:
                 self._refuse(rule, call, context, error)
         return known.call
+
+    async def _go_on(self, known: KnownAdmission, position: int, checked: Awaitable[Call], context: Context) -> Call:
+        """Wait for the check at this position, and go on with those that follow. Raises as `admit`."""
+        rule, _, call = known.again[position]
+        try:
+            await checked
+        except (Unavailable, PolicyViolation) as error:
+            self._refuse(rule, call, context, error)
+        passed = self._check_again(known._replace(again=known.again[position + 1 :]), context)
+        return passed if isinstance(passed, Call) else await passed
 
     async def _apply(
         self, received: Call, context: Context, notes: AdmissionNotes | None, *, is_recorded: bool

@@ -96,18 +96,14 @@ class MemoryStore(Store):
         return count(1)
 
     async def get(self, key: str) -> bytes | None:
+        return self.peek(key)
+
+    def peek(self, key: str) -> bytes | None:
+        """Return the same as `get`, which need not wait here. Raises StoreError."""
         value = self._values.get(key)
         if value is None and key in self._records.index and (record := self._records.get(key)) is not None:
             raise _mismatch(record, "value")
         return value
-
-    async def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        found, values, records = [], self._values, self._records.index
-        for key in keys:
-            if (value := values.get(key)) is None and key in records:
-                value = await self.get(key)
-            found.append(value)
-        return found
 
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         size, is_known = len(value), key in self._values.index or key in self._records.index

@@ -10,10 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
-from policies import PolicyState
+from policies import PolicyState, RequestCheck
 from policies.safety_identifier import SafetyIdentifier
 from policies.support.principal import blocked_key, derive_identifier, hash_value
 from proxy.context import Caller
+from proxy.stores._measured import MeasuredStore
+from proxy.stores.memory import MemoryStore
+from proxy.telemetry.instruments import Histogram
+from proxy.telemetry.metrics import STORE_DURATION
+from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from tests import raw
 from tests.conftest import StartGateway, tables_for
@@ -335,16 +340,26 @@ async def test_the_store_can_block_an_identifier_at_run_time():
     assert await outcome(SafetyIdentifier(), state=state) is None
 
 
-async def test_an_identifier_that_is_blocked_after_startup_is_refused():
-    """It is looked up in the store for each call."""
-    state = PolicyState()
-    check = SafetyIdentifier().request_check(state)
-    call = make_call(safety_identifier="u-1")
-    await check(call, make_context())
-    await state.store.put(blocked_key("u-1"), b"1", ttl_s=60)
+@pytest.mark.parametrize("is_in_memory", [True, False])
+async def test_an_identifier_that_is_blocked_after_startup_is_refused(is_in_memory: bool):
+    """It is looked up in the store for each call; one in memory is not waited for."""
+    store = (
+        MemoryStore() if is_in_memory else MeasuredStore.of(MemoryStore(), "redis", "state", Histogram(STORE_DURATION))
+    )
+    check, call = SafetyIdentifier().request_check(PolicyState(store)), make_call(safety_identifier="u-1")
+    passed = check(call, make_context())
 
+    assert isinstance(passed, Call) is is_in_memory
+    assert (passed if isinstance(passed, Call) else await passed) is call
+    await store.put(blocked_key("u-1"), b"1", ttl_s=60)
     with pytest.raises(PolicyViolation, match="This safety_identifier is blocked"):
-        await check(call, make_context())
+        await wait_for(check, call)
+
+
+async def wait_for(check: RequestCheck, call: Call) -> Call:
+    """Return the call that a check returns now or later."""
+    passed = check(call, make_context())
+    return passed if isinstance(passed, Call) else await passed
 
 
 @pytest.mark.parametrize("settings", [{"source": "caller"}, {"pii": "hash"}, {"pii": "hash", "user": "move"}])

@@ -1,6 +1,8 @@
 """A call that is received again: it passes as before, and what can have changed is checked each time."""
 
+import asyncio
 import hashlib
+from functools import partial
 
 import pytest
 from pydantic import PrivateAttr
@@ -26,6 +28,8 @@ class Counted(Policy):
     """Counts how often it is applied in full, and how often to a call that is received again."""
 
     limit: int = 100
+    waits: bool = False
+    """Whether what is checked again has to wait."""
     _full: list[Call] = PrivateAttr(default_factory=list)
     _again: list[Call] = PrivateAttr(default_factory=list)
 
@@ -42,7 +46,11 @@ class Counted(Policy):
                 raise PolicyViolation("too_often", "The call was repeated too often.")
             return call
 
-        return Repeatable(check, check_again)
+        async def check_later(call: Call, context: Context) -> Call:
+            await asyncio.sleep(0)
+            return check_again(call, context)
+
+        return Repeatable(check, check_later if self.waits else check_again)
 
 
 def remembered(**fields: object) -> Call:
@@ -74,10 +82,24 @@ async def test_a_call_that_is_received_again_passes_as_before():
     assert rules.decisions.counts["counted", "changed", ""] == 2
 
 
-async def test_what_is_checked_again_may_refuse(logged):
+@pytest.mark.parametrize("waits", [(False,), (True,), (False, True, False), (True, True, False, True)])
+async def test_all_that_can_have_changed_is_checked_again(waits: tuple[bool, ...]):
+    """Each once and in order, whether it has to wait or not; without waiting the call is there at once."""
+    policies, call = [Counted(waits=each) for each in waits], remembered(marked=True)
+    rules = make_rules(*map(make_rule, policies))
+    await admit(rules, call)
+    passed = rules.begin_admission(call, make_context())
+
+    assert isinstance(passed, Call) is not (True in waits)
+    assert (passed if isinstance(passed, Call) else await passed) is call
+    assert [(len(policy._full), policy._again) for policy in policies] == [(1, [call])] * len(waits)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_what_is_checked_again_may_refuse(logged, waits: bool):
     """With its code; where the rule only reports, the call passes."""
-    call = remembered(marked=True)
-    enforced, reported = (make_rules(make_rule(Counted(limit=1), mode)) for mode in ("enforce", "report"))
+    call, policy = remembered(marked=True), partial(Counted, limit=1, waits=waits)
+    enforced, reported = (make_rules(make_rule(policy(), mode)) for mode in ("enforce", "report"))
     for rules in (enforced, reported):
         await admit(rules, call)
         await admit(rules, call)

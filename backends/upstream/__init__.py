@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import ClassVar
 
 import orjson
@@ -20,7 +21,7 @@ import orjson
 from backends import Backend, unsupported
 from backends.upstream.again import ask_again
 from backends.upstream.answer import read_body, reply_of
-from backends.upstream.body import AnswerLimits, UpstreamAnswer
+from backends.upstream.body import UpstreamAnswer
 from backends.upstream.dialects.repairs import mended, terminals_of
 from backends.upstream.errors import invalid_answer
 from backends.upstream.http1 import BodySource, encode_head
@@ -29,6 +30,7 @@ from backends.upstream.refusals import names_missing_endpoint
 from backends.upstream.relay import relay_reply_of
 from backends.upstream.server import UpstreamServer
 from backends.upstream.websocket import LAST, FixedAnswer, TurnAnswer, UpstreamLink
+from backends.upstream.wire import PATHS, Wire
 from proxy.context import Context
 from proxy.lane import LANE_CALL, LaneCall
 from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
@@ -41,9 +43,7 @@ from proxy.wire.resource import ResourceRequest
 from proxy.wire.warm_up import warm_up_response
 
 MAX_LIST_BYTES = 4_194_304  # the largest list of models
-PATHS: Mapping[Operation, str] = {
-    "create": "responses", "compact": "responses/compact", "input_tokens": "responses/input_tokens",
-}  # fmt: skip
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class Upstream(UpstreamServer):
@@ -61,29 +61,34 @@ class Upstream(UpstreamServer):
         return self.websocket
 
     def respond(self, call: Call, context: Context) -> AbstractAsyncContextManager[Reply]:
-        if not self._wire.needs_fitting:
-            return _CallOpening(self, call, context, {})
-        call, ignored = self.fitted(call, context)
-        return _CallOpening(self, call, context, ignored_header(ignored))
+        wire = self.wire
+        if wire.is_plain:  # almost always
+            return _CallOpening(wire, call, context, NO_HEADERS)
+        ignored: Sequence[str] = ()
+        if self.needs_fitting:
+            call, ignored = self.fitted(call, context)
+        if self.websocket and call.operation == "create" and (place := context.get(LANE_CALL)) is not None:
+            return _LaneOpening(self, call, place, context, ignored_header(ignored))
+        return _CallOpening(wire, call, context, ignored_header(ignored))
 
     def forward(self, request: ResourceRequest, context: Context) -> AbstractAsyncContextManager[Reply]:
         return _ResourceOpening(self, request, context)
 
     @asynccontextmanager
     async def relay(self, request: RelayRequest, context: Context) -> AsyncIterator[RelayReply]:
-        headers = {**self._headers(request.headers, context), **request.types}
+        headers = {**self.wire.headers(request.headers, context), **request.types}
         body = request.body if request.stream is None else BodySource(request.stream, request.size)
-        send = partial(self._request, request.method, request.path, body, headers, request.query)
+        send = partial(self.wire.request, request.method, request.path, body, headers, request.query)
         answer = await ask_again(send, request.method, self.name, context)
         try:
-            yield await relay_reply_of(answer, self._wire.limits)
+            yield await relay_reply_of(answer, self.wire.limits)
         finally:
             answer.close()
 
     async def models(self) -> Sequence[str]:
-        answer = await ask_again(partial(self._request, "GET", "models", b"", {}), "GET", self.name)
+        answer = await ask_again(partial(self.wire.request, "GET", "models", b"", {}), "GET", self.name)
         try:
-            body = await read_body(answer, replace(self._wire.limits, max_bytes=MAX_LIST_BYTES))
+            body = await read_body(answer, replace(self.wire.limits, max_bytes=MAX_LIST_BYTES))
             return [str(model["id"]) for model in orjson.loads(body)["data"]]
         except (ValueError, TypeError, KeyError) as error:
             raise invalid_answer("a list of models that cannot be parsed") from error
@@ -93,7 +98,7 @@ class Upstream(UpstreamServer):
     async def reach(self) -> str | None:
         """Return why calls would not be answered, in words for the operator; None if they are."""
         try:
-            answer = await self._request("GET", "models", b"", {})
+            answer = await self.wire.request("GET", "models", b"", {})
         except BackendError as error:
             return error.reason or error.message
         answer.close()
@@ -110,39 +115,24 @@ class Upstream(UpstreamServer):
         answer.close()
         return True
 
-    def ask(self, call: Call, context: Context) -> Awaitable[UpstreamAnswer | TurnAnswer]:
-        """Send a call and return the answer: by WebSocket if caller and upstream speak it. Raises BackendError."""
-        if self._wire.speaks_websocket and call.operation == "create" and (place := context.get(LANE_CALL)) is not None:
-            return self._ask_in_lane(call, place, context)
-        return self._post(call, context) if call.is_encoded else self._post_encoded(call, context)
-
-    def _post(self, call: Call, context: Context) -> Awaitable[UpstreamAnswer]:
-        headers = self._headers(call.headers, context)
-        return self._request("POST", PATHS[call.operation], call.encoded, headers, call.query)
-
-    async def _post_encoded(self, call: Call, context: Context) -> UpstreamAnswer:
-        await context.encode(call)
-        return await self._post(call, context)
-
-    async def _ask_in_lane(self, call: Call, place: LaneCall, context: Context) -> UpstreamAnswer | TurnAnswer:
+    async def ask_in_lane(self, call: Call, place: LaneCall, context: Context) -> UpstreamAnswer | TurnAnswer:
+        """Send a call in WebSocket mode and return the answer, by WebSocket if the upstream allows it. Raises
+        BackendError.
+        """
         answer = await self._ask_by_websocket(call, place, context)
         if answer is not None:
             return answer
         if not place.generates:
             return FixedAnswer(200, {}, warm_up_response(call))
-        return await self._post_encoded(call, context)
+        await context.encode(call)
+        return await self.wire.post(call, context)
 
     async def ask_for(self, request: ResourceRequest, context: Context) -> UpstreamAnswer:
         """Send a request for something that exists and return the answer. Raises BackendError."""
-        headers = self._headers(request.headers, context)
+        headers = self.wire.headers(request.headers, context)
         body = await _body_of(request, context)
-        send = partial(self._request, request.method, request.path, body, headers, request.query)
+        send = partial(self.wire.request, request.method, request.path, body, headers, request.query)
         return await ask_again(send, request.method, self.name, context)
-
-    @property
-    def limits(self) -> AnswerLimits:
-        """The limits of its answers."""
-        return self._wire.limits
 
     async def _ask_by_websocket(self, call: Call, place: LaneCall, context: Context) -> TurnAnswer | FixedAnswer | None:
         """Return the answer to a call, or the reply that has begun already; None if the upstream refuses upgrades."""
@@ -160,7 +150,7 @@ class Upstream(UpstreamServer):
         )  # fmt: skip
 
         def headers() -> Mapping[str, str]:
-            return {**self._probe_headers, **self._headers(place.connection.headers, context)}
+            return {**self._probe_headers, **self.wire.headers(place.connection.headers, context)}
 
         answer = await link.ask(call, place, headers, context)
         if isinstance(answer, TurnAnswer) and self.total_timeout_s is not None:
@@ -168,38 +158,65 @@ class Upstream(UpstreamServer):
         return answer
 
 
-class _CallOpening(Opening[UpstreamAnswer | TurnAnswer]):
+class _CallOpening(Opening[UpstreamAnswer]):
     """Opens the reply to a call. `headers` are added to it."""
 
-    __slots__ = ("_call", "_context", "_headers", "_upstream")
+    __slots__ = ("_call", "_context", "_headers", "_wire")
 
-    def __init__(self, upstream: Upstream, call: Call, context: Context, headers: Mapping[str, str]) -> None:
-        self._upstream = upstream
+    def __init__(self, wire: Wire, call: Call, context: Context, headers: Mapping[str, str]) -> None:
+        self._wire = wire
         self._call = call
         self._context = context
         self._headers = headers
 
+    def ask(self) -> Awaitable[UpstreamAnswer]:
+        call, context = self._call, self._context
+        return self._wire.post(call, context) if call.is_encoded else self._encode_and_ask()
+
+    async def _encode_and_ask(self) -> UpstreamAnswer:
+        await self._context.encode(self._call)
+        return await self._wire.post(self._call, self._context)
+
+    def read(self, answer: UpstreamAnswer) -> Awaitable[Reply]:
+        if self._headers or self._call.operation != "create":
+            return _read_call(answer, self._call, self._wire, self._context, self._headers)
+        return reply_of(answer, self._context, self._wire.limits)
+
+
+class _LaneOpening(Opening[UpstreamAnswer | TurnAnswer]):
+    """Opens the reply to a call in WebSocket mode. `headers` are added to it."""
+
+    __slots__ = ("_call", "_context", "_headers", "_place", "_upstream")
+
+    def __init__(
+        self, upstream: Upstream, call: Call, place: LaneCall, context: Context, headers: Mapping[str, str]
+    ) -> None:  # fmt: skip
+        self._upstream = upstream
+        self._call = call
+        self._place = place
+        self._context = context
+        self._headers = headers
+
     def ask(self) -> Awaitable[UpstreamAnswer | TurnAnswer]:
-        return self._upstream.ask(self._call, self._context)
+        return self._upstream.ask_in_lane(self._call, self._place, self._context)
 
-    def read(self, answer: UpstreamAnswer | TurnAnswer) -> Awaitable[Reply]:
-        if self._headers or self._call.operation != "create" or isinstance(answer, TurnAnswer):
-            return self._read_odd(answer)
-        return reply_of(answer, self._context, self._upstream.limits)
+    async def read(self, answer: UpstreamAnswer | TurnAnswer) -> Reply:
+        wire, repairs = self._upstream.wire, self._upstream.repairs
+        if not isinstance(answer, TurnAnswer):
+            return await _read_call(answer, self._call, wire, self._context, self._headers)
+        return Reply(200, self._headers, batches=mended(answer, repairs, self._context) if repairs else answer)
 
-    async def _read_odd(self, answer: UpstreamAnswer | TurnAnswer) -> Reply:
-        """Read what is not the answer to a POST of a call as it was received."""
-        upstream, operation = self._upstream, self._call.operation
-        if isinstance(answer, TurnAnswer):
-            repairs = upstream.limits.repairs
-            batches = mended(answer, repairs, self._context) if repairs else answer
-            return Reply(200, self._headers, batches=batches)
-        reply = await reply_of(answer, self._context, upstream.limits, has_id=operation == "create")
-        if self._headers:
-            reply = replace(reply, headers={**reply.headers, **self._headers})
-        if operation != "create" and names_missing_endpoint(reply):
-            raise unsupported(f"POST /v1/{PATHS[operation]}")
-        return reply
+
+async def _read_call(
+    answer: UpstreamAnswer, call: Call, wire: Wire, context: Context, headers: Mapping[str, str]
+) -> Reply:  # fmt: skip
+    """Return the reply to any call, with more headers. Raises BackendError."""
+    reply = await reply_of(answer, context, wire.limits, has_id=call.operation == "create")
+    if headers:
+        reply = replace(reply, headers={**reply.headers, **headers})
+    if call.operation != "create" and names_missing_endpoint(reply):
+        raise unsupported(f"POST /v1/{PATHS[call.operation]}")
+    return reply
 
 
 class _ResourceOpening(Opening[UpstreamAnswer]):
@@ -220,7 +237,7 @@ class _ResourceOpening(Opening[UpstreamAnswer]):
         if request.method == "DELETE" and answer.status == 204:
             return response_reply(request.deleted, {})
         # A stream that is resumed begins in the middle: it is not mended.
-        reply = await reply_of(answer, self._context, replace(self._upstream.limits, repairs=()), has_id=False)
+        reply = await reply_of(answer, self._context, replace(self._upstream.wire.limits, repairs=()), has_id=False)
         if reply.status == 405:
             raise unsupported(f"{request.method} requests for {request.kind}")
         return reply

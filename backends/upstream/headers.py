@@ -7,7 +7,6 @@ browsers, sets cookies, or concerns one connection.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 from backends.upstream.scrub import Scrubber
 from proxy.wire.headers import MAX_NAME_CHARS
@@ -38,14 +37,9 @@ _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 _NAME = re.compile(r"[!#$%&'+.^_`|~0-9A-Za-z-]+\*?|\*", re.ASCII)
 
 
-class ChosenNames(NamedTuple):
-    """Names of headers in lower case, as they are forwarded, and as they are received."""
-
-    names: Sequence[tuple[str, str]]
-    joined: str
-    """Those that are forwarded."""
-    has_id: bool
-    """Whether the upstream's id of the request is among them."""
+ChosenNames = tuple[Sequence[tuple[str, str]], str, bool]
+"""Names of headers as they are forwarded and received, the former joined, and whether the upstream's id is among them.
+"""
 
 
 class HeaderFilter:
@@ -74,13 +68,14 @@ class HeaderFilter:
         # A multidict counts a name that is there twice as two.
         if known is None or len(names) < len(received) or received.get("connection", "keep-alive") != "keep-alive":
             return _within_limits(self._search(received), scrubber)
-        chosen = {forwarded: received[name] for forwarded, name in known.names}
-        if known.has_id and not chosen[UPSTREAM_ID]:
+        pairs, joined, has_id = known
+        chosen = {forwarded: received[name] for forwarded, name in pairs}
+        if has_id and not chosen[UPSTREAM_ID]:
             del chosen[UPSTREAM_ID]
         values = "".join(chosen.values())
-        if not values.isprintable() or len(values) + len(known.joined) > MAX_BYTES:
+        if not values.isprintable() or len(values) + len(joined) > MAX_BYTES:
             return _within_limits(chosen, scrubber)
-        return _within_limits(chosen, scrubber) if scrubber.is_in_fields(known.joined, values) else chosen
+        return _within_limits(chosen, scrubber) if scrubber.is_in_fields(joined, values) else chosen
 
     def _search(self, received: Mapping[str, str]) -> dict[str, str]:
         chosen: dict[str, str] = {}
@@ -93,7 +88,7 @@ class HeaderFilter:
             chosen[UPSTREAM_ID] = upstream_id
         return chosen
 
-    def _choose(self, names: tuple[str, ...]) -> "ChosenNames | None":
+    def _choose(self, names: tuple[str, ...]) -> ChosenNames | None:
         """Return those among these names that are forwarded, and remember them: an upstream sends the same ones in each
         of its answers. None where each header has to be looked at: they are many, one is very long, or there twice.
         """
@@ -105,7 +100,7 @@ class HeaderFilter:
             return None
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()
-        known = self._known[names] = ChosenNames(chosen, "".join(dict(chosen)), UPSTREAM_ID in dict(chosen))
+        known = self._known[names] = chosen, "".join(dict(chosen)), UPSTREAM_ID in dict(chosen)
         return known
 
     def _select(self, name: str) -> str | None:

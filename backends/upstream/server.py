@@ -1,51 +1,29 @@
-"""The server of an upstream: its address and key, the connections to it, and what is sent on them."""
+"""The server of an upstream: its address and key, and the connections to it."""
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from ssl import SSLContext
-from typing import NamedTuple
 from urllib.parse import urlencode, urlsplit
 
-from backends.upstream.body import AnswerLimits, UpstreamAnswer
+from backends.upstream.body import AnswerLimits
 from backends.upstream.credentials import Credentials
 from backends.upstream.headers import HeaderFilter
-from backends.upstream.http1 import (
-    BodySource,
-    Client,
-    Origin,
-    Proxy,
-    RequestHeads,
-    Timeouts,
-    create_tls_context,
-    encode_length,
-)
+from backends.upstream.http1 import Client, Origin, Proxy, Timeouts, create_tls_context
 from backends.upstream.settings import UpstreamSettings
 from backends.upstream.websocket import SocketDialer
-from proxy.context import Context
-from proxy.wire.headers import IDEMPOTENCY_KEY, HeaderNames, scope_idempotency_key
-
-
-class Wire(NamedTuple):
-    """What every request needs of an upstream: reading a field of a pydantic model takes as long as ten of these."""
-
-    client: Client
-    credentials: Credentials
-    path: str
-    query: str
-    heads: RequestHeads
-    names: HeaderNames
-    limits: AnswerLimits
-    needs_fitting: bool
-    speaks_websocket: bool
+from backends.upstream.wire import Wire
+from proxy.wire.headers import HeaderNames
 
 
 class UpstreamServer(UpstreamSettings):
     @cached_property
-    def _wire(self) -> Wire:
+    def wire(self) -> Wire:
+        """Sends requests to it."""
         return Wire(
-            self._client, self._credentials, self._path, self._query, RequestHeads(self._default_headers),
-            self.header_names, self._limits, self.needs_fitting, self.websocket,
+            self._client, self._credentials, self._limits, path=self._path, query=self._query,
+            headers=self._default_headers, names=self.header_names,
+            is_plain=not (self.needs_fitting or self.websocket),
         )  # fmt: skip
 
     @cached_property
@@ -123,45 +101,3 @@ class UpstreamServer(UpstreamSettings):
     async def close(self) -> None:
         await self._dialer.close()
         await self._client.close()
-
-    def _headers(self, received: Mapping[str, str], context: Context) -> dict[str, str]:
-        """Return the headers of a request: the caller's that it may see, and those of the trace."""
-        forwarded = self._wire.names.select(received) if received else {}
-        if IDEMPOTENCY_KEY in forwarded:
-            forwarded = scope_idempotency_key(forwarded, context.caller.team)
-        traced = context.trace.propagation_headers()
-        return {**forwarded, **traced} if traced else forwarded
-
-    def _request(
-        self, method: str, path: str, body: bytes | BodySource, headers: Mapping[str, str], query: str = ""
-    ) -> Awaitable[UpstreamAnswer]:
-        """Send a request and return the answer once its head has arrived.
-
-        A body is JSON unless a header says otherwise. Raises BackendError, and what a streamed body raises.
-        """
-        wire = self._wire
-        if query or wire.query:
-            query = query.partition("#")[0]  # a fragment is not part of a request
-            both = f"{query}&{wire.query}" if query and wire.query else query or wire.query
-            path = f"{path}?{both}" if both else path
-        target = f"{wire.path}/{path}"
-        if not isinstance(body, bytes):
-            framing = body.framing
-        else:
-            framing = encode_length(len(body)) if body or method == "POST" else b""
-        if wire.credentials.can_expire:
-            return self._request_with_token(method, target, body, headers, framing)
-        return wire.client.request(wire.heads.encode(method, target, headers, wire.credentials.headers, framing), body)
-
-    async def _request_with_token(
-        self, method: str, target: str, body: bytes | BodySource, headers: Mapping[str, str], framing: bytes
-    ) -> UpstreamAnswer:
-        """Send a request with a key that expires, and again with a new one if it has expired before its time."""
-        client, credentials, heads = self._wire.client, self._wire.credentials, self._wire.heads
-        own = credentials.current
-        own = await credentials.read() if own is None else own
-        answer = await client.request(heads.encode(method, target, headers, own, framing), body)
-        if answer.status == 401 and isinstance(body, bytes) and (new := await credentials.renew(own)):
-            answer.close()  # nothing was done
-            return await client.request(heads.encode(method, target, headers, new, framing), body)
-        return answer

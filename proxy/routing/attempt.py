@@ -160,12 +160,12 @@ class Attempt:
 
     def _answering(self, call: Call) -> AbstractAsyncContextManager[Reply]:
         """Return what opens the reply: of the gateway itself if the target has no warm-ups. Raises BackendError."""
-        context, backend = self._context, self.target.backend
-        if call.operation not in self.target.operations:
+        context, target = self._context, self.target
+        if call.operation not in target.operations:
             raise unsupported(f"the operation {call.operation}")
-        if is_warm_up(context) and not backend.speaks_websocket:
+        if is_warm_up(context) and not target.backend.speaks_websocket:
             return warm_up_reply(call, self.route, context)
-        return backend.respond(call, context)
+        return target.respond(call, context)
 
 
 def _code_of_break(error: BaseException | None, context: Context) -> str | None:

@@ -53,7 +53,7 @@ class Target:
     __slots__ = (
         "_last_quote", "_on_ejected", "_prices", "_slow_s", "_successes", "address", "backend", "breaker", "ejections",
         "enforces", "failures", "fault", "in_flight", "is_drained", "limited_until", "name", "noted_at", "operations",
-        "places", "provider",
+        "places", "provider", "respond",
     )  # fmt: skip
 
     def __init__(
@@ -77,7 +77,8 @@ class Target:
         self.fault: str | None = None
         """The code of the fault with which the last call ended; None after one without."""
         self._on_ejected = on_ejected
-        # Reading a field of a backend takes as long as ten of this object: it is a pydantic model.
+        # Reading a field or a method of a backend takes as long as ten of this object: it is a pydantic model.
+        self.respond = backend.respond
         self.name, self.provider, self.enforces = backend.name, backend.provider, backend.enforces
         self.operations, self.address, self._slow_s = backend.operations, backend.address, backend.slow_start_s
         limits = backend.concurrency

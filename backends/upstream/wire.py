@@ -1,0 +1,90 @@
+"""Sends requests to the server of an upstream, with its address, its key and the headers that it may see.
+
+It has what every request needs of the upstream in attributes of its own: reading a field of a pydantic model, or a
+method, takes as long as ten of these.
+"""
+
+from collections.abc import Awaitable, Mapping
+
+from backends.upstream.body import AnswerLimits, UpstreamAnswer
+from backends.upstream.credentials import Credentials
+from backends.upstream.http1 import BodySource, Client, RequestHeads, encode_length
+from proxy.context import Context
+from proxy.wire.call import Call, Operation
+from proxy.wire.headers import IDEMPOTENCY_KEY, HeaderNames, scope_idempotency_key
+
+PATHS: Mapping[Operation, str] = {
+    "create": "responses", "compact": "responses/compact", "input_tokens": "responses/input_tokens",
+}  # fmt: skip
+
+
+class Wire:
+    """The server of one upstream, as requests need it."""
+
+    __slots__ = ("_client", "_credentials", "_heads", "_names", "_path", "_query", "is_plain", "limits")
+
+    def __init__(  # noqa: PLR0913  each a fact of its own
+        self, client: Client, credentials: Credentials, limits: AnswerLimits, *, path: str, query: str,
+        headers: Mapping[str, str], names: HeaderNames, is_plain: bool,
+    ) -> None:  # fmt: skip
+        """`path` precedes that of every request, `query` follows its own. `headers` are those of every request, `names`
+        have those of callers that it may see.
+        """
+        self.is_plain = is_plain
+        """Whether every call is sent as it is, by HTTP."""
+        self._client = client
+        self._credentials = credentials
+        self.limits = limits
+        """The limits of answers."""
+        self._path = path
+        self._query = query
+        self._heads = RequestHeads(headers)
+        self._names = names
+
+    def post(self, call: Call, context: Context) -> Awaitable[UpstreamAnswer]:
+        """Send a call as `request` does."""
+        return self.request(
+            "POST", PATHS[call.operation], call.encoded, self.headers(call.headers, context), call.query
+        )
+
+    def headers(self, received: Mapping[str, str], context: Context) -> dict[str, str]:
+        """Return the headers of a request: the caller's that it may see, and those of the trace."""
+        forwarded = self._names.select(received) if received else {}
+        if IDEMPOTENCY_KEY in forwarded:
+            forwarded = scope_idempotency_key(forwarded, context.caller.team)
+        traced = context.trace.propagation_headers()
+        return {**forwarded, **traced} if traced else forwarded
+
+    def request(
+        self, method: str, path: str, body: bytes | BodySource, headers: Mapping[str, str], query: str = ""
+    ) -> Awaitable[UpstreamAnswer]:
+        """Send a request and return the answer once its head has arrived.
+
+        A body is JSON unless a header says otherwise. Raises BackendError, and what a streamed body raises.
+        """
+        if query or self._query:
+            query = query.partition("#")[0]  # a fragment is not part of a request
+            both = f"{query}&{self._query}" if query and self._query else query or self._query
+            path = f"{path}?{both}" if both else path
+        target = f"{self._path}/{path}"
+        if not isinstance(body, bytes):
+            framing = body.framing
+        else:
+            framing = encode_length(len(body)) if body or method == "POST" else b""
+        credentials = self._credentials
+        if credentials.can_expire:
+            return self._request_with_token(method, target, body, headers, framing)
+        return self._client.request(self._heads.encode(method, target, headers, credentials.headers, framing), body)
+
+    async def _request_with_token(
+        self, method: str, target: str, body: bytes | BodySource, headers: Mapping[str, str], framing: bytes
+    ) -> UpstreamAnswer:
+        """Send a request with a key that expires, and again with a new one if it has expired before its time."""
+        client, credentials, heads = self._client, self._credentials, self._heads
+        own = credentials.current
+        own = await credentials.read() if own is None else own
+        answer = await client.request(heads.encode(method, target, headers, own, framing), body)
+        if answer.status == 401 and isinstance(body, bytes) and (new := await credentials.renew(own)):
+            answer.close()  # nothing was done
+            return await client.request(heads.encode(method, target, headers, new, framing), body)
+        return answer

@@ -90,8 +90,7 @@ class FinishedRequests:
     def _log(self, ended: list[FinishedRequest]) -> None:
         """Log requests; those that are to be measured wait for that with their lines."""
         if self._put_lines is not None or self.metrics is not None:
-            forms = [self._lines.form_of(event, record, template) for event, _, record, template, *_ in ended]
-            lines = self._encode(ended, forms)
+            forms, lines = self._encode(ended)
             self._logged.extend(zip(ended, forms, lines, strict=True))
         if self._put_lines is not None:
             self._put_lines(lines)
@@ -99,18 +98,21 @@ class FinishedRequests:
             for request in ended:
                 _log(request)
 
-    def _encode(self, ended: list[FinishedRequest], forms: list[LineForm]) -> list[bytes]:
+    def _encode(self, ended: list[FinishedRequest]) -> tuple[list[LineForm], list[bytes]]:
         """Return the lines of requests. Their values are searched for keys together: to begin a search costs most."""
-        lines, values = list[bytes](), list[bytes]()
-        for form, (event, name, record, _, ended_at, duration_s, _, _) in zip(forms, ended, strict=True):
-            line, of_line = self._lines.draft(form, event, name, record, ended_at, duration_s)
+        forms, lines, values = list[LineForm](), list[bytes](), list[bytes]()
+        form_of, draft = self._lines.form_of, self._lines.draft
+        for event, name, record, template, ended_at, duration_s, _, _ in ended:
+            form = form_of(event, record, template)
+            line, of_line = draft(form, event, name, record, ended_at, duration_s)
+            forms.append(form)
             lines.append(line)
             values.append(of_line)
         if not is_fit(b" ".join(values)):
             for number, (event, name, record, _, ended_at, duration_s, _, _) in enumerate(ended):
                 if not is_fit(values[number]):
                     lines[number] = self._lines.encode_whole(event, name, record, ended_at, duration_s)
-        return lines
+        return forms, lines
 
 
 def _log(request: FinishedRequest) -> None:

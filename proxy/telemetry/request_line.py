@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -79,14 +78,16 @@ class RequestLines:
             own = form.read(record)
             if record.metadata is not None:
                 own = (*own[: form.metadata_at], *record.metadata.values(), *own[form.metadata_at :])
-            with suppress(orjson.JSONEncodeError):  # half of a surrogate pair, a number of more than 64 bits
+            try:
                 values = orjson.dumps((ended_at, request_id, round(duration_s * 1e5) / 100, *own))[1:-1]
-                found, pieces = values.split(b","), form.pieces.copy()
-                is_short = len(values) <= LONGEST_CHARS or max(map(len, found)) <= LONGEST_CHARS
-                if is_short and len(pieces) == 2 * len(found) + 1:
-                    found[0] = self._time_of(found[0])
-                    pieces[1::2] = found
-                    return b"".join(pieces), values
+            except orjson.JSONEncodeError:  # half of a surrogate pair, a number of more than 64 bits
+                return self.encode_whole(event, request_id, record, ended_at, duration_s), b""
+            found, pieces = values.split(b","), form.pieces.copy()
+            is_short = len(values) <= LONGEST_CHARS or max(map(len, found)) <= LONGEST_CHARS
+            if is_short and len(pieces) == 2 * len(found) + 1:
+                found[0] = self._time_of(found[0])
+                pieces[1::2] = found
+                return b"".join(pieces), values
         return self.encode_whole(event, request_id, record, ended_at, duration_s), b""
 
     def encode_whole(
@@ -139,11 +140,13 @@ def kind_of(record: RequestRecord) -> Values:
     To read the fields by name takes a third of what `attrgetter` does.
     """
     kind = type
-    return (
+    common = (
         record.method, record.caller, record.team, record.key_id, record.issuer, record.key_fingerprint, record.model,
         record.stream, record.status, record.code, record.policy, record.outcome, record.route, record.backend,
         record.provider, record.attempts, record.hedged, record.cache, record.cache_detail, record.estimated,
         record.unpriced, record.metadata is None or tuple(record.metadata), record.finish_reason,
+    )  # fmt: skip
+    own = (
         record.path is None, record.trace_id is None, record.client_address is None, record.tags is None,
         kind(record.safety_identifier), kind(record.upstream_code), record.repairs is None,
         record.cache_lookup_s is None, record.cache_bytes is None, record.queue_s is None, record.inference_s is None,
@@ -153,6 +156,7 @@ def kind_of(record: RequestRecord) -> Values:
         kind(record.cache_write_tokens), kind(record.reasoning_tokens), kind(record.saved_input_tokens),
         kind(record.saved_output_tokens), record.cost_usd is None, record.saved_usd is None,
     )  # fmt: skip
+    return common, own  # of more than 30 values a tuple would be made by way of a list
 
 
 def _end_of(event: str, record: RequestRecord) -> tuple[bytes, bool]:

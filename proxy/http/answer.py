@@ -154,19 +154,20 @@ class Answer(web.StreamResponse):
 
     def _encode_head(self, framing: str) -> bytes:
         """Return the head. Raises ValueError if a field could be read as more than one."""
-        version = self._request.version
+        version, fields = self._request.version, self._fields
+        start = "HTTP/1.1 " if version == (1, 1) else f"HTTP/{version[0]}.{version[1]} "
         status = STATUS_LINES.get(self.status) or f"{self.status} "
-        lines = [f"HTTP/{version[0]}.{version[1]} {status}", *map(": ".join, self._fields.items())]
-        text = "".join(lines)  # searching one text takes less than searching each line
-        if "\n" in text or "\r" in text or "\0" in text:
-            raise ValueError("A header of an answer has a line end in its name or value.")
+        lines, values = [*_field_names(tuple(fields))], [*fields.values()]
+        _check_text("".join(values))  # searching one text takes less than searching each value
+        lines[1::2] = values
         connection = ""
         if self.keep_alive:
             connection = "Connection: keep-alive\r\n" if version == (1, 0) else ""
         elif version == (1, 1):
             connection = "Connection: close\r\n"
-        lines += f"{framing}Date: {_format_date(int(time.time()))}", f"{connection}\r\n"
-        return "\r\n".join(lines).encode("utf-8", "surrogateescape")
+        date = _format_date(time.time() // 1)
+        head = f"{start}{status}{''.join(lines)}\r\n{framing}Date: {date}\r\n{connection}\r\n"
+        return head.encode("utf-8", "surrogateescape")
 
     async def _write(self, data: bytes) -> None:
         if self._put_now(data):
@@ -186,7 +187,23 @@ class Answer(web.StreamResponse):
         return self._unpaced_bytes >= PIECE_BYTES or connection.writing_paused
 
 
+def _check_text(text: str) -> None:
+    """Raises ValueError for a text with which a field could be read as more than one."""
+    if "\n" in text or "\r" in text or "\0" in text:
+        raise ValueError("A header of an answer has a line end in its name or value.")
+
+
+@lru_cache(maxsize=256)
+def _field_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what precedes the value of each field, with a place for it; most answers have the same fields.
+
+    Raises ValueError for a name that could be read as more than one field.
+    """
+    _check_text("".join(names))
+    return tuple(part for name in names for part in (f"\r\n{name}: ", ""))
+
+
 @lru_cache(maxsize=1)
-def _format_date(second: int) -> str:
+def _format_date(second: float) -> str:
     """Source: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7"""
     return formatdate(second, usegmt=True)

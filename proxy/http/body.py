@@ -4,6 +4,7 @@ import asyncio
 import zlib
 
 from aiohttp import StreamReader, web
+from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TYPE
 
 from proxy.config.process_tables import ServerTable
 from proxy.wire.compression import CODINGS, MAX_RATIO, decompressor_for, exceeds_ratio
@@ -41,17 +42,27 @@ def read_now(request: web.BaseRequest, server: ServerTable, memory: MemoryLease)
     Raises RequestError for one that is too large, Unavailable.
     """
     headers, content = request.headers, request.content
-    if headers.get("Content-Type") != JSON_TYPE or not content.is_eof() or "Content-Encoding" in headers:
+    if headers.get(CONTENT_TYPE) != JSON_TYPE or not content.is_eof() or CONTENT_ENCODING in headers:
         return None
     return _take_received(content, server, memory)
 
 
 def _take_received(content: StreamReader, server: ServerTable, memory: MemoryLease) -> bytes:
     """Return a body that has arrived. Raises RequestError for one that is too large, Unavailable."""
-    body: bytes = content.read_nowait()
+    body = _received(content)
     if len(body) > server.max_body_bytes:
         raise body_too_large(server)
     memory.grow(len(body))
+    return body
+
+
+def _received(content: StreamReader) -> bytes:
+    """Return all of a body that has arrived; if that is one piece, without the calls that flow control needs."""
+    if content.total_bytes and content.exception() is None:  # else it may have no buffer
+        chunks = content._buffer  # noqa: SLF001
+        if len(chunks) == 1 and content.total_bytes == len(chunks[0]):
+            return chunks.popleft()
+    body: bytes = content.read_nowait()
     return body
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import structlog
 from aiohttp import web
+from aiohttp.hdrs import HOST, TRANSFER_ENCODING
 from opentelemetry.trace import Tracer
 
 from proxy.http.client_address import ClientAddresses
@@ -189,8 +190,8 @@ class Dispatcher:
 
     def _check(self, request: Request) -> None:
         """Refuse what no handler should see. Raises HeadgateError."""
-        hosts = request.headers.getall("Host", ())
-        if request.version != (1, 1) or "Transfer-Encoding" in request.headers:
+        hosts = request.headers.getall(HOST, ())
+        if request.version != (1, 1) or TRANSFER_ENCODING in request.headers:
             _check_framing(request)
         if "?" in request.raw_path:
             refuse_many_parameters(request.raw_path)

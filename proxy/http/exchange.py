@@ -64,7 +64,7 @@ class Exchange:
 
     def identify(self, directory: Directory) -> Caller:
         """Return the authenticated caller, and record it. Raises Unauthenticated, Unavailable, TooManyCalls."""
-        caller = directory.identify(self.request.headers)
+        caller = directory.identify(self.request.headers, self.request.protocol)
         record = self.record
         record.caller, record.team = caller.name, caller.team
         record.key_fingerprint = caller.fingerprint or None

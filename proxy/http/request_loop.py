@@ -15,6 +15,7 @@ from aiohttp.web_protocol import ERROR, _ErrInfo
 from proxy.http.answer import Answer
 from proxy.http.heads import BoundedHeads
 from proxy.http.request import Request
+from proxy.identity.directory import Sender
 
 LINGERING_S = 2.0  # how long the rest of a refused body is read, so that the client can read the refusal
 
@@ -24,7 +25,7 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 class RequestLoop(BoundedHeads):
     """A connection that answers its requests in one task."""
 
-    __slots__ = ("_max_body_bytes", "is_admitted", "is_draining", "is_stalled", "remote")
+    __slots__ = ("_max_body_bytes", "is_admitted", "is_draining", "is_stalled", "remote", "sender")
 
     def __init__(self, manager: web.Server, *, max_body_bytes: int, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -32,6 +33,7 @@ class RequestLoop(BoundedHeads):
         self.is_admitted = True  # False: over the limit of connections, its one request is refused
         self.is_draining = False  # whether the next answer is the last on this connection
         self.is_stalled = False  # whether it was closed because its client did not read
+        self.sender: Sender | None = None  # of the last request, if that was identified by its key
         self.remote: str | None = None
         """The address of who has connected; None for a connection that has none."""
 

@@ -4,7 +4,10 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from hmac import compare_digest
+from typing import NamedTuple, Protocol
+
+from multidict import istr
 
 from proxy.context import Caller
 from proxy.identity.issuer_keys import IssuerKeys
@@ -19,7 +22,7 @@ ANONYMOUS = Caller("anybody", "anybody")
 KEY = re.compile(r"[A-Za-z0-9._~+/=-]+", re.ASCII)
 _BEARER = re.compile(rf"Bearer +({KEY.pattern})", re.IGNORECASE | re.ASCII)
 # Source: https://learn.microsoft.com/azure/ai-foundry/openai/reference#authentication
-API_KEY, X_API_KEY = "api-key", "x-api-key"
+AUTHORIZATION, API_KEY, X_API_KEY = istr("Authorization"), istr("api-key"), istr("x-api-key")
 BEARER = "Bearer "
 MAX_KEYED = 4096
 """How many headers with a key are remembered: of each key those with one space, so that none crowds out the others."""
@@ -42,6 +45,23 @@ class RequestHeaders(Protocol):
     def __contains__(self, key: object) -> bool: ...
 
 
+class Sender(NamedTuple):
+    """A caller, the `Authorization` by which it was identified, and the version of the directory that knew it."""
+
+    authorization: str
+    caller: Caller
+    version: object
+
+
+class IdentifiedConnection(Protocol):
+    """A connection, on which one sender usually sends one request after the other with the same key.
+
+    Its last request, which it has until the next one arrives, has that key as well.
+    """
+
+    sender: Sender | None
+
+
 class Directory:
     """Knows callers by the SHA-256 of their key: how long a lookup takes says nothing about a key."""
 
@@ -59,6 +79,8 @@ class Directory:
         self._has_issued = has_issued
         # By the SHA-256 of `Authorization`, which need not be taken apart again.
         self._keyed: OrderedDict[bytes, Caller] = OrderedDict()
+        self._version = object()
+        """Another one when keys were replaced: what was found before is not valid any more."""
         self.is_current = True
         """Whether all issued keys are known; a key that is not known may be a new one otherwise."""
         self.is_open = not callers and not has_issued
@@ -77,6 +99,7 @@ class Directory:
         self._merge()
 
     def _merge(self) -> None:
+        self._version = object()
         self._keyed.clear()
         self._callers = {**self._issued, **self._configured}
         self._teams = {caller.name: caller.team for caller in self._callers.values()}
@@ -103,26 +126,39 @@ class Directory:
         knows_keys = self.is_open or bool(self._callers) or (self._has_issued and self.is_current)
         return words, knows_keys or any(word != "down" for word in issuers.values())
 
-    def identify(self, headers: RequestHeaders) -> Caller:
-        """Return the caller whose key is in these headers. Raises Unauthenticated.
+    def identify(self, headers: RequestHeaders, connection: IdentifiedConnection | None = None) -> Caller:
+        """Return the caller whose key is in these headers; `connection` is that on which they came.
 
-        Raises Unavailable for a key that may have been issued while it cannot be looked up, and for a token whose
-        signature cannot be checked at the moment.
+        Raises Unauthenticated, Unavailable for a key that may have been issued while it cannot be looked up, and for a
+        token whose signature cannot be checked at the moment.
         """
         if self.is_open:
             return ANONYMOUS
-        authorization = headers.getall("Authorization", ())
-        is_bearer = not (API_KEY in headers or X_API_KEY in headers)
-        sent = _digest(authorization[0]) if is_bearer and len(authorization) == 1 else b""
-        if (known := self._keyed.get(sent)) is not None:
-            return self._note_use(known)
+        authorization = headers.getall(AUTHORIZATION, ())
+        if API_KEY in headers or X_API_KEY in headers or len(authorization) != 1:
+            return self._look_up(headers)
+        sent, last = authorization[0], None if connection is None else connection.sender
+        if last is not None and last.version is self._version and _is_same(last.authorization, sent):
+            return self._note_use(last.caller)
+        known = self._keyed.get(_digest(sent))
+        if known is None:
+            return self._look_up(headers, sent)
+        if connection is not None:
+            connection.sender = Sender(sent, known, self._version)
+        return self._note_use(known)
+
+    def _look_up(self, headers: RequestHeaders, authorization: str | None = None) -> Caller:
+        """Return the caller whose key is in these headers, where it is taken apart. Raises as `identify` does.
+
+        `authorization` is the only header with a key, if it is one of that name.
+        """
         key = _key_in(headers)
         if key is not None:  # an empty key matches no caller, not even one whose key is empty
             digest = _digest(key)
             caller = self._callers.get(digest)
             if caller is not None:
-                if is_bearer and len(authorization[0]) == len(BEARER) + len(key):
-                    self._remember(sent, caller)
+                if authorization is not None and len(authorization) == len(BEARER) + len(key):
+                    self._remember(_digest(authorization), caller)
                 return self._note_use(caller)
             if self.sign_in is not None and self.sign_in.is_used and is_token(key):
                 return self._signed_in(self.sign_in.identify(key, digest))
@@ -164,6 +200,11 @@ class Directory:
         return caller
 
 
+def _is_same(known: str, sent: str) -> bool:
+    """Whether two headers are equal. How long it takes says nothing about a known one."""
+    return known.isascii() and sent.isascii() and compare_digest(known, sent)
+
+
 def _digest(text: str) -> bytes:
     """Return the SHA-256 of a key or a header; keys themselves are not kept."""
     return hashlib.sha256(text.encode(errors="surrogateescape")).digest()
@@ -171,7 +212,7 @@ def _digest(text: str) -> bytes:
 
 def _key_in(headers: RequestHeaders) -> str | None:
     """Return the key in these headers; None if it cannot be one. Raises Unauthenticated unless there is exactly one."""
-    authorization = headers.getall("Authorization", ())
+    authorization = headers.getall(AUTHORIZATION, ())
     is_bearer = not (API_KEY in headers or X_API_KEY in headers)
     return _bearer_key(authorization) if is_bearer else _plain_key(headers, authorization)
 

@@ -24,6 +24,7 @@ from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
 from proxy.telemetry.recorded_span import RecordedSpan, headers_of, recorded
 from proxy.telemetry.request_metrics import outcome_of
 from proxy.telemetry.sampling import TraceIds, is_sampled
+from proxy.telemetry.server_timing import server_timing
 from proxy.telemetry.vocabulary import REQUEST, SPAN_KIND, TraceTable, describe_model_call, set_attributes
 from proxy.wire.loggable import printable
 
@@ -220,13 +221,9 @@ class Trace:
         return headers_of(span.get_span_context())
 
     def server_timing(self, *, has_steps: bool = True) -> str:
-        """Return the value of `Server-Timing`: of each step, if any is measured, or of all together.
-
-        Source: https://www.w3.org/TR/server-timing/
-        """
+        """Return the value of `Server-Timing`: of each step, if any is measured, or of all together."""
         self.end_step()
-        durations = (has_steps and self.durations) or [("total", self.elapsed_s())]
-        return ", ".join([f"{name};dur={seconds * 1000:.2f}" for name, seconds in durations])
+        return server_timing((has_steps and self.durations) or [("total", self.elapsed_s())])
 
     def start_child(self, name: str, kind: SpanKind, start_time: int | None = None) -> RecordedSpan | None:
         """Start a span under the model's call, else under the request, if that is recorded."""

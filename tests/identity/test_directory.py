@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from proxy.context import Caller
-from proxy.identity.directory import ANONYMOUS, MAX_KEYED, Directory
+from proxy.identity.directory import ANONYMOUS, MAX_KEYED, Directory, Sender
 from proxy.wire.errors import Unauthenticated
 from tests.examples import NO_DEADLINE
 
@@ -156,3 +156,51 @@ def test_a_team_is_known_by_its_key_in_each_header_before_it_is_used():
     teams = [directory.team_of(CIMultiDict(headers)) for headers in sent]
 
     assert teams == ["search", "search", "ads", "", "", "", "", ""]
+
+
+class OneConnection:
+    """What a directory knows of a connection."""
+
+    sender: Sender | None = None
+
+
+def test_a_connection_is_known_by_its_last_key_until_the_keys_change():
+    """A key that was revoked or replaced identifies nobody any more, also where it has just been used."""
+    directory, connection = Directory({digest("sk-ben"): BEN}, has_issued=True), OneConnection()
+    directory.replace_issued({digest("sk-anna"): ANNA}, ())
+    for _ in range(3):
+        assert directory.identify(bearers("Bearer sk-anna"), connection) == ANNA
+    assert connection.sender is not None
+
+    directory.replace_issued({}, ())
+
+    with pytest.raises(Unauthenticated):
+        directory.identify(bearers("Bearer sk-anna"), connection)
+    assert directory.identify(bearers("Bearer sk-ben"), connection) == BEN
+
+
+@pytest.mark.parametrize(
+    "other", ["Bearer sk-ann", "Bearer sk-anna1", "Bearer sk-Anna", "Bearer sk-ann\u00e4", "Basic sk-anna", ""]
+)
+def test_another_key_on_a_connection_is_not_taken_for_the_last_one(other: str):
+    """A proxy may send the requests of many clients on one connection."""
+    directory, connection = Directory({digest("sk-anna"): ANNA, digest("sk-ben"): BEN}), OneConnection()
+    for _ in range(2):
+        directory.identify(bearers("Bearer sk-anna"), connection)
+
+    with pytest.raises(Unauthenticated):
+        directory.identify(bearers(other), connection)
+    with pytest.raises(Unauthenticated, match="more than one"):
+        directory.identify(bearers("Bearer sk-anna", "Bearer sk-anna"), connection)
+    assert directory.identify(bearers("Bearer sk-ben"), connection) == BEN
+    assert directory.identify(bearers("Bearer sk-anna"), connection) == ANNA
+
+
+def test_a_directory_does_not_believe_another_one():
+    """After a reload there may be another one, in which a key has another caller."""
+    before, after = Directory({digest("sk-anna"): ANNA}), Directory({digest("sk-anna"): BEN})
+    connection = OneConnection()
+    for _ in range(2):
+        before.identify(bearers("Bearer sk-anna"), connection)
+
+    assert after.identify(bearers("Bearer sk-anna"), connection) == BEN

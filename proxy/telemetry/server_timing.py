@@ -1,0 +1,18 @@
+"""The value of `Server-Timing`. Source: https://www.w3.org/TR/server-timing/"""
+
+from collections.abc import Iterable
+from math import floor
+
+SHORT_S = 0.02
+"""Below how many seconds the text of a duration is looked up: to write a number takes several times as long."""
+_UNITS_PER_S = 100_000.0  # hundredths of a millisecond
+_SHORT = [f"{units / 100:.2f}" for units in range(floor(SHORT_S * _UNITS_PER_S) + 1)]
+
+
+def server_timing(durations: Iterable[tuple[str, float]]) -> str:
+    """Return the value for steps that have a name, and have lasted so many seconds: in ms with two decimals."""
+    parts: list[str] = []
+    for name, seconds in durations:
+        text = _SHORT[floor(seconds * _UNITS_PER_S + 0.5)] if seconds < SHORT_S else f"{seconds * 1000:.2f}"
+        parts += (", ", name, ";dur=", text)
+    return "".join(parts[1:])

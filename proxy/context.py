@@ -250,8 +250,7 @@ class Context:
 
     def note_first_event(self) -> None:
         """Record how long the reply took to begin."""
-        self.record.first_event_s = round(self.trace.elapsed_s(), 4)
-        self.trace.note_first_event()
+        self.record.first_event_s = round(self.trace.note_first_event(), 4)
 
 
 async def _run_cleanup(callback: EndCallback) -> None:

@@ -191,11 +191,15 @@ class Trace:
         if self._call is not None:
             self._call.set_attributes(attributes)
 
-    def note_first_event(self) -> None:
-        """Note on the call's span that its reply has begun."""
+    def note_first_event(self) -> float:
+        """Note that the reply has begun, also on the call's span; return the seconds since the head was read."""
         if self._call is not None:
             self._call.add_event("headgate.first_event")
-        self.end_wait()
+        now = time.perf_counter()
+        if self._model_call is not None:  # as `end_wait`, without a call of it
+            self.durations.append(("backend", now - self._model_call.started))
+            self._model_call = None
+        return now - self.started
 
     def link(self, other: "Trace") -> None:
         """Link the request's span to that of the request whose reply it shares."""

@@ -83,7 +83,7 @@ class Entry:
             type(self.stored_at) in (int, float)
             and isinstance(self.echoed, dict)
             and isinstance(self.headers, dict)
-            and all(_is_kept_header(name, value) for name, value in self.headers.items())
+            and all(is_kept_header(name, value) for name, value in self.headers.items())
             and isinstance(labels, dict)
             and all(isinstance(value, str) for value in labels.values())
             and isinstance(self.marks, list | tuple)
@@ -184,7 +184,8 @@ def echoed_fields(call: Call) -> dict[str, Any]:
     return {name: call.body.get(name) for name in ECHOED}
 
 
-def _is_kept_header(name: str, value: object) -> bool:
+def is_kept_header(name: str, value: object) -> bool:
+    """Whether a header that was kept is one that the gateway keeps."""
     return name.startswith(KEPT_HEADERS) and isinstance(value, str) and f"{name}{value}".isprintable()
 
 

@@ -16,11 +16,12 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import orjson
 import structlog
+from orjson import JSONEncodeError
 
 from proxy.cache.cacheable import may_be_shared
 from proxy.cache.entry import KEPT_HEADERS, LIFECYCLE, echoed_fields, with_own_fields
+from proxy.cache.flight_messages import Head, Message, decode_message, encode_message
 from proxy.cache.held_reply import SharedCallEnded
 from proxy.cache.slot import CacheSlot, report
 from proxy.cache.vault import Place, Vault
@@ -31,7 +32,7 @@ from proxy.routing.deadline import deadline_exceeded
 from proxy.routing.routes import FALLBACK
 from proxy.stores import Store, StoreError
 from proxy.wire.call import Call
-from proxy.wire.event import Batch, Reply, has_terminal, parse_leniently, response_reply
+from proxy.wire.event import Batch, Reply, has_terminal
 from proxy.wire.sse import SSEParser
 
 log = structlog.get_logger()
@@ -129,10 +130,10 @@ class SharedFlights:
         renewing = asyncio.create_task(journal.keep_renewed())
         try:
             async with shared.opening as reply:
-                if not may_be_shared(reply) or shared.context.get(FALLBACK) is not None:
+                is_shared = may_be_shared(reply) and shared.context.get(FALLBACK) is None
+                if not is_shared or not await journal.write_head(reply):
                     yield reply
                     return
-                await journal.write_head(reply)
                 yield reply if reply.batches is None else replace(reply, batches=journal.record(reply.batches))
         finally:
             renewing.cancel()
@@ -143,34 +144,32 @@ class SharedFlights:
         messages, context = self._messages(shared.place, token), shared.context
         try:
             async with asyncio.timeout_at(context.deadline):
-                head = await anext(messages, None)
-                if head is None or head["kind"] != "head":
+                message = await anext(messages, None)
+                head = None if message is None else Head.of(message)
+                if head is None:
                     return None
-                first = None if head["is_body"] else await anext(messages, None)  # until then another one may lead
+                first = None if head.body is not None else await anext(messages, None)  # until then another may lead
         except TimeoutError as error:
             raise deadline_exceeded() from error
         shared.slot.is_collapsed = True
         own = echoed_fields(shared.call)
         if shared.slot.keeping is not None:
             shared.slot.keeping.end()  # the process that leads keeps it
-        context.target, context.is_answered = head["target"], self._is_charged
+        context.target, context.is_answered = head.target, self._is_charged
         report(context, "collapsed", "fwd=uri-miss; collapsed")
-        if head["is_body"]:
-            reply = response_reply(parse_leniently(head["content"]), head["headers"], head["content"])
-        else:
-            reply = Reply(200, head["headers"], batches=_batches(first, messages, context.followed))
-        return with_own_fields(reply, head["echoed"], own)
+        reply = head.body or Reply(200, head.headers, batches=_batches(first, messages, context.followed))
+        return with_own_fields(reply, head.echoed, own)
 
-    async def _messages(self, place: Place, token: str) -> AsyncIterator[dict[str, Any]]:
+    async def _messages(self, place: Place, token: str) -> AsyncIterator[Message]:
         """Yield the messages of a journal up to its end. Raises LeaderLostError, StoreError."""
         loop, number, check_at, was_lost = asyncio.get_running_loop(), 0, 0.0, False
         while True:
             found = await self._store.tail(f"{PREFIX}j:{token}", after=number, limit=READ_MESSAGES)
             for number, sealed in found:
-                message = _decode(self._vault.open_message(place, f"{token}:{number}", sealed))
-                if message is None or message["kind"] == "lost":
+                message = decode_message(self._vault.open_message(place, f"{token}:{number}", sealed))
+                if message is None or message.kind == "lost":
                     raise LeaderLostError
-                if message["kind"] == "end":
+                if message.kind == "end":
                     return
                 yield message
             if found:
@@ -210,15 +209,19 @@ class _FlightJournal:
                 await self.renew()
                 await self._store.put(self._shared.name, self._shared.token.encode(), ttl_s=LEASE_S)
 
-    async def write_head(self, reply: Reply) -> None:
-        """Write what a reply begins with, and a body whole."""
+    async def write_head(self, reply: Reply) -> bool:
+        """Write what a reply begins with, and a body whole. Return whether that was done."""
         headers = {name: value for name, value in reply.headers.items() if name.startswith(KEPT_HEADERS)}
         facts = {
             "kind": "head", "headers": headers, "target": self._shared.context.target,
             "echoed": echoed_fields(self._shared.call), "is_body": reply.batches is None,
         }  # fmt: skip
-        await self._append(facts, reply.body or b"")
+        try:
+            await self._append(facts, reply.body or b"")
+        except JSONEncodeError:  # the call has fields that are nested too deeply
+            return False
         self._is_complete = reply.batches is None
+        return not self._has_failed
 
     async def record(self, batches: AsyncIterator[Batch]) -> AsyncIterator[Batch]:
         """Yield the batches, and write what they bring."""
@@ -251,10 +254,8 @@ class _FlightJournal:
     async def _append(self, facts: dict[str, Any], content: bytes = b"") -> None:
         if self._has_failed:
             return
+        message, token = encode_message(facts, content), self._shared.token
         self._number += 1
-        text = orjson.dumps(facts)
-        message = len(text).to_bytes(4) + text + content
-        token = self._shared.token
         sealed = self._vault.seal_message(self._shared.place, f"{token}:{self._number}", message)
         try:
             await self._store.append(f"{PREFIX}j:{token}", sealed, ttl_s=JOURNAL_S)
@@ -263,28 +264,16 @@ class _FlightJournal:
             log.warning("cache.share_failed", error=str(error)[:200])
 
 
-def _decode(message: bytes | None) -> dict[str, Any] | None:
-    """Return a message: its facts, and its content; None for what is none."""
-    if message is None:
-        return None
-    end = 4 + int.from_bytes(message[:4])
-    try:
-        facts = orjson.loads(message[4:end])
-    except orjson.JSONDecodeError:
-        return None
-    return {**facts, "content": message[end:]} if isinstance(facts, dict) and "kind" in facts else None
-
-
 async def _batches(
-    first: dict[str, Any] | None, messages: AsyncIterator[dict[str, Any]], followed: frozenset[str]
+    first: Message | None, messages: AsyncIterator[Message], followed: frozenset[str]
 ) -> AsyncIterator[Batch]:
     """Yield the batches of a journal, whose first message after the head is read. Raises SharedCallEnded."""
     parser = SSEParser(followed | LIFECYCLE)
     try:
-        if first is not None and first["kind"] == "frames" and (batch := parser.feed(first["content"])):
+        if first is not None and first.kind == "frames" and (batch := parser.feed(first.content)):
             yield batch
         async for message in messages:
-            if message["kind"] == "frames" and (batch := parser.feed(message["content"])):
+            if message.kind == "frames" and (batch := parser.feed(message.content)):
                 yield batch
     except (LeaderLostError, StoreError, ValueError) as error:
         raise SharedCallEnded from error

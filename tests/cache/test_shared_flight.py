@@ -19,7 +19,7 @@ from proxy.stores.redis import RedisStore
 from proxy.stores.sqlite import SqliteStore
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
-from tests.cache.test_cache import ASKED, OLD, SECRET, STREAMED, cached
+from tests.cache.test_cache import ASKED, OLD, SECRET, STREAMED, cached, nested
 from tests.cache.test_flights import COLLAPSED, GatedBackend, asking, settle
 from tests.examples import make_call, make_context
 from tests.pipelines import ScriptedBackend, answer_of
@@ -284,6 +284,65 @@ async def test_garbage_in_a_journal_shares_nothing(store: Store):
     await store.put(await flight_name(store, pipeline, fields), token.encode(), ttl_s=1.0)
 
     assert orjson.loads(await answer_of(pipeline, make_call(**ASKED | fields), make_context())) == RESPONSE
+
+
+HEAD = {
+    "kind": "head", "headers": {}, "target": None, "is_body": False,
+    "echoed": {"metadata": None, "safety_identifier": None, "user": None},
+}  # fmt: skip
+FRAMES = ({"kind": "frames"}, BEGUN)
+SHAPES: dict[str, list[tuple[Any, bytes]]] = {
+    "no field": [({"kind": "head"}, b"")],
+    "an unknown kind": [({"kind": "x"}, b""), FRAMES],
+    "a kind that is none": [({"kind": [1]}, b""), FRAMES],
+    "headers that are none": [(HEAD | {"headers": 7}, b""), FRAMES],
+    "headers of others": [(HEAD | {"headers": {"set-cookie": "a"}}, b""), FRAMES],
+    "a header that is no text": [(HEAD | {"headers": {"x-headgate-a": 7}}, b""), FRAMES],
+    "a header of two lines": [(HEAD | {"headers": {"x-headgate-a": "b\r\nc: d"}}, b""), FRAMES],
+    "a target that is none": [(HEAD | {"target": {}}, b""), FRAMES],
+    "echoed fields that are none": [(HEAD | {"echoed": []}, b""), FRAMES],
+    "echoed fields that are missing": [(HEAD | {"echoed": {}}, b""), FRAMES],
+    "a body that is not JSON": [(HEAD | {"is_body": True}, b"{")],
+    "a body that is no object": [(HEAD | {"is_body": True}, b"[]")],
+    "no body": [(HEAD | {"is_body": True}, b"")],
+    "a list": [([HEAD], b"")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("messages", SHAPES.values(), ids=SHAPES)
+async def test_a_journal_of_another_shape_shares_nothing(messages: list[tuple[Any, bytes]], *, stream: bool):
+    """Such as that of another version: every call is answered, by its own backend."""
+    store, backend, fields, token = MemoryStore(), ScriptedBackend(answer=STREAMED), unique(), secrets.token_hex(16)
+    (pipeline,) = processes(store, backend)
+    vault, probe = Vault(store), make_call(**ASKED | fields)
+    place = (await pipeline.cache.slot(probe, pipeline.routes.match(probe), make_context())).place
+    for number, (facts, content) in enumerate(messages, 1):
+        text = orjson.dumps(facts)
+        message = vault.seal_message(place, f"{token}:{number}", len(text).to_bytes(4) + text + content)
+        await store.append(f"{PREFIX}j:{token}", message, ttl_s=60)
+    await store.put(f"{PREFIX}f:{place.keys[0]}", token.encode(), ttl_s=0.3)
+    context = make_context()
+    answer = await answer_of(pipeline, make_call(**ASKED | fields, stream=stream), context)
+
+    assert (answer if stream else orjson.loads(answer)) == (STREAMED if stream else RESPONSE)
+    assert (len(backend._calls), context.record.cache) == (1, "miss")
+
+
+@pytest.mark.parametrize("form", [STREAMED, RESPONSE], ids=["a stream", "a body"])
+async def test_what_cannot_be_written_to_a_journal_is_not_shared(form: Any):
+    """The facts of a head are two levels deeper than the fields of a call."""
+    backends = [GatedBackend(answer=form) for _ in range(2)]
+    pipelines, fields = processes(MemoryStore(), *backends), unique() | {"metadata": {"deep": nested(251)}}
+    first = asking(pipelines[0], stream=True, **fields)[1]
+    await called(*backends)
+    second = asking(pipelines[1], stream=True, **fields)[1]
+    await settle()
+    for backend in backends:
+        backend._gate.set()
+
+    assert [events_in(await task)[-1]["type"] for task in (first, second)] == ["response.completed"] * 2
+    assert [len(backend._calls) for backend in backends] == [1, 1]
 
 
 class FailingStore(OneByOneStore):

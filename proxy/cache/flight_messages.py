@@ -13,7 +13,7 @@ from proxy.cache.entry import ECHOED, is_kept_header
 from proxy.wire.event import Reply, parse_leniently, response_reply
 
 
-class Message(NamedTuple):
+class FlightMessage(NamedTuple):
     """One message: a head, frames, or an end."""
 
     kind: str
@@ -22,7 +22,7 @@ class Message(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class FlightHead:
     """What a reply begins with. `body` is its whole answer; None for a stream."""
 
     headers: Mapping[str, str]
@@ -31,7 +31,7 @@ class Head:
     body: Reply | None
 
     @staticmethod
-    def of(message: Message) -> "Head | None":
+    def of(message: FlightMessage) -> "FlightHead | None":
         """Return the head in a message; None if it is none."""
         facts = message.facts
         headers, target, echoed, is_body = (facts.get(name) for name in ("headers", "target", "echoed", "is_body"))
@@ -41,12 +41,12 @@ class Head:
         if not is_one or not all(is_kept_header(name, value) for name, value in headers.items()):
             return None
         if not is_body:
-            return Head(headers, target, echoed, None)
+            return FlightHead(headers, target, echoed, None)
         try:
             response = parse_leniently(message.content)
         except ValueError:
             return None
-        return Head(headers, target, echoed, response_reply(response, headers, message.content))
+        return FlightHead(headers, target, echoed, response_reply(response, headers, message.content))
 
 
 def encode_message(facts: Mapping[str, Any], content: bytes) -> bytes:
@@ -55,7 +55,7 @@ def encode_message(facts: Mapping[str, Any], content: bytes) -> bytes:
     return len(text).to_bytes(4) + text + content
 
 
-def decode_message(message: bytes | None) -> Message | None:
+def decode_message(message: bytes | None) -> FlightMessage | None:
     """Return a message in its stored form; None for what is none."""
     if message is None:
         return None
@@ -66,4 +66,4 @@ def decode_message(message: bytes | None) -> Message | None:
         return None
     if not isinstance(facts, dict) or not isinstance(kind := facts.get("kind"), str):
         return None
-    return Message(kind, facts, message[end:])
+    return FlightMessage(kind, facts, message[end:])

@@ -21,7 +21,7 @@ from orjson import JSONEncodeError
 
 from proxy.cache.cacheable import may_be_shared
 from proxy.cache.entry import KEPT_HEADERS, LIFECYCLE, echoed_fields, with_own_fields
-from proxy.cache.flight_messages import Head, Message, decode_message, encode_message
+from proxy.cache.flight_messages import FlightHead, FlightMessage, decode_message, encode_message
 from proxy.cache.held_reply import SharedCallEnded
 from proxy.cache.slot import CacheSlot, report
 from proxy.cache.vault import Place, Vault
@@ -145,7 +145,7 @@ class SharedFlights:
         try:
             async with asyncio.timeout_at(context.deadline):
                 message = await anext(messages, None)
-                head = None if message is None else Head.of(message)
+                head = None if message is None else FlightHead.of(message)
                 if head is None:
                     return None
                 first = None if head.body is not None else await anext(messages, None)  # until then another may lead
@@ -160,7 +160,7 @@ class SharedFlights:
         reply = head.body or Reply(200, head.headers, batches=_batches(first, messages, context.followed))
         return with_own_fields(reply, head.echoed, own)
 
-    async def _messages(self, place: Place, token: str) -> AsyncIterator[Message]:
+    async def _messages(self, place: Place, token: str) -> AsyncIterator[FlightMessage]:
         """Yield the messages of a journal up to its end. Raises LeaderLostError, StoreError."""
         loop, number, check_at, was_lost = asyncio.get_running_loop(), 0, 0.0, False
         while True:
@@ -265,7 +265,7 @@ class _FlightJournal:
 
 
 async def _batches(
-    first: Message | None, messages: AsyncIterator[Message], followed: frozenset[str]
+    first: FlightMessage | None, messages: AsyncIterator[FlightMessage], followed: frozenset[str]
 ) -> AsyncIterator[Batch]:
     """Yield the batches of a journal, whose first message after the head is read. Raises SharedCallEnded."""
     parser = SSEParser(followed | LIFECYCLE)

@@ -8,7 +8,7 @@ import structlog
 
 from backends import unsupported
 from proxy.context import Context
-from proxy.lane import is_warm_up
+from proxy.lane import LANE_CALL
 from proxy.routing.deadline import deadline_exceeded
 from proxy.routing.outcome import AttemptOutcome, begin
 from proxy.routing.places import Places
@@ -163,7 +163,8 @@ class Attempt:
         context, target = self._context, self.target
         if call.operation not in target.operations:
             raise unsupported(f"the operation {call.operation}")
-        if is_warm_up(context) and not target.backend.speaks_websocket:
+        place = context.get(LANE_CALL)
+        if place is not None and not (place.generates or target.backend.speaks_websocket):
             return warm_up_reply(call, self.route, context)
         return target.respond(call, context)
 

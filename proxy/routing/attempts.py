@@ -31,6 +31,7 @@ class Attempts:
     def __init__(self, targets: Targets | None = None) -> None:
         self.targets = Targets() if targets is None else targets
         self._budgets: dict[str, RetryBudget] = {}  # by route
+        self._known: dict[str, tuple[Route, RetryBudget, Target | None]] = {}  # of each name the last route, its target
 
     async def preview(self, call: Call, route: Route, context: Context) -> Mapping[str, str]:
         """Return the headers of an answer whose work begins later. Raises RequestError for a call that is refused.
@@ -52,11 +53,15 @@ class Attempts:
 
     def begin(self, route: Route, now: float) -> Target | None:
         """Count a call of a route; return its target if it has one only, which can be sent a call at once."""
-        self._budget_of(route).add_call(now)
-        if len(route.targets) > 1:
+        known = self._known.get(route.name)
+        if known is None or known[0] is not route:
+            target = self.targets.of(route.targets[0]) if len(route.targets) == 1 else None
+            known = self._known[route.name] = route, self._budget_of(route), target
+        _, budget, target = known
+        budget.add_call(now)
+        if target is None:
             self.targets.poll(route)
             return None
-        target = self.targets.of(route.targets[0])
         return target if target.is_ready(now) else None
 
     def plan(self, call: Call, route: Route, context: Context, started: float, first: Target | None) -> Plan:

@@ -136,8 +136,7 @@ class UpstreamConnection(asyncio.Protocol):
             parser.is_complete and parser.can_continue and not parser.has_surplus and self._error is None
             and self._is_written and not self._transport.is_closing() and not self._transport.get_write_buffer_size()
         )  # fmt: skip
-        self._is_active = False
-        self._taker = None
+        self._is_active, self._taker = False, None
         self._deadline = self._ends = math.inf
         if is_reusable:
             if self._unread.chunks:
@@ -174,7 +173,10 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail(failure)
             return
         if chunk and (self._taker is None or not self._give(chunk)):
-            self._unread.put(chunk, self._transport, is_last=parser.is_complete)
+            if parser.is_complete:
+                self._unread.chunks.append(chunk)
+            else:
+                self._unread.put(chunk, self._transport)
         elif chunk and not parser.is_complete:
             return
         if parser.head is not None and (waiter := self._waiter) is not None and not waiter.done():

@@ -16,11 +16,11 @@ class UnreadBody:
         self._bytes = 0
         self._is_paused = False
 
-    def put(self, chunk: bytes, transport: asyncio.Transport, *, is_last: bool) -> None:
-        """Add what has arrived. Nothing follows the last one, so the connection need not be paused for it."""
+    def put(self, chunk: bytes, transport: asyncio.Transport) -> None:
+        """Add what has arrived, and more may follow. The last chunk is added to `chunks`: nothing is paused for it."""
         self.chunks.append(chunk)
         self._bytes += len(chunk)
-        if self._bytes > HIGH_WATER_BYTES and not (is_last or self._is_paused):
+        if self._bytes > HIGH_WATER_BYTES and not self._is_paused:
             self._is_paused = True
             transport.pause_reading()
 

@@ -11,6 +11,7 @@ import structlog
 from backends.upstream.scrub import Scrubber
 from backends.upstream.settings import UpstreamSettings, plain_value
 from proxy.wire.errors import BackendError
+from proxy.wire.loggable import short_message
 
 log = structlog.get_logger()
 
@@ -74,7 +75,7 @@ class Credentials:
                 await _run(self._settings.token_command) if self._settings.token_command else await self._read_file()
             )
         except TokenUnavailable as error:
-            log.warning("credentials.read_failed", backend=self._settings.name, reason=str(error))
+            log.warning("credentials.read_failed", backend=self._settings.name, reason=short_message(error))
             if self._token is None:
                 message = "The gateway has no credentials for the upstream."
                 raise BackendError(

@@ -33,6 +33,7 @@ from proxy.routing.routes import FALLBACK
 from proxy.stores import Store, StoreError
 from proxy.wire.call import Call
 from proxy.wire.event import Batch, Reply, has_terminal
+from proxy.wire.loggable import short_message
 from proxy.wire.sse import SSEParser
 
 log = structlog.get_logger()
@@ -90,7 +91,7 @@ class SharedFlights:
                 reply = await self._reply(shared, stack)
             except StoreError as error:
                 if self._outage.begins():
-                    log.warning("cache.share_failed", error=str(error)[:200])
+                    log.warning("cache.share_failed", error=short_message(error))
                 reply = None
             else:
                 if self._outage.failures:
@@ -261,7 +262,7 @@ class _FlightJournal:
             await self._store.append(f"{PREFIX}j:{token}", sealed, ttl_s=JOURNAL_S)
         except StoreError as error:
             self._has_failed = True
-            log.warning("cache.share_failed", error=str(error)[:200])
+            log.warning("cache.share_failed", error=short_message(error))
 
 
 async def _batches(

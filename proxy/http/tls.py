@@ -8,6 +8,8 @@ from pathlib import Path
 
 import structlog
 
+from proxy.wire.loggable import short_message
+
 log = structlog.get_logger()
 
 Stamps = list[tuple[int, int, int] | None]
@@ -69,7 +71,7 @@ class ListenerTls:
             _load(self.context, *self._files)
         except ValueError as error:
             if stamps != self._refused:
-                log.error("tls.reload_failed", reason=str(error))  # noqa: TRY400  the place says nothing
+                log.error("tls.reload_failed", reason=short_message(error))  # noqa: TRY400  the place says nothing
             self._refused = stamps
         else:
             if stamps == await asyncio.to_thread(self._stamps):  # else a file has changed since: it is read once more

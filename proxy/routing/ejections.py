@@ -15,6 +15,7 @@ import structlog
 
 from proxy.routing.targets import Target
 from proxy.stores import Store, StoreError
+from proxy.wire.loggable import short_message
 
 log = structlog.get_logger()
 
@@ -56,7 +57,7 @@ class SharedEjections:
         try:
             await self._store.put(key, until, ttl_s=max(1.0, seconds))
         except StoreError as error:
-            log.warning("ejection.share_failed", error=str(error)[:200])
+            log.warning("ejection.share_failed", error=short_message(error))
 
     async def _read(self, targets: list[Target]) -> None:
         with suppress(StoreError):

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import structlog
 
+from proxy.wire.loggable import short_message
+
 log = structlog.get_logger()
 
 # The library opens these by name at its first multiplication; opened by path before, they need no LD_LIBRARY_PATH.
@@ -80,7 +82,7 @@ def load_generator(path: Path, vocabulary: Sequence[str], placement: Placement) 
         except OSError as error:
             if placement.device == "cuda":
                 raise
-            log.warning("gpu.unusable", error=str(error))
+            log.warning("gpu.unusable", error=short_message(error))
     elif placement.device == "cuda":
         raise OSError(NO_GPU)
     return _load(path, vocabulary, placement, "cpu", placement.compute_type)

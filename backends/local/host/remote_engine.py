@@ -16,6 +16,7 @@ from backends.local.host.engine import Generation, check_prompt
 from backends.local.host.ipc import MAX_BYTES, Channel, IpcError, decode_steps, encode_message
 from backends.local.host.shared_messages import EngineOrder, OpenedEngine, decode_error
 from proxy.wire.errors import BackendError, HeadgateError, RequestError
+from proxy.wire.loggable import short_message
 
 log = structlog.get_logger()
 
@@ -35,7 +36,7 @@ class EngineLink:
             while (message := await self.channel.receive()) is not None:
                 self._handle(message)
         except IpcError as error:
-            log.error("engine.link_lost", reason=str(error))  # noqa: TRY400  the place says nothing
+            log.error("engine.link_lost", reason=short_message(error))  # noqa: TRY400  the place says nothing
         self.channel.close()
         for engine in self.engines.values():
             engine.lose()

@@ -25,6 +25,7 @@ import structlog
 
 from backends.local.decoding.job import MIN_PROMPT_TOKENS, Job
 from proxy.freed_memory import trim_heap
+from proxy.wire.loggable import short_message
 
 log = structlog.get_logger()
 
@@ -195,7 +196,7 @@ class PrefixCacheReset:
         try:
             await asyncio.to_thread(reload_model, self._generator)
         except (RuntimeError, OSError, MemoryError) as error:
-            log.error("model.reload_failed", error=str(error))  # noqa: TRY400  the message is complete
+            log.error("model.reload_failed", error=short_message(error))  # noqa: TRY400  the message is complete
         else:
             self._prefixes.clear()
         ended = self._loop.time()

@@ -251,6 +251,12 @@ def parse_leniently(payload: bytes) -> Mapping[str, Any]:
     return data
 
 
+def join_runs(runs: Sequence[Event | Run]) -> Run:
+    """Return consecutive runs of one stream as one."""
+    parts = [run.raw for run in runs]
+    return MessageRun(b"\n".join(parts)) if isinstance(runs[0], MessageRun) else Run(b"".join(parts))
+
+
 def data_of(unit: Event | Run) -> Iterator[Mapping[str, Any]]:
     """Yield the JSON object of each event of a unit; frames without one are skipped."""
     if isinstance(unit, Event):

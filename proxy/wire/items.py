@@ -12,7 +12,7 @@ Items also come from upstreams: whatever they hold, the composed events are well
 Source: https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 JSON = dict[str, Any]
@@ -57,6 +57,11 @@ DELTAS = frozenset({
     *(f"{prefix}.delta" for _, prefix in STRING_FIELDS.values()),
 })  # fmt: skip
 """The types of the events that add text to a streamed item."""
+
+
+def in_order(items: Mapping[tuple[int, str | None], Any]) -> list[Any]:
+    """Return items in the order of their output_index."""
+    return [items[place] for place in sorted(items, key=lambda place: place[0])]
 
 
 def empty_item(item: JSON) -> JSON:

@@ -16,7 +16,7 @@ from proxy.wire.items import JSON
 from proxy.wire.partial_item import index_of
 from proxy.wire.sse import SSEParser
 from proxy.wire.sse_frame import frame_of
-from proxy.wire.transcript import LOG_BYTES, Transcript
+from proxy.wire.transcript import JOINED_RUNS, LOG_BYTES, Transcript
 from tests import examples
 from tests.wire.streams import (
     CANONICAL,
@@ -375,6 +375,21 @@ def test_a_forwarded_run_is_recorded_if_it_is_taken(is_taken: bool):
     assert reserved == ([size] if is_taken else [size, -size])
     assert transcript.kept_bytes == before + (size if is_taken else 0)
     assert transcript.next_number == (6 if is_taken else 3)
+
+
+@pytest.mark.parametrize("kind", [Run, MessageRun])
+def test_runs_that_come_one_by_one_are_joined(kind: type[Run]):
+    """A stream has many, and each would take memory for itself; the text of an open item stays complete."""
+    transcript, texts = Transcript(), [str(number) for number in range(3 * JOINED_RUNS + 2)]
+    transcript.see([event(**added(0, **function_call(0)))])
+    for number, text in enumerate(texts):
+        data = delta("function_call_arguments", text) | {"sequence_number": number}
+        raw = orjson.dumps(data) if kind is MessageRun else frame(**data)
+        assert transcript.forward_run(lambda _run: True, lambda _size: None, kind(raw))
+
+    assert len(transcript._log) == 1 + 3 + 2
+    assert transcript.cut_open_items()[0][1]["arguments"] == "".join(texts)
+    assert transcript.next_number == len(texts)
 
 
 def test_the_next_number_is_known_whatever_is_kept(monkeypatch: pytest.MonkeyPatch):

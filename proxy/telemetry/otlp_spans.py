@@ -102,7 +102,7 @@ def _flags(context: SpanContext | None) -> bytes:
 def _attributes(tag: bytes, attributes: Mapping[str, Any] | None) -> list[bytes]:
     """Return the parts of attributes as fields. A number of more than 64 bits, which OTLP cannot have, is left out.
 
-    Most are short texts: those are put together here, because each call of a function takes as long as one of them.
+    Most are short texts and small numbers: those are put together here, because a call of a function takes as long.
     """
     parts: list[bytes] = []
     for name, value in attributes.copy().items() if attributes else ():  # type: ignore[attr-defined]  # a dict, without locks
@@ -111,6 +111,8 @@ def _attributes(tag: bytes, attributes: Mapping[str, Any] | None) -> list[bytes]
             if type(value) is str and len(data := value.encode()) + len(key) < SHORT:
                 size = len(data)
                 parts += tag, SMALL[len(key) + size + 4], key, b"\x12", SMALL[size + 2], b"\x0a", SMALL[size], data
+            elif type(value) is int and 0 <= value < 128 and len(key) < SHORT:
+                parts += tag, SMALL[len(key) + 4], key, b"\x12\x02\x18", SMALL[value]
             else:
                 parts.append(_field(tag, key + _field(b"\x12", _value(value))))
         except (ValueError, TypeError, OverflowError):

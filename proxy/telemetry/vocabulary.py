@@ -28,6 +28,7 @@ COUNTS = frozenset({
 """Fields of the record whose attributes are integers, whatever callers and upstreams have sent."""
 TEXTS = frozenset({"response_id", "response_model"})
 """Those whose attributes are texts."""
+TYPED = COUNTS | TEXTS
 
 REQUEST = {
     "path": "url.path", "status": "http.response.status_code",
@@ -89,7 +90,9 @@ def set_attributes(span: RecordedSpan, names: Mapping[str, str], record: Request
     known: dict[str, Any] = {}
     if not add_known(known, [*names], attrgetter(*names)(record)):
         known = fit_for_log(known)
-    found: dict[str, Any] = {names[field]: value for field, value in known.items() if _is_fit(field, value)}
+    found: dict[str, Any] = {
+        names[field]: value for field, value in known.items() if field not in TYPED or _is_fit(field, value)
+    }
     if "finish_reason" in known:
         found[names["finish_reason"]] = (str(known["finish_reason"]),)
     span.set_attributes(found)

@@ -55,6 +55,17 @@ def test_all_of_a_span_is_encoded():
     assert encode_spans(spans) == reference(spans)
 
 
+def test_values_of_all_sizes_are_encoded():
+    """Lengths of one byte and of two, of the name and the value together too; small and large numbers."""
+    names = {length: "n" * length for length in (1, 60, 121, 125, 130)}
+    texts = {f"{name}.{size}": "é" * (size // 2) + "t" * (size % 2) for name in names.values() for size in range(140)}
+    numbers: list[Any] = [0, 1, 127, 128, -1, 2**63 - 1, -(2**63), True, False, 0.0, -1.5, "", [], ["a", 1]]
+    attributes = texts | {f"{name}{each!r}": each for name in names.values() for each in numbers}
+    span = ReadableSpan("a", SpanContext(1, 2, is_remote=False), resource=Resource({}), attributes=attributes)
+
+    assert encode_spans([span]) == reference([span])
+
+
 def test_spans_with_nothing_are_encoded():
     assert encode_spans([]) == reference([])
     bare = ReadableSpan("bare", SpanContext(1, 2, is_remote=False), resource=Resource({}))

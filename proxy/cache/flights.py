@@ -34,11 +34,18 @@ class SharedCall(Keeping):
     """
 
     unpaid: Call | None = None
+    _is_for_all: bool | None = None
 
     def __init__(self, flight: Flight, call: Call, context: Context) -> None:
         self.flight = flight
         self.call = call
         self.context = context
+
+    def is_for_all(self, reply: Reply) -> bool:
+        """Whether the reply of the flight, which has begun, answers other calls too; it is looked at once."""
+        if self._is_for_all is None:
+            self._is_for_all = may_be_shared(reply) and self.context.get(FALLBACK) is None
+        return self._is_for_all
 
     def leave(self) -> None:
         """Let the last call that reads on account for the tokens, as they are known at the end only.
@@ -165,7 +172,7 @@ class Flights:
         """Return the reply of a flight until the call ends; None for one that no other call should get."""
         async with AsyncExitStack() as stack:
             reply = await self._read(shared, stack, context)
-            if reply is None or not may_be_shared(reply) or shared.context.get(FALLBACK) is not None:
+            if reply is None or not shared.is_for_all(reply):
                 return None
             cleanup.callback(note_end, shared.flight, context)
             cleanup.push_async_exit(stack.pop_all())

@@ -159,6 +159,7 @@ class Flights:
         finally:
             if own.context.transcript.terminal is None:
                 own.leave()
+            own.context.reply_callbacks = ()  # what would have kept the reply has `own`: a cycle, with all of the call
             self.ended += 1
             ended[key] = self.ended
             if len(ended) >= MAX_ENDED:

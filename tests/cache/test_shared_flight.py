@@ -278,6 +278,8 @@ async def test_a_call_without_a_stream_begins_again_when_its_leader_dies(store: 
     assert [orjson.loads(await task) for _, task in calls] == [RESPONSE] * 4
     assert sum(len(backend._calls) for backend in backends) == 1
     assert [context.record.cache for context, _ in calls].count("miss") == 1
+    again = asking(pipelines[0], **fields)
+    assert (orjson.loads(await again[1]), again[0].record.cache) == (RESPONSE, "hit")
     assert sorted(context.record.input_tokens or 0 for context, _ in calls) == [
         0,
         0,

@@ -124,11 +124,10 @@ class Context:
     _seen_ids: tuple[Any, Any] | None
     _slots: dict[str, Any]  # by the name of the slot
 
-    def __init__(  # noqa: PLR0913  each a fact of its own
+    def __init__(  # noqa: PLR0913, PLR0917  each a fact of its own; names take as long as all the rest
         self,
         request_id: str,
         caller: Caller,
-        *,
         received: Mapping[str, str] | None = None,
         trace: Trace | None = None,
         record: RequestRecord | None = None,

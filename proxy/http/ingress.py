@@ -77,7 +77,9 @@ class Ingress:
     ) -> Call:  # fmt: skip
         """Return the call in the body; the same for one that the team has sent lately. Raises as `read` does."""
         headers = forwarded_headers(exchange.request.headers, self.header_names)
-        raw = await self._receive(exchange, memory)
+        raw = self._read_now(exchange, memory)
+        if raw is None:
+            raw = await read_body(exchange.request, self.server, memory, self.workers)
         if not raw and operation in OPTIONAL_BODIES:
             raw = b"{}"
         team, recent = exchange.record.team or "", self.recent
@@ -96,13 +98,15 @@ class Ingress:
 
     async def _receive(self, exchange: Exchange, memory: MemoryLease) -> bytes:
         """Return the body as it was sent, decompressed. Raises RequestError, Unavailable."""
+        raw = self._read_now(exchange, memory)
+        return await read_body(exchange.request, self.server, memory, self.workers) if raw is None else raw
+
+    def _read_now(self, exchange: Exchange, memory: MemoryLease) -> bytes | None:
+        """Return a body that has arrived and need not be decompressed. Raises RequestError, Unavailable."""
         request = exchange.request
         if self.directory.is_open and "Content-Type" not in request.headers:  # a web page can send that without asking
             raise RequestError("The body has no Content-Type; only application/json is supported.", status=415)
-        raw = read_now(request, self.server, memory)
-        if raw is None:
-            raw = await read_body(request, self.server, memory, self.workers)
-        return raw
+        return read_now(request, self.server, memory)
 
     async def parse(self, raw: bytes, exchange: Exchange, memory: MemoryLease, parse: Callable[..., T]) -> T:
         """Return what `parse` makes of a body and the largest number of values: in a thread if it is large.
@@ -123,20 +127,12 @@ class Ingress:
 
     def context(self, exchange: Exchange, caller: Caller, memory: MemoryLease) -> Context:
         """Return the context in which a request is answered."""
+        deadline = None if self.deadline_s is None else _deadline(self.deadline_s, exchange)
+        # A dict of so many names would take as long as all that the context consists of.
         context = Context(
-            exchange.request_id,
-            caller,
-            received=exchange.request.headers,
-            trace=exchange.trace,
-            record=exchange.record,
-            answer_headers=exchange.answer_headers,
-            followed=self.followed,
-            deadline=None if self.deadline_s is None else _deadline(self.deadline_s, exchange),
-            memory=memory,
-            workers=self.workers,
-            finished=exchange.finished,
-            usage=exchange.usage,
-        )
+            exchange.request_id, caller, exchange.request.headers, exchange.trace, exchange.record,
+            exchange.answer_headers, self.followed, deadline, memory, self.workers, exchange.finished, exchange.usage,
+        )  # fmt: skip
         context.values = exchange.values
         return context
 

@@ -181,7 +181,7 @@ async def test_keys_in_redis_hold_no_text_of_callers(redis_server: RedisServer, 
         keys = direct.keys()
 
     assert len(keys) == 4
-    assert [key for key in keys if not re.fullmatch(rb"headgate:cache:[egip]:[0-9a-f]{64}", key)] == []
+    assert [key for key in keys if not re.fullmatch(rb"headgate:cache:([gip]:|e:[0-9a-f]{64})[0-9a-f]{64}", key)] == []
 
 
 async def test_a_full_redis_is_logged(redis_server: RedisServer, start_gateway, upstream, logged):

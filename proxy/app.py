@@ -205,7 +205,9 @@ async def _directory(config: Config, resources: AsyncExitStack) -> Directory:
     """Return the callers of the config, and those of issued keys as long as the process runs."""
     sign_in = SignIn(fetch_keys)
     resources.push_async_callback(sign_in.close)
-    directory = Directory(callers_by_digest(config), has_issued=config.keys is not None, sign_in=sign_in)
+    directory = Directory(
+        callers_by_digest(config), config.lone_callers, has_issued=config.keys is not None, sign_in=sign_in
+    )
     if config.keys is not None:
         issued = IssuedKeys(config.state, directory, config.keys.refresh_s)
         await resources.enter_async_context(issued.following())

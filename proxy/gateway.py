@@ -198,7 +198,9 @@ class Gateway:
         self._lasting.targets.prefetch_prices(config.routes)
         if self._lasting.directory.sign_in is not None:
             self._lasting.directory.sign_in.replace(config.issuers)
-        self._lasting.directory.replace(callers_by_digest(config), has_issuers=bool(config.issuers))
+        self._lasting.directory.replace(
+            callers_by_digest(config), config.lone_callers, has_issuers=bool(config.issuers)
+        )
         self._set_teams(config)
         self._generations.append(new)
         self.current = new

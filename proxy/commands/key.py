@@ -116,7 +116,7 @@ def _create(options: argparse.Namespace) -> int:
     async def create(store: Store) -> None:
         try:
             configured = ((caller.name, caller.team) for caller in config.callers)
-            check_team(configured, await KeyBook().read_on(store), key.name, key.team, now)
+            check_team(configured, config.lone_callers, await KeyBook().read_on(store), key.name, key.team, now)
         except KeyOrderError as error:
             raise ConfigError(f"--team: {error}") from error
         _record(config, "key.created", key)

@@ -66,11 +66,19 @@ class Directory:
     """Knows callers by the SHA-256 of their key: how long a lookup takes says nothing about a key."""
 
     def __init__(
-        self, callers: Mapping[bytes, Caller], *, has_issued: bool = False, sign_in: SignIn | None = None
+        self,
+        callers: Mapping[bytes, Caller],
+        lone: Collection[str] = (),
+        *,
+        has_issued: bool = False,
+        sign_in: SignIn | None = None,
     ) -> None:
-        """`has_issued` is whether there are keys beside those of these callers, now or later."""
+        """`lone` are the names of callers without a team, whose budgets and answers no caller of another name shares.
+
+        `has_issued` is whether there are keys beside those of these callers, now or later.
+        """
         self.sign_in = sign_in
-        self._configured = dict(callers)
+        self._configured, self._lone = dict(callers), lone
         self._issued: Mapping[bytes, Caller] = {}
         self._ended: Collection[bytes] = ()
         self._callers = self._configured
@@ -87,9 +95,11 @@ class Directory:
         """Whether there are no callers, so that every client is answered without a key. It never opens later."""
         self._merge()
 
-    def replace(self, callers: Mapping[bytes, Caller], *, has_issuers: bool = False) -> None:
+    def replace(
+        self, callers: Mapping[bytes, Caller], lone: Collection[str] = (), *, has_issuers: bool = False
+    ) -> None:
         """Know these callers from now on. Open WebSocket connections of others end within a minute."""
-        self._configured = dict(callers)
+        self._configured, self._lone = dict(callers), lone
         self.is_open = self.is_open and not callers and not has_issuers
         self._merge()
 
@@ -101,7 +111,10 @@ class Directory:
     def _merge(self) -> None:
         self._version = object()
         self._keyed.clear()
-        self._callers = {**self._issued, **self._configured}
+        issued, lone = self._issued, self._lone
+        if lone:  # there may be many thousands of keys: nothing is called for each of them
+            issued = {key: each for key, each in issued.items() if each.team not in lone or each.name == each.team}
+        self._callers = {**issued, **self._configured}
         self._teams = {caller.name: caller.team for caller in self._callers.values()}
 
     def callers(self) -> Collection[Caller]:
@@ -162,6 +175,8 @@ class Directory:
                 return self._note_use(caller)
             if self.sign_in is not None and self.sign_in.is_used and is_token(key):
                 return self._signed_in(self.sign_in.identify(key, digest))
+            if (issued := self._issued.get(digest)) is not None:
+                raise _not_allowed(f"The team '{issued.team}' of this key is a caller without a team here.")
             if not self.is_current and digest not in self._ended and has_valid_checksum(key):
                 raise Unavailable("The gateway cannot look up this key at the moment.", code="keys_unavailable")
         raise Unauthenticated("Incorrect API key provided.")
@@ -193,11 +208,23 @@ class Directory:
         return caller
 
     def _signed_in(self, caller: Caller) -> Caller:
-        """Return the caller of a token. Raises Unauthenticated for one whose name a key of another team has."""
+        """Return the caller of a token.
+
+        Raises Unauthenticated for one whose name a key of another team has, or whose team is the name of a lone caller.
+        """
         if self._teams.get(caller.name, caller.team) != caller.team:
-            message = "The caller that this token names is in another team here. Ask the operator of this gateway."
-            raise Unauthenticated(message, status=403, code="token_not_allowed")
+            raise _not_allowed("The caller that this token names is in another team here.")
+        if self._is_lone(caller):
+            raise _not_allowed("The team that this token names is a caller without a team here.")
         return caller
+
+    def _is_lone(self, caller: Caller) -> bool:
+        """Whether its team is another caller who has none."""
+        return caller.team in self._lone and caller.name != caller.team
+
+
+def _not_allowed(message: str) -> Unauthenticated:
+    return Unauthenticated(f"{message} Ask the operator of this gateway.", status=403, code="token_not_allowed")
 
 
 def _is_same(known: str, sent: str) -> bool:

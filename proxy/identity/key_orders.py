@@ -1,7 +1,7 @@
 """What operators order about issued keys, by the command line and by the admin API alike."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from proxy.identity.key_book import IssuedKey, KeyBook
@@ -52,11 +52,16 @@ def end_of(now: float, lifetime_s: float) -> float | None:
     return None if lifetime_s == NEVER_S else now + lifetime_s
 
 
-def check_team(configured: Iterable[tuple[str, str]], book: KeyBook, name: str, team: str, now: float) -> None:
-    """Raises KeyOrderError for a name in two teams: selectors of policies and limits go by names.
+def check_team(
+    configured: Iterable[tuple[str, str]], lone: Collection[str], book: KeyBook, name: str, team: str, now: float
+) -> None:
+    """Raises KeyOrderError for a name in two teams, because selectors of policies and limits go by names.
 
-    `configured` are the names and teams of the callers of the config.
+    And for a team that is another caller without a team. `configured` are the names and teams of the callers of the
+    config, `lone` the names of those who have none.
     """
+    if team in lone and team != name:
+        raise KeyOrderError(f"'{team}' is a caller without a team, which no other caller can join")
     issued = ((other.name, other.team) for other in book.keys.values() if other.status(now) == "valid")
     for known_name, known_team in (*configured, *issued):
         if known_name == name and known_team != team:

@@ -141,6 +141,7 @@ async def test_a_connection_ends_with_its_key(keys: Keys, monkeypatch: pytest.Mo
             "each name may be given once",
         ),
         (["create", "--team", "search", "--name", "carol"], "'carol' is in the team 'shop'; a caller has one team"),
+        (["create", "--team", "ben", "--name", "ada"], "'ben' is a caller without a team"),
         (["rotate", "key_000000000000"], "there is no key 'key_000000000000'"),
         (["revoke", "hg_"], "there is no key 'hg_'"),
     ],
@@ -149,6 +150,7 @@ def test_what_cannot_be_done_changes_nothing(tmp_path: Path, capsys, arguments: 
     """It is exit status 2."""
     config = tmp_path / "headgate.toml"
     caller = f'[[caller]]\nname = "carol"\nteam = "shop"\nkey_sha256 = "{"0" * 64}"\n'
+    caller += f'[[caller]]\nname = "ben"\nkey_sha256 = "{"1" * 64}"\n'
     config.write_text(f'[keys]\n[state]\nuse = "sqlite"\npath = "{tmp_path}/state.db"\n{caller}{CANNED}')
     try:
         status = main(["key", arguments[0], "--config", str(config), *arguments[1:]])

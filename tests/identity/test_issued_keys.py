@@ -1,6 +1,7 @@
 """A directory that follows the issued keys in a store, while that changes, fails and loses them."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, field
 
@@ -10,6 +11,7 @@ import redis
 from multidict import CIMultiDict
 
 from proxy.config.build import build
+from proxy.context import Caller
 from proxy.identity.directory import Directory
 from proxy.identity.issued_keys import IssuedKeys
 from proxy.identity.key_book import (
@@ -65,6 +67,24 @@ async def store(state_table: dict) -> AsyncIterator[Store]:
     yield opened
     await opened.delete(JOURNAL)
     await opened.close()
+
+
+async def test_a_key_of_a_team_that_is_a_lone_caller_is_refused(store: Store):
+    """It would share that caller's cached answers and budgets; a config that gives the caller a team lifts it."""
+    worker, anna = Worker(store), Caller("search", "search")
+    (key, issued), digest = issue("ada"), hashlib.sha256(b"sk-search").digest()
+    await append_created(store, issued)
+    await worker.keys.refresh()
+    seen = [worker.ask(key)]
+    for lone in ({"search"}, set(), {"other"}):
+        worker.directory.replace({digest: anna}, lone)
+        seen.append(worker.ask(key))
+    worker.directory.replace({digest: anna}, {"search"})
+
+    assert seen == ["ada", "token_not_allowed", "ada", "ada"]
+    assert (worker.ask(key), worker.ask("sk-search"), worker.ask("sk-other")) == (
+        "token_not_allowed", "search", "invalid_api_key",
+    )  # fmt: skip
 
 
 async def test_every_worker_follows_what_is_changed(store: Store):

@@ -112,6 +112,19 @@ async def test_a_token_names_caller_team_and_tags_in_each_transport(
     assert token not in repr(logged)
 
 
+async def test_a_token_of_a_team_that_is_a_lone_caller_is_refused(start_gateway, upstream: FakeUpstream, provider):
+    """It would share that caller's cached answers and budgets. With a team of the same name nothing is refused."""
+    statuses = []
+    for own in ({}, {"team": "ads"}):
+        caller = {"name": "ads", "key_sha256": hashlib.sha256(b"sk-ads").hexdigest(), **own}
+        gateway = await start_gateway(tables_for(upstream, caller=[caller], issuer=[provider.table()]))
+        answers = [await ask(gateway, post(api_key=provider.token(team=team))) for team in ("ads", "search")]
+        own_name = await ask(gateway, post(api_key=provider.token(sub="ads", team="ads")))
+        statuses.append([answer.status for answer in (*answers, own_name)])
+
+    assert statuses == [[403, 200, 200], [200, 200, 200]]
+
+
 BAD_TOKENS = {
     "another audience": {"aud": "other"}, "no audience": {"aud": None}, "an audience in an object": {"aud": {"headgate": 1}},
     "another issuer": {"iss": "https://other.example"}, "no issuer": {"iss": None}, "an issuer in a list": {"iss": ["x"]},

@@ -123,8 +123,9 @@ async def change_key(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:
     try:
         book = await KeyBook().read_on(store)
         if new is not None and argument["id"] is None:
-            configured = ((caller.name, caller.team) for caller in parts.config().callers)
-            check_team(configured, book, new.name, new.team, now)
+            config = parts.config()
+            configured = ((caller.name, caller.team) for caller in config.callers)
+            check_team(configured, config.lone_callers, book, new.name, new.team, now)
         old = None if argument["id"] is None else valid_key(book, argument["id"], now)
         if not argument["is_check"]:
             await _append(store, old, new, argument["until"], now)

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections.abc import Collection
 
 import pytest
 
@@ -27,8 +28,8 @@ def directories(monkeypatch: pytest.MonkeyPatch) -> list[Directory]:
     """Those of the gateways of this test."""
     made: list[Directory] = []
 
-    def make(callers: dict[bytes, Caller], **options: bool) -> Directory:
-        made.append(Directory(callers, **options))
+    def make(callers: dict[bytes, Caller], *lone: Collection[str], **options: bool) -> Directory:
+        made.append(Directory(callers, *lone, **options))
         return made[-1]
 
     monkeypatch.setattr(app, "Directory", make)

@@ -46,6 +46,7 @@ class Request(web.BaseRequest):
 
     _cache = _rest()
     _client_max_fields = _rest()
+    _client_max_size = _rest()
     _headers = _rest()
     _loop = _rest()
     _method = _rest()

@@ -72,11 +72,12 @@ class Event:
         return self._data
 
     def without_data(self) -> "Event":
-        """Return the event as it was received, to be parsed again when it is read; one that was composed as it is.
+        """Return the event as it was received, to be parsed again when it is read.
 
-        What a response object is parsed to takes many times as much memory as its frame.
+        What a response object is parsed to takes many times as much memory as its frame. One that was composed stays as
+        it is, and so does a long one, which would take long to parse.
         """
-        if self._sse is None and self._payload is None:
+        if not 0 < self.received_bytes < DENSE_BYTES:
             return self
         return Event(self.type, self._sse, payload=self._payload)
 

@@ -103,14 +103,14 @@ class Transcript:
             self._numbered = Event(unit.type, data={"sequence_number": unit.data["sequence_number"]})
 
     def _clear_log(self) -> None:
-        self._numbered = self._last_numbered()
+        self._numbered = self._last_numbered(JOINED_RUNS)  # not in all of it: a long stream may have no numbers
         self._log.clear()
         self._log_bytes = 0
         self._is_log_full = False
 
-    def _last_numbered(self) -> Event | Run | None:
+    def _last_numbered(self, most_units: int = LOG_BYTES) -> Event | Run | None:
         """Return the last unit with a sequence number: units in the log are searched only when that is needed."""
-        logged = () if self._is_log_full else reversed(self._log)
+        logged = () if self._is_log_full else self._log[: -most_units - 1 : -1]
         return next(filter(_has_number, logged), self._numbered)
 
     def forward_run(self, outlet: Outlet, reserve: Callable[[int], None], run: Run) -> bool:

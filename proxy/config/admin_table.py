@@ -70,7 +70,7 @@ class AdminTable(Table):
     trace_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
     """Where traces are shown, with {trace_id} in it: "https://traces.example.com/{trace_id}". Default: no links."""
     requests: Annotated[int, Field(ge=0, le=100_000)] = 1000
-    """How many of the last requests each process keeps for the console, about 2 KB each."""
+    """How many of the last requests each process keeps for the console, about 1 KB each."""
     session_s: Annotated[float, Field(ge=60, le=604_800)] = 28_800
     """How long an operator stays signed in, in seconds."""
     key: tuple[AdminKeyTable, ...] = ()

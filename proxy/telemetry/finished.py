@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from proxy.telemetry.recent import CallHistory
+from proxy.telemetry.recent import CallHistory, EndedRequest
 from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.request_line import LineForm, RequestLines, is_fit
 from proxy.telemetry.request_metrics import RequestMetrics
@@ -70,7 +70,7 @@ class FinishedRequests:
         if self._waiting:
             ended, self._waiting = self._waiting, []
             self._log(ended)
-        logged, metrics = self._logged, self.metrics
+        logged, metrics, listed = self._logged, self.metrics, list[EndedRequest]()
         while logged:
             (_, _, record, template, ended_at, duration_s, steps, history), form, line = logged.popleft()
             if metrics is None:
@@ -79,9 +79,11 @@ class FinishedRequests:
                 form.plan = metrics.plan(record, template)
             metrics.add(form.plan, record, duration_s, steps)
             if history is not None:
-                metrics.recent.add(line, ended_at, duration_s, steps, history)
+                listed.append((line, ended_at, duration_s, steps, history))
         if metrics is not None:
             metrics.flush()
+            if listed:
+                metrics.recent.add(listed)
 
     def _write_due(self) -> None:
         self._is_due = False

@@ -4,10 +4,11 @@ Prompts and outputs are not among it, unless they are captured for the team. Wit
 """
 
 import asyncio
+import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -66,6 +67,20 @@ class CallHistory:
         if len(self.decisions) < MAX_NOTES:
             self.decisions = [*self.decisions, decision]
 
+    def packed(self) -> tuple[object, ...]:
+        """Return all of it as what JSON can have; `unpacked` makes the same of that."""
+        return self._attempts, self.decisions, self.content or None
+
+    @staticmethod
+    def unpacked(
+        attempts: list[list[Any]], decisions: list[list[Any]], content: Mapping[str, str] | None
+    ) -> "CallHistory":
+        history = CallHistory()
+        history._attempts = [(target, began_s, lasted_s, *end) for target, began_s, lasted_s, *end in attempts]
+        history.decisions = [MadeDecision(*each) for each in decisions]
+        history.content = content or NO_CONTENT
+        return history
+
 
 class RecentRequest(NamedTuple):
     """One request that has ended. `fields` are those of its log line: scalars, bounded in length.
@@ -82,28 +97,43 @@ class RecentRequest(NamedTuple):
     history: CallHistory
 
 
-Kept = tuple[bytes, bytes, float, float, Sequence[tuple[str, float]], CallHistory]
-"""A request as it is kept: the text that is searched, its log line, and what that does not have."""
+EndedRequest = tuple[bytes, float, float, Sequence[tuple[str, float]], CallHistory]
+"""The log line of a request, when it ended, how long it took in seconds, its steps, and what happened."""
+
+
+class _Batch(NamedTuple):
+    """Requests that were added together, in two objects."""
+
+    size: int
+    texts: bytes
+    """A line for each: its log line and, after a tab, what policies decided. JSON has neither character as it is."""
+    details: bytes
+    """What the log lines do not have, as JSON."""
 
 
 class RecentRequests:
     """The requests that ended last, oldest first.
 
-    The fields are kept as the log line, one object: each of a hundred would have to be freed when it is in no cache of
-    the processor any more.
+    Those that come together are kept together and encoded: each of fifty objects of a request would have to be freed
+    when it is in no cache of the processor any more, which takes longer than to make them.
     """
 
     def __init__(self, maxlen: int = 0) -> None:
         self.maxlen = maxlen
-        self._kept: deque[Kept] = deque(maxlen=maxlen)
+        self._batches: deque[_Batch] = deque()
+        self._size = 0
         self._turn = asyncio.Lock()
 
-    def add(
-        self, line: bytes, ended_at: float, duration_s: float, steps: Sequence[tuple[str, float]], history: CallHistory
-    ) -> None:
-        """Add a request; `line` is its log line. A search looks at that and at what policies have decided."""
-        text = b"%b\n%b" % (line, orjson.dumps(history.decisions, default=tuple)) if history.decisions else line
-        self._kept.append((text, line, ended_at, duration_s, steps, history))
+    def add(self, ended: Sequence[EndedRequest]) -> None:
+        """Add requests. A search looks at their log lines, and at what policies have decided."""
+        if not self.maxlen:
+            return
+        texts = b"\n".join([_text_of(line, history) for line, _, _, _, history in ended])
+        details = [(*times, steps, *history.packed()) for _, *times, steps, history in ended]
+        self._batches.append(_Batch(len(ended), texts, _encode(details)))
+        self._size += len(ended)
+        while self._size - self._batches[0].size >= self.maxlen:
+            self._size -= self._batches.popleft().size
 
     async def search(self, look: Callable[[RecentRequest], object], *texts: str) -> None:
         """Show requests to a function, the newest first, until it returns something true.
@@ -113,15 +143,48 @@ class RecentRequests:
         """
         needles = [_as_kept(text) for text in texts if text]
         async with self._turn:
-            work = 0
-            for kept in reversed([*self._kept]):
-                is_candidate = all(needle in kept[0] for needle in needles)
-                if is_candidate and look(_unpack(kept)):
-                    return
-                work += UNPACKING if is_candidate else 1
+            work, left = 0, self.maxlen
+            for batch in reversed([*self._batches]):
+                work += batch.size
+                if all(needle in batch.texts for needle in needles):
+                    details = _decode(batch.details)
+                    for text in batch.texts.split(b"\n")[: -left - 1 : -1]:
+                        detail = details.pop()
+                        if not all(needle in text for needle in needles):
+                            continue
+                        if look(_unpack(text, *detail)):
+                            return
+                        work += UNPACKING
+                        if work >= MOST_WORK:
+                            work = 0
+                            await asyncio.sleep(0)
+                left -= batch.size
                 if work >= MOST_WORK:
                     work = 0
                     await asyncio.sleep(0)
+
+
+def _text_of(line: bytes, history: CallHistory) -> bytes:
+    return b"%b\t%b" % (line, _encode(history.decisions)) if history.decisions else line
+
+
+def _encode(value: object) -> bytes:
+    try:
+        return orjson.dumps(value, default=_plain)
+    except orjson.JSONEncodeError:  # half of a surrogate pair in what was captured
+        return json.dumps(value, default=_plain).encode()
+
+
+def _decode(text: bytes) -> list[Any]:
+    try:
+        found: list[Any] = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        found = json.loads(text)
+    return found
+
+
+def _plain(value: object) -> object:
+    return dict(value) if isinstance(value, Mapping) else tuple(value) if isinstance(value, tuple) else str(value)
 
 
 def _as_kept(text: str) -> bytes:
@@ -132,9 +195,9 @@ def _as_kept(text: str) -> bytes:
         return b"\n\n"
 
 
-def _unpack(kept: Kept) -> RecentRequest:
-    _, line, ended_at, duration_s, steps, history = kept
-    fields = orjson.loads(line)
+def _unpack(text: bytes, ended_at: float, duration_s: float, steps: list[list[Any]], *packed: Any) -> RecentRequest:
+    fields = orjson.loads(text.partition(b"\t")[0])
     request_id, event = fields["request_id"], fields["event"]
     known = {name: value for name, value in fields.items() if name not in NOT_OF_THE_RECORD}
-    return RecentRequest(ended_at, request_id, event, known, duration_s, steps, history)
+    made = [(name, lasted_s) for name, lasted_s in steps]
+    return RecentRequest(ended_at, request_id, event, known, duration_s, made, CallHistory.unpacked(*packed))

@@ -9,6 +9,7 @@ from proxy.telemetry.recent import (
     MOST_WORK,
     UNPACKING,
     CallHistory,
+    MadeAttempt,
     MadeDecision,
     RecentRequest,
     RecentRequests,
@@ -27,7 +28,7 @@ def recent(*records: RequestRecord, decision: str = "") -> RecentRequests:
         if decision:
             history.add_decision(MadeDecision("p", "reported", decision, None))
         line = lines.encode("request.finished", f"req_{number}", record, float(number), 1.0)
-        requests.add(line, float(number), 1.0, [], history)
+        requests.add([(line, float(number), 1.0, [], history)])
     return requests
 
 
@@ -73,6 +74,31 @@ async def test_a_text_is_found_as_it_is_kept(text: str):
     assert await found_by(recent(*ids), text) == ["req_0"]
     assert await found_by(recent(RequestRecord(), decision=text), text) == ["req_0"]
     assert await found_by(recent(*models), text, "other") == []
+
+
+@pytest.mark.parametrize("maxlen", [3, 4, 5, 9])
+async def test_of_those_that_came_together_as_many_are_shown_as_are_kept(maxlen: int):
+    """They are kept together; each is shown with all that happened, even with half of a surrogate pair in it."""
+    requests, lines = RecentRequests(maxlen=maxlen), RequestLines()
+    for first in range(0, 12, 3):
+        batch = []
+        for number in range(first, first + 3):
+            history = CallHistory()
+            history.add_attempt(f"target {number}", 0.5, 0.25, None, "upstream_timeout")
+            history.content = {"input": "\udc80"} if number == 10 else {}
+            history.add_decision(MadeDecision("p", "reported", "p.x", "input[1]"))
+            line = lines.encode("request.finished", f"req_{number}", RequestRecord(model="m"), 1.5, 1.0)
+            batch.append((line, float(number), 1.0, [("parse", 0.125)], history))
+        requests.add(batch)
+    found: list[RecentRequest] = []
+    await requests.search(found.append, "m")
+
+    assert [each.request_id for each in found] == [f"req_{11 - number}" for number in range(maxlen)]
+    newest, before = found[:2]
+    assert (newest.ended_at, newest.duration_s, newest.steps) == (11.0, 1.0, [("parse", 0.125)])
+    assert newest.history.attempts == [MadeAttempt("target 11", 0.5, 0.25, None, "upstream_timeout")]
+    assert newest.history.decisions == [MadeDecision("p", "reported", "p.x", "input[1]")]
+    assert (newest.history.content, before.history.content) == ({}, {"input": "\udc80"})
 
 
 async def test_a_text_that_cannot_be_kept_is_not_found():

@@ -40,6 +40,7 @@ from proxy.context import Context
 from proxy.wire.call import Call, Operation
 from proxy.wire.event import Reply, response_reply
 from proxy.wire.ignored import ignored_header
+from proxy.wire.large_bytes import find_text
 from proxy.wire.query import query_pairs
 
 log = structlog.get_logger()
@@ -233,7 +234,7 @@ class Local(Backend):
     async def _parse(self, call: Call, context: Context) -> LocalRequest:
         """Return a call as the engine needs it. Raises RequestError, and BackendError while too many wait."""
         encoded = await context.encode(call)
-        team, has_tools = context.caller.team, call.body.get("tools") or b'"additional_tools"' in encoded
+        team, has_tools = context.caller.team, call.body.get("tools") or find_text(encoded, b'"additional_tools"') >= 0
         plain = not has_tools and not call.body.get("text")
         read = functools.partial(self._read, call, team, context.history_items)
         return await self._executor.run(read, len(encoded), team=team, plain=plain)

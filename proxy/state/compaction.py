@@ -27,6 +27,7 @@ from proxy.wire.errors import RequestError
 from proxy.wire.event import Reply, response_reply
 from proxy.wire.ignored import ignored_header
 from proxy.wire.items import JSON
+from proxy.wire.large_bytes import find_text
 from proxy.wire.query import query_pairs
 
 PURPOSE = "compaction"
@@ -174,4 +175,4 @@ async def _summary_chars(call: Call, route: Route) -> int:
 
 
 def _may_have_compaction(call: Call) -> bool:
-    return call.encoded.find(b'"compaction"') >= 0  # `in` takes far longer for bytes
+    return find_text(call.encoded, b'"compaction"') >= 0

@@ -2,6 +2,7 @@
 
 from proxy.state.references import find_references
 from proxy.wire.call import PLAIN_FIELDS, Call, unaffected_by
+from proxy.wire.large_bytes import find_text
 
 
 @unaffected_by(PLAIN_FIELDS)
@@ -13,4 +14,4 @@ def is_self_contained(call: Call) -> bool:
     """
     if call.fact(find_references):
         return False
-    return call.body.get("conversation") is None and call.encoded.find(b'"compaction') < 0  # `in` takes far longer
+    return call.body.get("conversation") is None and find_text(call.encoded, b'"compaction') < 0

@@ -9,7 +9,9 @@ from proxy.state.references import MAX_ID_CHARS, MAX_REFERENCES
 from proxy.state.self_contained import is_self_contained
 from proxy.wire.call import PLAIN_FIELDS, parse_call
 from proxy.wire.errors import RequestError
+from proxy.wire.large_bytes import WINDOW_BYTES
 from tests.examples import make_call
+from tests.wire.watched import WatchedBytes
 
 REFERENCE = {"type": "item_reference", "id": "msg_1"}
 MESSAGE = {"role": "user", "content": [{"type": "input_text", "text": "Hi"}]}
@@ -70,3 +72,12 @@ def test_ids_that_are_refused_are_refused_here(fields: dict[str, Any]):
     """Overlong ones, and too many."""
     with pytest.raises(RequestError):
         is_self_contained(parse_call(orjson.dumps({"model": "m", **fields})))
+
+
+def test_a_large_call_is_searched_in_windows():
+    """No other thread runs while one window is searched."""
+    call = make_call(input="a" * 3 * WINDOW_BYTES)
+    encoded = WatchedBytes(call.encoded)
+
+    assert is_self_contained(call.with_encoded(encoded))
+    assert 0 < max(encoded.searched) < 2 * WINDOW_BYTES

@@ -5,6 +5,7 @@ from multidict import CIMultiDict
 
 from proxy.wire.headers import (
     DEFAULT_HEADERS,
+    MAX_CHOSEN,
     MAX_NAME_CHARS,
     NEVER_FORWARDED,
     HeaderNames,
@@ -54,6 +55,22 @@ def test_a_name_with_a_star_selects_all_that_begin_like_it():
     assert names.select({"x-acme-team": "a", "X-ACME-": "b", "x-acme": "c", "OPENAI-PROJECT": "p"}) == {
         "x-acme-team": "a", "x-acme-": "b", "openai-project": "p",
     }  # fmt: skip
+
+
+def test_of_two_spellings_of_a_name_the_last_value_is_selected():
+    names = HeaderNames(["x-acme-*"])
+
+    assert names.select({"X-Acme-A": "1", "x-acme-a": "2", "other": "3"}) == {"x-acme-a": "2"}
+
+
+def test_whatever_names_came_before_the_same_are_selected():
+    """What is selected of a set of names is remembered, for so many sets."""
+    names = HeaderNames(["x-acme-*"])
+    sets = [{f"X-Other-{number}": "o", "X-Acme-A": str(number)} for number in range(2 * MAX_CHOSEN)]
+    for headers in (*sets, *sets):
+        assert names.select(headers) == {"x-acme-a": headers["X-Acme-A"]}
+
+    assert len(names._chosen) <= MAX_CHOSEN
 
 
 def test_the_headers_of_one_connection_are_never_forwarded():

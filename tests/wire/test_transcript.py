@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.wire.body_events import events_of_body
+from proxy.wire.errors import Unavailable
 from proxy.wire.event import FOLLOWED, Event, MessageRun, Run
 from proxy.wire.items import JSON
 from proxy.wire.partial_item import index_of
@@ -375,6 +376,31 @@ def test_a_forwarded_run_is_recorded_if_it_is_taken(is_taken: bool):
     assert reserved == ([size] if is_taken else [size, -size])
     assert transcript.kept_bytes == before + (size if is_taken else 0)
     assert transcript.next_number == (6 if is_taken else 3)
+
+
+def test_a_run_for_which_there_is_no_memory_is_left_for_a_batch():
+    """The guard frees memory for that, or ends the stream."""
+    transcript, offered = Transcript(), []
+    transcript.see([event(**added(0, id="a"))])
+    before = transcript.kept_bytes
+
+    def refuse(_size: int) -> None:
+        raise Unavailable("no memory", code="memory_exhausted")
+
+    assert not transcript.forward_run(offered.append, refuse, Run(CANONICAL[5]))
+    assert (offered, transcript.kept_bytes) == ([], before)
+
+
+def test_a_run_after_frames_that_are_kept_no_more_is_left_for_a_batch():
+    """Which drops them, as no item is open."""
+    run, transcript = Run(CANONICAL[5]), Transcript()
+    transcript.keep_frames(len(run.raw))
+    transcript.see([run, run])
+    is_taken = [transcript.forward_run(lambda _run: True, lambda _size: None, run)]
+    transcript.see([run])
+    is_taken.append(transcript.forward_run(lambda _run: True, lambda _size: None, run))
+
+    assert (transcript.keeps_frames, is_taken, transcript.kept_bytes) == (False, [False, True], 0)
 
 
 @pytest.mark.parametrize("kind", [Run, MessageRun])

@@ -3,7 +3,7 @@
 An id that only says where something came from (annotations, results) gives access to nothing, and is none of these.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeGuard
 
 from pydantic_core import SchemaValidator, core_schema
@@ -12,6 +12,7 @@ from policies.support.urls import PROVENANCE
 from policies.support.walk import FIELDS_WITHOUT_LISTS, ITEM_FIELDS, SCHEMAS, plain_name
 from proxy.wire.call import PLAIN_FIELDS, Call, unaffected_by
 from proxy.wire.errors import NotFound, RequestError
+from proxy.wire.large_bytes import WINDOW_BYTES
 from proxy.wire.loggable import clip
 
 Kind = Literal["response", "conversation", "item", "file", "vector_store", "container", "skill", "object"]
@@ -30,11 +31,20 @@ CONTENT_OF_ITEMS = {"reasoning": ("encrypted_content", "content"), "imagegenerat
 CONTAINERS = frozenset({dict, list})
 _ANY = "[-_]*"
 _NAMES = "|".join(_ANY.join(name) for name in ID_FIELDS)
-# A fast pre-filter for any spelling of these names in JSON; ligatures and a long s fold to ASCII letters. It also finds
-# longer names that end so: with the quotation mark before them the search takes twice as long.
-_may_reference = SchemaValidator(
-    core_schema.str_schema(pattern=f'(?i-u:(?:{_NAMES}){_ANY}":)|[\u017f\ufb00-\ufb06]')
-).isinstance_python
+
+
+def _finder(before: str) -> Callable[[object], bool]:
+    """Return a fast pre-filter for any spelling of these names in JSON, after what is before them.
+
+    Ligatures and a long s fold to ASCII letters.
+    """
+    pattern = f'(?i-u:{before}(?:{_NAMES}){_ANY}":)|[\u017f\ufb00-\ufb06]'
+    return SchemaValidator(core_schema.str_schema(pattern=pattern)).isinstance_python
+
+
+# Without a quotation mark a search takes half as long, and finds longer names that end so. In the long strings of large
+# texts, which have none, it is what the search can look for first: 64 MB take 10 ms instead of 100.
+_may_reference, _may_reference_in_large = _finder(""), _finder('"')
 
 
 class Reference(NamedTuple):
@@ -81,7 +91,8 @@ def find_references(call: Call) -> list[Reference]:
     for field in ITEM_FIELDS:
         if field in body and isinstance(items := body[field], list):
             named += _stored_items(items, field)
-    if _may_reference(call.encoded):
+    encoded = call.encoded
+    if _may_reference(encoded) if len(encoded) <= WINDOW_BYTES else _may_reference_in_large(encoded):
         named += _ids_inside(body)
     if not named:
         return named

@@ -81,3 +81,13 @@ def test_a_large_call_is_searched_in_windows():
 
     assert is_self_contained(call.with_encoded(encoded))
     assert 0 < max(encoded.searched) < 2 * WINDOW_BYTES
+
+
+@pytest.mark.parametrize("name", ["file_id", "FileID", "container", "vector-store-ids"])
+def test_an_id_in_a_large_call_is_found(name: str):
+    """Texts of more than a window are searched in another way."""
+    text = {"type": "input_text", "text": "a" * 2 * WINDOW_BYTES}
+    content = [text, {"type": "input_file", name: "x_1"}]
+
+    assert not is_self_contained(make_call(input=[{"role": "user", "content": content}]))
+    assert is_self_contained(make_call(input=[{"role": "user", "content": [text]}]))

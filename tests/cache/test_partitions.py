@@ -15,7 +15,7 @@ NEW, OLD = VaultKeys(b"n" * 32), VaultKeys(b"o" * 32)
 
 @pytest.mark.parametrize("secrets", [(), (b"s" * 32,)])
 async def test_every_partition_with_an_entry_is_noted(secrets: tuple[bytes, ...]):
-    """Once for many entries; sealed notes name nobody."""
+    """Once for many entries; sealed notes contain no name."""
     store = MemoryStore()
     vault = Vault(store, secrets)
     for number in range(3):

@@ -261,7 +261,7 @@ async def test_a_stream_of_which_nothing_came_begins_again_when_its_leader_dies(
 
 
 async def test_a_call_without_a_stream_begins_again_when_its_leader_dies(store: Store):
-    """Its client has got nothing either, whoever begins the call in its process; one call of a backend is for all."""
+    """Its client has got nothing either, whichever call begins it in its process; one call of a backend is for all."""
     backends = [GatedBackend(answer=STREAMED) for _ in range(2)]
     pipelines, fields = processes(store, *backends), unique()
     names = await plant_flight(store, pipelines[0], fields, BEGUN)

@@ -165,7 +165,7 @@ class OneConnection:
 
 
 def test_a_connection_is_known_by_its_last_key_until_the_keys_change():
-    """A key that was revoked or replaced identifies nobody any more, also where it has just been used."""
+    """A key that was revoked or replaced identifies no caller any more, also where it has just been used."""
     directory, connection = Directory({digest("sk-ben"): BEN}, has_issued=True), OneConnection()
     directory.replace_issued({digest("sk-anna"): ANNA}, ())
     for _ in range(3):

@@ -18,10 +18,13 @@ MAX_KNOWN = 1000
 """How many keys that the gateway knows are looked for; keys that it has issued are found by their form."""
 SPACE = r"[\s\x1c-\x1f]"
 NAMES = r"(?:secret|password|passwd|api[-_]?key|access[-_]?key|access[-_]?token)"
+HYPHEN = r"(?:[-_]|%2d|%5f)"
+"""What stands between the parts of a key, as it is or as URLs may have it."""
+LATER = r"(?:[a-z0-9_./-]|%2[df]|%5f)"
 PREFIXED = (
-    (r"(?:sk|hg|xox[a-z]|xapp|gh[a-z]|github[-_]pat|glpat|gocspx)[-_]", r"[a-z0-9_./-]", 12, 512),
-    (r"[pr]k[-_](?:live|test|prod|lf|[0-9]{1,16})[-_]", r"[a-z0-9_-]", 12, 512),
-    (r"(?:hf|npm)_", r"[a-z0-9]", 20, 512),
+    (rf"(?:sk|hg|xox[a-z]|xapp|gh[a-z]|github{HYPHEN}pat|glpat|gocspx){HYPHEN}", LATER, 12, 512),
+    (rf"[pr]k{HYPHEN}(?:live|test|prod|lf|[0-9]{{1,16}}){HYPHEN}", LATER, 12, 512),
+    (r"(?:hf|npm)(?:_|%5f)", r"[a-z0-9]", 20, 512),
     (r"a[ks]ia", r"[a-z0-9]", 16, 128),
     (r"(?:aiza|eyj)", r"[\w.-]", 12, 4096),
     (r"(?:ya29|sg)\.", r"[\w.-]", 24, 512),
@@ -31,12 +34,15 @@ PREFIXED = (
 )
 """Beginning, further characters, and the least and greatest number of those: of OpenAI, Headgate, Slack, GitHub,
 GitLab, Google; Stripe and others; Hugging Face, npm; AWS; Google, JSON web tokens; SendGrid; age; and whatever follows
-`Bearer`. Names that only begin so must stay: `hf-llama-3-70b`, `pk_customer_number`, `asia-southeast1-a`.
+`Bearer`. What follows `Basic` is found by its form. Names that only begin so must stay: `hf-llama-3-70b`,
+`pk_customer_number`, `asia-southeast1-a`.
 """
 _FORM = re.compile(
     r"(?:\b|(?<=%[0-9a-f]{2}))(?!bearer (?:auth|tokens?)[.,;:]?(?:\s|$))(?:"  # two words of a sentence
     + "|".join(f"{start}{more}{{{least},{most}}}+" for start, more, least, most in PREFIXED)
-    + r")|-----BEGIN [A-Z0-9 ]{0,32}PRIVATE KEY(?: BLOCK)?-----(?:(?!-----END)[\s\S]){0,16384}+"
+    # A user and a password in base64, where almost every text has a digit.
+    + rf")|\bbasic(?:{SPACE}|%20|\+){{1,8}}(?=[a-z+/]{{0,512}}+[0-9=])[a-z0-9+/]{{8,4096}}+={{0,2}}"
+    r"|-----BEGIN [A-Z0-9 ]{0,32}PRIVATE KEY(?: BLOCK)?-----(?:(?!-----END)[\s\S]){0,16384}+"
     r"|(?<=://)[^\s/:@]{0,128}+:[^\s/@]{1,256}+(?=@)"  # the password of a URL, and its user
     # A refusal that names such a field says what was expected; a config says where the secret is.
     rf"|{NAMES}[\"'\\]{{0,2}}+\s{{0,4}}+[=:]\s{{0,4}}+[\"'\\]{{0,2}}+(?!expected |env:|file:)[^\s\"'\\,;]{{8,512}}+",
@@ -45,7 +51,7 @@ _FORM = re.compile(
 _LINEAR_FORM = (
     r"(?i)(?:^|[^a-z0-9_]|%[0-9a-f]{2})(?:"
     + "|".join(start for start, _, _, _ in PREFIXED)
-    + rf")|-----BEGIN |://[^\s/@]+@|{NAMES}[\"'\\\x09-\x20]*[=:]"
+    + rf")|basic(?:{SPACE}|%20|\+)|-----BEGIN |://[^\s/@]+@|{NAMES}[\"'\\\x09-\x20]*[=:]"
 )
 """What finds at least the beginnings of all of these: this engine has no look-around, and is slow to count."""
 

@@ -21,6 +21,8 @@ KEYS = [
     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
     "Bearer abc.def", "bearer   0123456789", "hooks.slack.com/services/T00000000/B00000000/XXXXXXXXXXXXXXXX",
     "AGE-SECRET-KEY-1QQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQ",
+    "sk%2Dproj%2Dabcdefghijklmnop1234", "sk%2dabcdefghijklmnop1234", "hf%5Fabcdefghijklmnopqrstuvwxyz",
+    "glpat%2Dabcdefghij%5Fklmnopqrst", "Basic dXNlcjpwYXNzd29yZA==", "basic  YWRhOmh1bnRlcjJodW50ZXIy",
     *(PEM.format(kind) for kind in ("RSA PRIVATE", "EC PRIVATE", "PRIVATE", "OPENSSH PRIVATE", "ENCRYPTED PRIVATE")),
     PEM.format("PRIVATE").partition("x+")[0], PEM.format("PRIVATE").replace("\n", "\\n"),
 ]  # fmt: skip
@@ -40,10 +42,12 @@ TEXTS = [
     "metadata.pk_customer_number", "rk_approximate_sum", "asia-southeast1-a-gpt-5", "asia-northeast1.example.com",
     "Invalid type for 'metadata.password': expected a string, but got an integer instead.", "sg.api.example.com:8443",
     "Send the key of an operator as a bearer token.", 'it has a password; set password = "env:NAME" instead',
+    "Basic authentication", "basic information+more", "a basic gpt-4.1-mini", "sk%2Dshort", "task%2Dabcdefghijklmnop",
     "api_key = 'file:/run/secrets/upstream'", "Use bearer tokens, or Bearer auth",
 ]  # fmt: skip
 SLOW = ["bearer" + " " * 99_999, "bearer " * 20_000, "sk-" * 40_000, "eyJ" * 40_000, "://" * 40_000, "a:" * 60_000, "://a:" * 30_000,
-        "-----BEGIN PRIVATE KEY-----" * 5_000, "secret" * 20_000, "secret = " * 15_000, "-" * 120_000, "password" + "\\" * 99_999]  # fmt: skip
+        "-----BEGIN PRIVATE KEY-----" * 5_000, "secret" * 20_000, "secret = " * 15_000, "-" * 120_000, "password" + "\\" * 99_999,
+        "basic " * 20_000, "basic " + "a" * 99_999, "sk%2d" * 20_000, "basic" + "+" * 99_999]  # fmt: skip
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -102,7 +106,7 @@ def test_a_key_after_an_escaped_space_is_replaced():
 
 
 PIECES = ["sk-", "hg_", "eyJ", "Bearer ", "bearer\x1c", "a" * 12, "0" * 40, "age-secret-key-1", "api_key", "secret", '": "', "=", "\\",
-          "-----BEGIN ", "PRIVATE KEY-----", "://", "@", ":", "/", " ", "\u017fk-", "\u0301", "\ud800", "%2f", "x", "_", "hooks.slack.com/services/", "ya29."]  # fmt: skip
+          "-----BEGIN ", "PRIVATE KEY-----", "://", "@", ":", "/", " ", "\u017fk-", "\u0301", "\ud800", "%2f", "x", "_", "hooks.slack.com/services/", "ya29.", "%2d", "basic "]  # fmt: skip
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=7).map("".join))

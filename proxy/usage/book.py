@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.request_metrics import is_model_call
-from proxy.usage.columns import OTHER, Labels, Metadata, amounts_of
+from proxy.usage.columns import OTHER, Labels, Metadata, add_call, amounts_of
 from proxy.usage.spool import Batch, Spool, begun_line, ended_line
 from proxy.usage.table import UsageTable
 from proxy.wire.token_estimate import BYTES_PER_TOKEN
@@ -61,11 +61,14 @@ class UsageBook:
         """Count a call that has ended. `is_call`: a caller has made it; else only what it used is counted."""
         if record.team is None or not is_model_call(record, record.path):
             return
-        amounts, name = amounts_of(record, is_call=is_call), self._name_of(record)
+        name = self._name_of(record)
+        if self._spool is None:
+            add_call(self._batch.row(self._hour_name, name), record, is_call=is_call)
+            return
+        amounts = amounts_of(record, is_call=is_call)
         self._batch.add(self._hour_name, name, amounts)
-        if self._spool is not None:
-            self._in_flight.pop(record.usage_number, None)
-            self._spool.append(ended_line(record.usage_number, self._hour_name, name, amounts))
+        self._in_flight.pop(record.usage_number, None)
+        self._spool.append(ended_line(record.usage_number, self._hour_name, name, amounts))
 
     def cut(self) -> Batch | None:
         """Return what was counted since the last cut; None if that is nothing. The one before must be written."""

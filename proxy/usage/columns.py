@@ -77,34 +77,43 @@ class Labels(NamedTuple):
 def amounts_of(record: RequestRecord, *, is_call: bool = True) -> list[int]:
     """Return what a call adds to its row, once its record is complete."""
     amounts = [0] * len(COLUMNS)
-    if is_call:
-        amounts[CALLS] = 1
-        end = _end_of(record)
-        if end is not None:
-            amounts[end] = 1
-        elif record.cache in FROM_CACHE and not record.sent:
-            amounts[CACHED] = 1
-    amounts[SENT] = record.sent
-    if record.input_tokens is not None or record.output_tokens is not None:
-        _add_tokens(amounts, record)
-    if record.saved_input_tokens is not None:
-        amounts[SAVED_INPUT] = _count(record.saved_input_tokens)
-        amounts[SAVED_OUTPUT] = _count(record.saved_output_tokens)
-    if record.cost_usd:
-        amounts[COST] = round(record.cost_usd * DOLLAR)
-    if record.saved_usd:
-        amounts[SAVED_COST] = round(record.saved_usd * DOLLAR)
-    if record.unpriced:
-        amounts[UNPRICED] = 1
+    add_call(amounts, record, is_call=is_call)
     return amounts
 
 
-def _add_tokens(amounts: list[int], record: RequestRecord) -> None:
+def add_call(row: list[int], record: RequestRecord, *, is_call: bool = True) -> None:
+    """Add a call to its row, once its record is complete. `is_call`: a caller has made it."""
+    if is_call:
+        row[CALLS] += 1
+        end = _end_of(record)
+        if end is not None:
+            row[end] += 1
+        elif record.cache in FROM_CACHE and not record.sent:
+            row[CACHED] += 1
+    row[SENT] += record.sent
+    if record.input_tokens is not None or record.output_tokens is not None:
+        _add_tokens(row, record)
+    if record.saved_input_tokens is not None:
+        row[SAVED_INPUT] += _count(record.saved_input_tokens)
+        row[SAVED_OUTPUT] += _count(record.saved_output_tokens)
+    if record.cost_usd:
+        row[COST] += round(record.cost_usd * DOLLAR)
+    if record.saved_usd:
+        row[SAVED_COST] += round(record.saved_usd * DOLLAR)
+    if record.unpriced:
+        row[UNPRICED] += 1
+
+
+def _add_tokens(row: list[int], record: RequestRecord) -> None:
     used, generated = (ESTIMATED_INPUT, ESTIMATED_OUTPUT) if record.estimated else (INPUT, OUTPUT)
-    amounts[used], amounts[generated] = _count(record.input_tokens), _count(record.output_tokens)
-    amounts[CACHED_INPUT] = _count(record.cached_tokens)
-    amounts[CACHE_WRITE] = _count(record.cache_write_tokens)
-    amounts[REASONING] = _count(record.reasoning_tokens)
+    row[used] += _count(record.input_tokens)
+    row[generated] += _count(record.output_tokens)
+    if record.cached_tokens:
+        row[CACHED_INPUT] += _count(record.cached_tokens)
+    if record.cache_write_tokens:
+        row[CACHE_WRITE] += _count(record.cache_write_tokens)
+    if record.reasoning_tokens:
+        row[REASONING] += _count(record.reasoning_tokens)
 
 
 def _end_of(record: RequestRecord) -> int | None:

@@ -37,6 +37,13 @@ class Batch:
         before = self.sums.get((hour, name))
         self.sums[hour, name] = [*amounts] if before is None else [a + b for a, b in zip(before, amounts, strict=True)]
 
+    def row(self, hour: str, name: str) -> list[int]:
+        """Return the sums of a row, which can be added to."""
+        row = self.sums.get((hour, name))
+        if row is None:
+            row = self.sums[hour, name] = [0] * len(COLUMNS)
+        return row
+
 
 @dataclass(slots=True)
 class _Section:

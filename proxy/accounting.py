@@ -9,6 +9,8 @@ times                that was given up nothing is known
 was not called       none, but saved_input_tokens and saved_output_tokens: the cache has answered
 """
 
+from collections.abc import Awaitable
+
 from proxy.capture import capture
 from proxy.context import Context
 from proxy.telemetry.record import FROM_CACHE, RequestRecord
@@ -23,42 +25,78 @@ NO_TOKENS = None, None, None
 
 
 async def complete_record(context: Context) -> None:
+    """Complete the record as `finish_record` does, and wait for it."""
+    waiting = finish_record(context)
+    if waiting is not None:
+        await waiting
+
+
+def finish_record(context: Context) -> Awaitable[None] | None:
     """Take ids and token counts from the reply; estimate those that a backend should have sent, and did not.
 
-    Then set what they cost. A second time it does nothing.
+    Then set what they cost. A second time it does nothing. Returns what has to be waited for; None for most calls,
+    whose counts and price are known.
     """
     if context.is_recorded:
-        return
+        return None
     context.is_recorded = True
-    await _complete_tokens(context, context.record)
-    await complete_cost(context)
-    if context.trace.is_recording and context.sent_call is not None:
-        settings = context.trace.settings
-        context.trace.describe_call(sent_attributes(context.sent_call.body, settings.semconv))
-        mode = settings.capture.get(context.caller.team, "none")
-        if mode != "none":
-            await capture(context, context.sent_call, mode)
+    record, call, runs = context.record, context.sent_call, context.runs
+    is_saved = record.cache in FROM_CACHE and (call is None or record.cache != "collapsed")
+    if record.finish_reason is None:  # no attempt of this context has read it
+        record.read(context.transcript, is_saved=is_saved)
+    if call is not None and runs and call.operation in USING:
+        if type(record.input_tokens) is not int or type(record.output_tokens) is not int:
+            return _finish_estimated(call, Transcript() if is_saved else context.transcript, context)
+        if runs > 1:
+            _count_all_runs(record, runs)
+    return _finish_cost(context)
 
 
 async def complete_cost(context: Context) -> None:
     """Set what the tokens in the record cost, if there are any."""
-    record, quote = context.record, context.quote
-    if quote is not None and (record.input_tokens, record.output_tokens, record.saved_input_tokens) != NO_TOKENS:
-        await quote.price(record)
+    if context.quote is not None and _has_tokens(context.record):
+        await context.quote.price(context.record)
 
 
-async def _complete_tokens(context: Context, record: RequestRecord) -> None:
-    call = context.sent_call
-    is_saved = record.cache in FROM_CACHE and (call is None or record.cache != "collapsed")
-    if record.finish_reason is None:  # no attempt of this context has read it
-        record.read(context.transcript, is_saved=is_saved)
-    if call is None or context.runs == 0 or call.operation not in USING:
-        return
-    if type(record.input_tokens) is not int or type(record.output_tokens) is not int:
-        await _estimate(record, call, Transcript() if is_saved else context.transcript, context)
+async def _finish_estimated(call: Call, passed: Transcript, context: Context) -> None:
+    """Complete a record that lacks counts. `passed` is what has passed of the reply."""
+    await _estimate(context.record, call, passed, context)
     if context.runs > 1:
-        record.input_tokens *= context.runs
-        record.estimated = True
+        _count_all_runs(context.record, context.runs)
+    if (waiting := _finish_cost(context)) is not None:
+        await waiting
+
+
+def _finish_cost(context: Context) -> Awaitable[None] | None:
+    """Set what the tokens cost, and describe the call in its trace. Returns what has to be waited for."""
+    quote = context.quote
+    if context.trace.is_recording or (quote is not None and quote.lookup is not None):
+        return _price_and_show(context)
+    if quote is not None and _has_tokens(context.record):
+        quote.price_now(context.record)
+    return None
+
+
+async def _price_and_show(context: Context) -> None:
+    """Do so once the price is known, with what is captured of the call."""
+    await complete_cost(context)
+    if not context.trace.is_recording or context.sent_call is None:
+        return
+    settings = context.trace.settings
+    context.trace.describe_call(sent_attributes(context.sent_call.body, settings.semconv))
+    mode = settings.capture.get(context.caller.team, "none")
+    if mode != "none":
+        await capture(context, context.sent_call, mode)
+
+
+def _has_tokens(record: RequestRecord) -> bool:
+    return (record.input_tokens, record.output_tokens, record.saved_input_tokens) != NO_TOKENS
+
+
+def _count_all_runs(record: RequestRecord, runs: int) -> None:
+    """Count the input once for each attempt that may have used it."""
+    record.input_tokens *= runs
+    record.estimated = True
 
 
 async def _estimate(record: RequestRecord, call: Call, passed: Transcript, context: Context) -> None:

@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
-End = tuple[Callable[..., Any], tuple[Any, ...] | None, bool]
-"""What is called at the end, with which arguments, and whether it is waited for. Without arguments it is the exit of a
-context, which gets the error. No function is made for each: that would be most of what a callback costs."""
+End = tuple[Callable[..., Any], tuple[Any, ...] | None]
+"""What is called at the end, and with which arguments. Without arguments it is the exit of a context, which gets the
+error. No function is made for each: that would be most of what a callback costs."""
 
 
 class Cleanup(list[End]):
@@ -25,20 +25,20 @@ class Cleanup(list[End]):
     async def enter_async_context(self, opening: AbstractAsyncContextManager[T]) -> T:
         """Return what is opened, until the end."""
         opened = await opening.__aenter__()
-        self.append((opening.__aexit__, None, True))
+        self.append((opening.__aexit__, None))
         return opened
 
     def push_async_exit(self, opened: "AbstractAsyncContextManager[Any] | Cleanup") -> None:
         """End what was entered already."""
-        self.append((opened.__aexit__, None, True))
+        self.append((opened.__aexit__, None))
 
-    def push_async_callback(self, callback: Callable[..., Awaitable[None]], *args: Any) -> None:
-        """Call a function at the end, and wait for it."""
-        self.append((callback, args, True))
+    def push_async_callback(self, callback: Callable[..., Awaitable[None] | None], *args: Any) -> None:
+        """Call a function at the end, and wait for what it returns if that is not None."""
+        self.append((callback, args))
 
-    def callback(self, callback: Callable[..., object], *args: Any) -> None:
+    def callback(self, callback: Callable[..., None], *args: Any) -> None:
         """Call a function at the end."""
-        self.append((callback, args, False))
+        self.append((callback, args))
 
     def pop_all(self) -> "Cleanup":
         """Return what has to end, which nothing ends here any more."""
@@ -63,14 +63,12 @@ class Cleanup(list[End]):
         try:
             while self:
                 try:
-                    end, args, is_awaited = self.pop()
+                    end, args = self.pop()
                     if args is None:
                         if await end(kind, error, traceback):
                             kind = error = traceback = None
-                    elif is_awaited:
-                        await end(*args)
-                    else:
-                        end(*args)
+                    elif (waiting := end(*args)) is not None:
+                        await waiting
                 except BaseException as raised:  # noqa: BLE001  it is raised when the others have ended
                     kind, error, traceback = type(raised), raised, raised.__traceback__
             if error is not None and error is not first:
@@ -78,4 +76,4 @@ class Cleanup(list[End]):
             return first is not None and error is None
         finally:
             # A frame that an error keeps must keep neither the error nor the call.
-            error = first = traceback = end = args = None
+            error = first = traceback = end = args = waiting = None

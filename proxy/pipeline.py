@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from proxy.accounting import complete_record, finish_call
+from proxy.accounting import finish_call, finish_record
 from proxy.cache.cache import Cache
 from proxy.cache.slot import CacheSlot
 from proxy.context import Context
@@ -58,7 +58,7 @@ class Pipeline:
         begin("policies")
         admitted = self.rules.begin_admission(received, context)
         call = admitted if isinstance(admitted, Call) else await admitted
-        context.cleanup.push_async_callback(complete_record, context)  # before policies settle what they reserved
+        context.cleanup.push_async_callback(finish_record, context)  # before policies settle what they reserved
         record.note_call(call.body)
         if keys and call is not received:
             record.note_usage_metadata(call.body, keys)  # a policy may have set them

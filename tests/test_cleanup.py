@@ -62,6 +62,21 @@ async def test_all_of_it_ends_as_in_an_exit_stack(first: str, second: str, third
     assert await run(Cleanup(), kinds, fails=fails) == await run(AsyncExitStack(), kinds, fails=fails)
 
 
+async def test_a_callback_is_waited_for_if_it_returns_what_can_be_awaited():
+    """Most of what is called at the end of a call has nothing to wait for."""
+    ended: list[str] = []
+
+    async def wait() -> None:
+        ended.append("waited")
+
+    stack = Cleanup()
+    stack.push_async_callback(ended.append, "at once")
+    stack.push_async_callback(wait)
+    await stack.aclose()
+
+    assert ended == ["waited", "at once"]
+
+
 async def test_what_is_moved_ends_elsewhere():
     ended: list[str] = []
     stack = Cleanup()

@@ -41,16 +41,22 @@ class Quote:
         self.expires = expires
         """Until when it is used, on the clock of `time.monotonic`."""
         self.lookup: asyncio.Task[None] | None = None
+        """What looks the rates up; None once it has ended."""
 
     async def known_rates(self) -> Rates | None:
         """Return the rates once they are known; None if there are none, or they take too long to be looked up."""
-        if self.lookup is not None and not self.lookup.done():
+        if self.lookup is not None:
             await asyncio.wait([self.lookup], timeout=WAIT_S)
         return self.rates
 
     async def price(self, record: RequestRecord) -> None:
-        """Set what the tokens of a call cost, or would have cost."""
-        if await self.known_rates() is None or self.rates is None:
+        """Set what the tokens of a call cost, or would have cost, once the rates are known."""
+        await self.known_rates()
+        self.price_now(record)
+
+    def price_now(self, record: RequestRecord) -> None:
+        """Set what the tokens of a call cost, by the rates that are known."""
+        if self.rates is None:
             record.unpriced = True
             return
         if record.input_tokens is not None or record.output_tokens is not None:
@@ -104,3 +110,5 @@ class Prices:
             quote.rates = await self._catalog.find(price_list, key[1])
         except LookupFailedError:
             quote.expires = 0.0  # the next call asks again
+        finally:
+            quote.lookup = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any
 
-from proxy.wire.key_patterns import has_key, redact_keys
+from proxy.wire.key_patterns import has_key, redact_name
 from proxy.wire.loggable import printable
 from proxy.wire.stream_errors import error_in
 from proxy.wire.transcript import Transcript
@@ -121,11 +121,13 @@ class RequestRecord:
         self.finish_reason = status = response.get("status")
         if status in UNFINISHED:
             self._read_reason(response, transcript)
+        usage = response.get("usage")
+        if type(usage) is not dict:
+            return
         if is_saved:
-            usage = transcript.usage
             self.saved_input_tokens, self.saved_output_tokens = usage.get("input_tokens"), usage.get("output_tokens")
         else:
-            self._read_usage(transcript.usage, USAGE)
+            self._read_usage(usage, USAGE)
 
     def _read_reason(self, response: Mapping[str, Any], transcript: Transcript) -> None:
         """Take the reason why a response is incomplete, and the error of one that failed."""
@@ -152,7 +154,7 @@ class RequestRecord:
 
     def note_model(self, model: object) -> None:
         """Take the name of the model, which callers, metrics and counts of usage then see: it must have no key."""
-        self.model = (redact_keys(model) or None) if isinstance(model, str) else None
+        self.model = (redact_name(model) or None) if isinstance(model, str) else None
 
     def note_call(self, body: Mapping[str, Any]) -> None:
         """Take fields of a call as the policies allow it: one may have replaced an alias."""
@@ -176,11 +178,11 @@ class RequestRecord:
         read, read_details, written, written_details = names
         self.input_tokens, self.output_tokens = usage.get(read), usage.get(written)
         details = usage.get(read_details)
-        if isinstance(details, dict):
+        if type(details) is dict:
             self.cached_tokens = details.get("cached_tokens")
             self.cache_write_tokens = details.get("cache_write_tokens")
         details = usage.get(written_details)
-        if isinstance(details, dict):
+        if type(details) is dict:
             self.reasoning_tokens = details.get("reasoning_tokens")
 
     def known(self) -> dict[str, str | int | float | bool]:

@@ -16,6 +16,8 @@ SHORTEST_KNOWN_CHARS, LONGEST_KNOWN_CHARS = 12, 256
 """Shorter ones of those that the gateway knows could be words."""
 MAX_KNOWN = 1000
 """How many keys that the gateway knows are looked for; keys that it has issued are found by their form."""
+MAX_NAMES, LONGEST_NAME_CHARS = 1000, 64
+"""How many names of at most so many characters are remembered in which no key was found."""
 SPACE = r"[\s\x1c-\x1f]"
 NAMES = r"(?:secret|password|passwd|api[-_]?key|access[-_]?key|access[-_]?token)"
 HYPHEN = r"(?:[-_]|%2d|%5f)"
@@ -62,6 +64,7 @@ class KeyFinder:
     def __init__(self) -> None:
         self._known: set[str] = set()
         self._all = _FORM
+        self._names: set[str] = set()  # in which it has found no key
         self._finds: Callable[[str], bool] = self._learn
 
     def remember(self, key: str) -> None:
@@ -70,6 +73,7 @@ class KeyFinder:
         if is_usual and key not in self._known and len(self._known) < MAX_KNOWN:
             self._known |= {key, json.dumps(key, ensure_ascii=False)[1:-1]}
             self._finds = self._learn
+            self._names.clear()
 
     def _learn(self, text: str) -> bool:
         """Compile what finds all keys, once for those that were added meanwhile, and use it."""
@@ -90,6 +94,18 @@ class KeyFinder:
         """Return a text with each key in it replaced."""
         return self._all.sub(REDACTED, text) if self.has_key(text) else text
 
+    def redact_name(self, name: str) -> str:
+        """Return the same for a name that recurs, such as that of a model: one without a key is searched once."""
+        if name in self._names:
+            return name
+        if self.has_key(name):
+            return self._all.sub(REDACTED, name)
+        if len(name) <= LONGEST_NAME_CHARS:
+            if len(self._names) >= MAX_NAMES:
+                self._names.clear()
+            self._names.add(name)
+        return name
+
 
 def _compile(pattern: str) -> Callable[[str], bool]:
     """Return what finds a pattern anywhere in a text."""
@@ -100,4 +116,4 @@ def _compile(pattern: str) -> Callable[[str], bool]:
 
 KEYS = KeyFinder()
 """That of this process: what it knows must not be in any of its outputs."""
-has_key, redact_keys = KEYS.has_key, KEYS.redact
+has_key, redact_keys, redact_name = KEYS.has_key, KEYS.redact, KEYS.redact_name

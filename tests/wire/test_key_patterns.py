@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.wire import key_patterns
-from proxy.wire.key_patterns import REDACTED, KeyFinder, has_key, redact_keys
+from proxy.wire.key_patterns import LONGEST_NAME_CHARS, MAX_NAMES, REDACTED, KeyFinder, has_key, redact_keys
 from tests.timeouts import fail_if_stuck
 
 PEM = "-----BEGIN {0} KEY-----\nProc-Type: 4,ENCRYPTED\n\nMIIEowIBAAKCAQEA7b\nx+/=\n-----END {0} KEY-----"
@@ -98,6 +98,20 @@ def test_keys_that_the_gateway_knows_are_replaced_whatever_they_look_like():
         False,
         False,
     )
+
+
+def test_a_name_that_was_searched_is_searched_again_when_a_key_becomes_known():
+    """Names with a key are not remembered, nor are long ones, nor more than so many."""
+    finder, known = KeyFinder(), "correct horse"
+    names = [known, "sk-abcdefghijklmnop", "m" * (LONGEST_NAME_CHARS + 1), *(f"m{i}" for i in range(MAX_NAMES))]
+    shown = [finder.redact_name(name) for name in names]
+    remembered = {*finder._names}
+    finder.remember(known)
+
+    assert shown == [known, REDACTED, *names[2:]]
+    assert remembered.isdisjoint(names[1:3])
+    assert len(remembered) <= MAX_NAMES
+    assert finder.redact_name(known) == finder.redact_name(known) == REDACTED
 
 
 def test_a_key_after_an_escaped_space_is_replaced():

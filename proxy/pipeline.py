@@ -73,8 +73,8 @@ class Pipeline:
         is_direct = is_alone and route.keeps_state and route.compacts  # as most: its backend does all that it asks for
         is_background = not is_direct and self.background.takes(call, route)
         begin("cache")
-        is_looked_up = place is None or not place.has_own_reply
-        slot = await self.cache.slot(call, route, context) if is_looked_up else CacheSlot()
+        found = CacheSlot() if place and place.has_own_reply else self.cache.slot(call, route, context)
+        slot = found if isinstance(found, CacheSlot) else await found
         if slot.is_stale:
             self.cache.refresh(slot, partial(self._ask_again, received, context.for_refresh()))
         if slot.reply is None:

@@ -3,27 +3,26 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import structlog
 
-from proxy.cache.cacheable import reason_to_bypass, runs_tools
+from proxy.cache.cacheable import runs_tools
 from proxy.cache.entry import Entry
 from proxy.cache.flights import Flights
 from proxy.cache.freshness import ANY, EXPIRED, FALLBACK, FRESH, REFUSED, STALE, Ages, Directives, parse_directives
 from proxy.cache.keeper import Keeper
-from proxy.cache.key import encode_call, forwarded_in_key, hash_fields
+from proxy.cache.lookup import Lookup, Lookups
 from proxy.cache.overflow import Overflow
 from proxy.cache.shared_flight import SharedFlights
 from proxy.cache.slot import CacheSlot, report
 from proxy.cache.tier import LocalTier
 from proxy.cache.vault import Place, Vault
-from proxy.cache.vault_keys import MAX_KEYS, Partition
 from proxy.config.schema import CacheTable
-from proxy.context import Caller, Context
+from proxy.context import Context
 from proxy.outage import Outage
 from proxy.routing.routes import Route
 from proxy.state.ownership import HAS_UNKNOWN
@@ -37,22 +36,8 @@ log = structlog.get_logger()
 
 FAILED = frozenset({500, 502, 503, 504})
 """The statuses in place of which a stale answer may be given. Source: https://www.rfc-editor.org/rfc/rfc5861#section-4."""
-
-
 GIVEN = FRESH, STALE
 """How fresh an answer is that is given at once."""
-
-partition = lru_cache(MAX_KEYS)(Partition)
-"""Returns those who share entries, the same object each time."""
-
-
-class KnownPlace(NamedTuple):
-    """Where the entry of a call is that is received again from this caller, on this route."""
-
-    route: Route
-    caller: Caller
-    partition: Partition
-    keys: Sequence[str]
 
 
 class Cache:
@@ -66,8 +51,9 @@ class Cache:
         settings = CacheTable(use="none") if settings is None else settings
         tier = LocalTier(settings.local_ttl_s, settings.local_max_bytes)
         self.vault = None if is_off or store is None else Vault(store, settings.secrets_in_order, tier)
+        self._lookups = None if self.vault is None else Lookups(self.vault, settings.when, settings.share)
         # A field of a pydantic model takes longer to read than an attribute.
-        self._when, self._share, self._allows_tools = settings.when, settings.share, settings.server_tools
+        self._allows_tools = settings.server_tools
         self._can_collapse, self._is_paced = settings.collapse != "off", settings.pace == "recorded"
         self._ages = Ages(settings.ttl_s, settings.stale_while_revalidate_s, settings.stale_if_error_s)
         self._clock = clock
@@ -83,47 +69,57 @@ class Cache:
             return None
         return SharedFlights(store, self.vault, is_charged=settings.collapsed_cost == "each")
 
-    async def slot(self, call: Call, route: Route, context: Context) -> CacheSlot:
+    def slot(self, call: Call, route: Route, context: Context) -> CacheSlot | Awaitable[CacheSlot]:
         """Return the call's slot, with the kept reply if there is one that the caller accepts.
 
-        Raises RequestError for a call that accepts nothing else, and for which there is none.
+        At once if nothing has to be waited for. Raises RequestError for a call that accepts nothing else, and for
+        which there is none.
         """
         received = context.received.get("cache-control")
-        directives = parse_directives(received) if received else ANY
-        vault = self.vault
-        slot = CacheSlot() if vault is None else await self._look_up(vault, call, route, directives, context)
+        if received:
+            return self._demanded_slot(call, route, parse_directives(received), context)
+        if self._lookups is None:
+            return CacheSlot()
+        lookup = self._lookups.find(call, route, context)
+        if isinstance(lookup, Lookup):
+            return self._look_up(lookup, call, ANY, context)
+        return self._look_up_later(lookup, call, ANY, context)
+
+    async def _demanded_slot(self, call: Call, route: Route, directives: Directives, context: Context) -> CacheSlot:
+        """Return the slot of a call with directives. Raises RequestError."""
+        slot = CacheSlot()
+        if self._lookups is not None and directives.no_store:
+            report(context, "bypass", "fwd=bypass; detail=no-store", "no-store")
+        elif self._lookups is not None:
+            lookup = self._lookups.find(call, route, context)
+            slot = await self._look_up_later(lookup, call, directives, context)
         if directives.only_if_cached and slot.reply is None:
             message = "The answer is not in the cache, and Cache-Control: only-if-cached forbids to ask a backend."
             raise RequestError(message, status=504, code="only_if_cached")
         return slot
 
-    async def _look_up(
-        self, vault: Vault, call: Call, route: Route, directives: Directives, context: Context
+    async def _look_up_later(
+        self, lookup: Lookup | Awaitable[Lookup], call: Call, directives: Directives, context: Context
     ) -> CacheSlot:  # fmt: skip
-        known: KnownPlace | None = None if call.conclusions is None else call.conclusions.get(self)
-        if known is not None and (known.route is not route or known.caller is not context.caller):
-            known = None
-        reason = None if known is not None else reason_to_bypass(call, route.cache or self._when)
-        if directives.no_store:
-            reason = "no-store"
-        elif reason is None and context.get(HAS_UNKNOWN):  # it may have been deleted since the answer was kept
+        lookup = lookup if isinstance(lookup, Lookup) else await lookup
+        slot = self._look_up(lookup, call, directives, context)
+        return slot if isinstance(slot, CacheSlot) else await slot
+
+    def _look_up(
+        self, lookup: Lookup, call: Call, directives: Directives, context: Context
+    ) -> CacheSlot | Awaitable[CacheSlot]:  # fmt: skip
+        reason, vault = lookup.bypass, self.vault
+        if reason is None and context.get(HAS_UNKNOWN):  # it may have been deleted since the answer was kept
             reason = "unknown-id"
-        if reason is not None:
+        if reason is not None or vault is None:
             report(context, "bypass", f"fwd=bypass; detail={reason}", reason)
             return CacheSlot()
-        if known is not None:
-            place = Place(known.partition, known.keys)
-        else:
-            if context.is_large(call.size_bytes):
-                await context.run_large(call.fact, hash_fields)
-            place = self._place(vault, call, route, context)
+        place = Place(lookup.partition, lookup.keys)
         entry = vault.held(place)
         if entry is None:
-            slot = await self._read(vault, place, call, directives, context)
-        else:  # the call that has read it has the same tools
-            slot = self._slot_of(place, entry, call, directives, context)
-        if slot.place is not None:
-            context.record.cache_lookup_s = round(context.trace.step_s(), 5)
+            return self._read(vault, place, call, directives, context)
+        slot = self._slot_of(place, entry, call, directives, context)  # the call that has read it has the same tools
+        context.record.cache_lookup_s = context.trace.step_s()
         return slot
 
     async def _read(
@@ -143,23 +139,18 @@ class Cache:
             if self._reads.begins():
                 log.warning("cache.read_failed", error=short_message(error))
             report(context, "miss", "fwd=uri-miss")
+            context.record.cache_lookup_s = context.trace.step_s()
             return CacheSlot(place)  # what is kept there may be what cannot be read: it is replaced
         if self._reads.failures:
             log.info("cache.read_resumed", failures=self._reads.end())
         if entry is None and directives is ANY:  # as most misses
             report(context, "miss", "fwd=uri-miss")
-            return CacheSlot(place, can_be_shared=self._can_collapse, flights_ended=flights_ended)
-        slot = self._slot_of(place, entry, call, directives, context)
+            slot = CacheSlot(place, can_be_shared=self._can_collapse)
+        else:
+            slot = self._slot_of(place, entry, call, directives, context)
         slot.flights_ended = flights_ended
+        context.record.cache_lookup_s = context.trace.step_s()
         return slot
-
-    def _place(self, vault: Vault, call: Call, route: Route, context: Context) -> Place:
-        """Return the place of a call, and note it for the next time that the call is received."""
-        encoded = encode_call(call, route.name, forwarded_in_key(call, route))
-        place = vault.place(encoded, partition_of(call, context.caller, self._share))
-        if call.conclusions is not None:
-            call.conclusions[self] = KnownPlace(route, context.caller, place.partition, place.keys)
-        return place
 
     def _slot_of(
         self, place: Place, entry: Entry | None, call: Call, directives: Directives, context: Context
@@ -267,14 +258,6 @@ class Cache:
         report(context, outcome, status, None if failed is None else "backend-failed")
         context.answer_headers["Age"] = str(int(age_s))
         context.record.cache_bytes = len((context.record.stream and entry.frames) or entry.body)
-
-
-def partition_of(call: Call, caller: Caller, share: str) -> Partition:
-    """Return those who share the answer to a call. A stored answer has an id that no other team may continue."""
-    if share == "caller":
-        return partition("caller", caller.team, caller.name)
-    is_public = share == "all" and call.body.get("store") is False and call.body.get("previous_response_id") is None
-    return partition("all") if is_public else partition("team", caller.team)
 
 
 async def _log_failure(ask_again: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -1,7 +1,8 @@
 """The place of one call in the cache, and what is reported about it."""
 
 import asyncio
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from proxy.cache.entry import Entry
 from proxy.cache.vault import Place
@@ -31,8 +32,7 @@ class Keeping:
             await self._waiting.wait()
 
 
-@dataclass(slots=True)
-class CacheSlot:
+class CacheSlot(Struct):
     """The place of one call in the cache. With a reply no backend is called; without a place the answer is not kept.
 
     `is_stale`: a new answer is to be asked for beside the call. `fallback` is given if the backend fails.

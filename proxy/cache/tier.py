@@ -8,8 +8,9 @@ changes (see `Store.watch`); where it does not, this time is how long a process 
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from proxy.cache.entry import Entry
 
@@ -26,8 +27,7 @@ class StoredAs(NamedTuple):
     generation: bytes
 
 
-@dataclass(slots=True)
-class HeldEntry:
+class HeldEntry(Struct):
     """An entry, the generation for what is written in its place, when it is read from the store again, and its size."""
 
     entry: Entry

@@ -14,8 +14,9 @@ generation; the first secret writes, all of them read.
 import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from proxy.cache.entry import Entry
 from proxy.cache.partitions import PartitionNotes
@@ -36,8 +37,7 @@ READ_AT_ONCE = 100
 """How many entries are read together when all of them are."""
 
 
-@dataclass(slots=True)
-class Place:
+class Place(Struct):
     """Where the entry of one call is: its key under each secret, and the generation that a read has found, if any."""
 
     partition: Partition
@@ -73,9 +73,11 @@ class Vault:
 
     def place(self, encoded_call: bytes, partition: Partition) -> Place:
         """Return the place of a call, by the encoding of everything that can change its answer."""
-        first, *others = self._rings
-        keys = (first.key_of(encoded_call, partition),)
-        return Place(partition, (*keys, *[ring.key_of(encoded_call, partition) for ring in others]) if others else keys)
+        return Place(partition, self.keys_of(encoded_call, partition))
+
+    def keys_of(self, encoded_call: bytes, partition: Partition) -> Sequence[str]:
+        """Return the keys of that place, one for each secret."""
+        return tuple([ring.key_of(encoded_call, partition) for ring in self._rings])
 
     def held(self, place: Place) -> Entry | None:
         """Return the entry at a place if this process has just read it."""

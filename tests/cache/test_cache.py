@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from backends import Backend
-from proxy.cache.cache import Cache, partition_of
+from proxy.cache.cache import Cache
 from proxy.cache.vault import Vault
 from proxy.cache.vault_keys import ENTRIES, PREFIX, Partition
 from proxy.config.schema import CacheTable
@@ -209,13 +209,6 @@ async def test_answers_can_be_shared_by_all_teams(fields: dict[str, Any], carol:
     statuses = [(await status_of(pipeline, caller, **fields)).partition(";")[0] for caller in (ANNA, BEN, CAROL)]
 
     assert statuses == [MISS, HIT, carol]
-
-
-def test_an_answer_that_continues_a_response_is_its_team_s_own():
-    """The id of that response belongs to the team."""
-    call = make_call(store=False, previous_response_id="resp_1")
-
-    assert partition_of(call, ANNA, "all") == Partition("team", "search")
 
 
 async def test_entries_are_sealed_with_a_secret():

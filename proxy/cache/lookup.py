@@ -1,0 +1,77 @@
+"""Where the entry of a call is, or why it is not looked up: what is concluded once of a call that is received again."""
+
+from collections.abc import Awaitable, Sequence
+from functools import lru_cache
+
+from msgspec import Struct
+
+from proxy.cache.cacheable import reason_to_bypass
+from proxy.cache.key import encode_call, forwarded_in_key, hash_fields
+from proxy.cache.vault import Vault
+from proxy.cache.vault_keys import MAX_KEYS, Partition
+from proxy.config.schema import CacheWhen, Share
+from proxy.context import Caller, Context
+from proxy.routing.routes import Route
+from proxy.wire.call import Call
+
+partition = lru_cache(MAX_KEYS)(Partition)
+"""Returns those who share entries, the same object each time."""
+NONE = Partition("none")
+
+
+class Lookup(Struct, frozen=True):
+    """The lookup of a call of this caller on this route.
+
+    `bypass` is why there is none; None: the entry is in this partition, at these keys.
+    """
+
+    route: Route
+    caller: Caller
+    bypass: str | None
+    partition: Partition = NONE
+    keys: Sequence[str] = ()
+
+
+class Lookups:
+    """The lookups of calls in a vault."""
+
+    def __init__(self, vault: Vault, when: CacheWhen, share: Share) -> None:
+        self._vault = vault
+        self._when = when
+        self._share = share
+
+    def find(self, call: Call, route: Route, context: Context) -> Lookup | Awaitable[Lookup]:
+        """Return the lookup of a call; the key of a large one is hashed in a thread."""
+        conclusions = call.conclusions
+        if conclusions is not None:
+            known: Lookup | None = conclusions.get(self)
+            if known is not None and known.route is route and known.caller is context.caller:
+                return known
+        reason = reason_to_bypass(call, route.cache or self._when)
+        if reason is None and context.is_large(call.size_bytes):
+            return self._find_large(call, route, context)
+        return self._conclude(call, route, context.caller, reason)
+
+    async def _find_large(self, call: Call, route: Route, context: Context) -> Lookup:
+        await context.run_large(call.fact, hash_fields)
+        return self._conclude(call, route, context.caller, None)
+
+    def _conclude(self, call: Call, route: Route, caller: Caller, bypass: str | None) -> Lookup:
+        """Return the lookup of a call, and note it for the next time that the call is received."""
+        if bypass is None:
+            encoded = encode_call(call, route.name, forwarded_in_key(call, route))
+            group = partition_of(call, caller, self._share)
+            lookup = Lookup(route, caller, None, group, self._vault.keys_of(encoded, group))
+        else:
+            lookup = Lookup(route, caller, bypass)
+        if call.conclusions is not None:
+            call.conclusions[self] = lookup
+        return lookup
+
+
+def partition_of(call: Call, caller: Caller, share: Share) -> Partition:
+    """Return those who share the answer to a call. A stored answer has an id that no other team may continue."""
+    if share == "caller":
+        return partition("caller", caller.team, caller.name)
+    is_public = share == "all" and call.body.get("store") is False and call.body.get("previous_response_id") is None
+    return partition("all") if is_public else partition("team", caller.team)

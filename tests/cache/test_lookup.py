@@ -1,0 +1,90 @@
+"""Where the entry of a call is, or why it is not looked up."""
+
+from collections.abc import Awaitable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from proxy.cache import lookup as lookup_module
+from proxy.cache.key import encode_call
+from proxy.cache.lookup import Lookup, Lookups, partition_of
+from proxy.cache.vault import Vault
+from proxy.cache.vault_keys import Partition
+from proxy.context import Caller
+from proxy.routing.routes import Route
+from proxy.stores.memory import MemoryStore
+from proxy.wire.call import Call
+from proxy.workers import MANY_VALUES
+from tests.examples import ANNA, make_call, make_context
+
+ROUTE = Route("main", "*", ())
+BEN = Caller("ben", team="search")
+
+
+@pytest.fixture
+def keyed(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
+    """The calls whose keys were made."""
+    found: list[Call] = []
+
+    def note(call: Call, *args: Any) -> bytes:
+        found.append(call)
+        return encode_call(call, *args)
+
+    monkeypatch.setattr(lookup_module, "encode_call", note)
+    return found
+
+
+def find(lookups: Lookups, call: Call, route: Route = ROUTE, caller: Any = ANNA) -> Lookup:
+    found = lookups.find(call, route, make_context(caller))
+    assert isinstance(found, Lookup)
+    return found
+
+
+def test_the_key_of_a_call_that_is_received_again_is_made_once(keyed: list[Call]):
+    """For the same caller on the same route."""
+    lookups, call = Lookups(Vault(MemoryStore()), "always", "team"), make_call()
+    call.remember()
+    first = find(lookups, call)
+
+    assert find(lookups, call) is first
+    assert find(lookups, call, caller=BEN) is not first
+    assert find(lookups, call, route=replace(ROUTE)) is not first
+    assert len(keyed) == 3
+
+
+def test_a_call_that_is_received_once_is_looked_up_each_time(keyed: list[Call]):
+    """Nothing is noted of it."""
+    lookups, call = Lookups(Vault(MemoryStore()), "always", "team"), make_call()
+
+    assert find(lookups, call) == find(lookups, call)
+    assert len(keyed) == 2
+
+
+def test_a_call_that_is_not_looked_up_has_no_key(keyed: list[Call]):
+    """Also when it is received again. Another route may look it up."""
+    lookups, call = Lookups(Vault(MemoryStore()), "never", "team"), make_call()
+    call.remember()
+
+    assert [find(lookups, call).bypass for _ in range(2)] == ["route", "route"]
+    assert keyed == []
+    assert find(lookups, call, route=replace(ROUTE, cache="always")).bypass is None
+
+
+async def test_the_key_of_a_large_call_is_waited_for():
+    """It is hashed in a thread, if there are any; one that is not looked up has none."""
+    call, context = make_call(), make_context()
+    context.values = MANY_VALUES
+    vault = Vault(MemoryStore())
+    waiting = Lookups(vault, "always", "team").find(call, ROUTE, context)
+
+    assert isinstance(waiting, Awaitable)
+    assert await waiting == find(Lookups(vault, "always", "team"), call)
+    assert isinstance(Lookups(vault, "never", "team").find(call, ROUTE, context), Lookup)
+
+
+def test_an_answer_that_continues_a_response_is_its_team_s_own():
+    """The id of that response belongs to the team."""
+    call = make_call(store=False, previous_response_id="resp_1")
+
+    assert partition_of(call, ANNA, "all") == Partition("team", "search")

@@ -1,7 +1,9 @@
 """Entries in memory that expire, in groups: what one group fills with its entries, no other group loses."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -10,6 +12,9 @@ Held = tuple[T, int, float]
 
 SPARE_KEYS = 1024
 """How many keys of expired entries are at least kept until the index is cleaned."""
+SHARE = 512
+"""Which part of all entries is dropped at a time beside the one that has to be: the group that has most is looked for
+among all groups."""
 
 
 class Group(Generic[T]):
@@ -35,6 +40,7 @@ class GroupedCache(Generic[T]):
         """The group of each entry, and of some that have expired."""
         self._clean_at = SPARE_KEYS
         self._puts = 0  # since the last `count_again`
+        self._first_end = math.inf  # no entry has expired before
         self.most_size = 0
         """How large all entries are together, at most: what expired unnoticed counts until `count_again`."""
 
@@ -57,7 +63,8 @@ class GroupedCache(Generic[T]):
 
     def put(self, key: str, entry: T, group: str, *, size: int, ends_at: float) -> None:
         """Set an entry."""
-        if key in self.index:
+        index = self.index
+        if key in index:
             self.pop(key)
         kept = self._groups.get(group)
         if kept is None:
@@ -65,22 +72,26 @@ class GroupedCache(Generic[T]):
         kept.entries[key] = (entry, size, ends_at)
         kept.size += size
         self.most_size += size
-        self.index[key] = kept
+        index[key] = kept
         self._puts += 1
-        if len(self.index) > self._clean_at:
+        if ends_at < self._first_end:  # noqa: PLR1730  without a call
+            self._first_end = ends_at
+        if len(index) > self._clean_at:
             self.count_again()
 
     @property
     def is_count_due(self) -> bool:
         """Whether so much was put since the last `count_again` that the next one costs little for each entry."""
-        return self._puts >= self.most_entries // 8
+        return self._puts >= len(self.index) // 8
 
     def count_again(self) -> None:
-        """Drop what has expired, so that the bounds are exact. It takes time by the number of entries."""
+        """Drop what has expired, so that the bounds are exact. If there may be any, it takes time by all entries."""
         now = self._clock()
-        expired = [key for key, group in self.index.items() if group.entries[key][2] <= now]
-        for key in expired:
-            self.pop(key)
+        if now >= self._first_end:
+            ends = [(key, group.entries[key][2]) for key, group in self.index.items()]
+            for key in [key for key, ends_at in ends if ends_at <= now]:
+                self.pop(key)
+            self._first_end = min((ends_at for _, ends_at in ends if ends_at > now), default=math.inf)
         self._groups = {name: group for name, group in self._groups.items() if group.entries}
         self._clean_at = 2 * len(self.index) + SPARE_KEYS
         self._puts = 0
@@ -93,12 +104,23 @@ class GroupedCache(Generic[T]):
             group.size -= size
             self.most_size -= size
 
-    def evict(self, *, by_size: bool) -> None:
-        """Remove what the group with the most entries, or with the largest together, has not used for longest."""
-        groups = self._groups.values()
-        group = max(groups, key=lambda each: each.size if by_size else len(each.entries))
-        if group.entries:
-            self.pop(next(iter(group.entries)))
+    def evict_largest(self) -> None:
+        """Remove what the group whose entries are the largest together has not used for longest."""
+        self._evict(max(self._groups.values(), key=attrgetter("size")), 1)
+
+    def evict_down_to(self, most_entries: int) -> None:
+        """Remove what the group with the most entries has not used for longest, until there are so many or fewer."""
+        while (left := len(self.index) - most_entries) > 0:
+            group = max(self._groups.values(), key=lambda each: len(each.entries))
+            self._evict(group, min(left + most_entries // SHARE, len(group.entries)))
+
+    def _evict(self, group: Group[T], count: int) -> None:
+        """Remove so many of the entries of a group."""
+        for _ in range(count):
+            key, (_, size, _) = group.entries.popitem(last=False)
+            del self.index[key]
+            group.size -= size
+            self.most_size -= size
 
     def count(self, group: str) -> int:
         """Return how many entries a group has, at most."""

@@ -1,7 +1,7 @@
 """A store in the memory of one process.
 
 Keeps: values within `store_max_bytes` and `store_max_entries`: when room is needed, the group (a team) that has the
-    most loses its least recently used one. Counters, leases, journals and tallies are kept until they expire, within
+    most loses its least recently used ones. Counters, leases, journals and tallies are kept until they expire, within
     limits of their own. Everything ends with the process.
 Fails: a value larger than the whole store is not kept. A counter, a lease or an entry of a journal beyond its limit is
     a StoreError: nothing that is counted or leased is dropped to make room. A group may have as many counters, and as
@@ -136,10 +136,11 @@ class MemoryStore(Store):
         if size > max_bytes:
             return [False] * len(keys)
         ends_at, found = self._clock() + ttl_s, []
+        known, recorded = values.index, records.index
         for key in keys:
-            is_new = (key not in values.index and key not in records.index) or not self._holds(key)
+            is_new = (key not in known and key not in recorded) or not self._holds(key)
             if is_new:
-                if values.most_size + size > max_bytes or len(values.index) >= max_entries:
+                if values.most_size + size > max_bytes or len(known) >= max_entries:
                     self._make_room(size)
                 values.put(key, value, group, size=size, ends_at=ends_at)
             found.append(is_new)
@@ -150,10 +151,10 @@ class MemoryStore(Store):
         values = self._values
         if values.is_count_due:
             values.count_again()
-        while values.most_size and values.most_size + size_bytes > self.store_max_bytes:
-            values.evict(by_size=True)
-        while values.most_entries >= self.store_max_entries:
-            values.evict(by_size=False)
+        max_bytes, max_entries = self._limits
+        while values.most_size and values.most_size + size_bytes > max_bytes:
+            values.evict_largest()
+        values.evict_down_to(max_entries - 1)
 
     async def delete(self, key: str) -> None:
         self._values.pop(key)

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.config.build import ConfigError, build
 from proxy.stores import StoreError
-from proxy.stores._groups import SPARE_KEYS, GroupedCache
+from proxy.stores._groups import SHARE, SPARE_KEYS, GroupedCache
 from proxy.stores.memory import ENTRY_BYTES, MemoryStore
 from tests.stores.conftest import SteppedClock
 
@@ -228,6 +228,34 @@ async def test_expired_entries_leave_their_room_to_all_groups():
     assert await store.put("b1", b"b", ttl_s=10, group="ben")
     assert (await store.take("a4", 1, limit=1, window_s=10, group="anna")).granted == 1
     assert [key async for key in store.scan("")] == ["b1", "a4"]
+
+
+async def test_entries_that_expire_one_after_the_other_leave_their_room():
+    """Each time something has expired, and only what has."""
+    store, clock = MemoryStore(store_max_entries=3), SteppedClock()
+    vars(store)["_clock"] = clock
+    await store.put("old", b"1", ttl_s=100, group="anna")
+    for ttl_s in (20, 10):
+        await store.put(f"ends after {ttl_s}", b"1", ttl_s=ttl_s, group="anna")
+    kept = []
+    for key in ("b1", "b2"):
+        clock.now += 10
+        await store.put(key, b"1", ttl_s=100, group="ben")
+        kept.append([each async for each in store.scan("")])
+
+    assert kept == [["old", "ends after 20", "b1"], ["old", "b1", "b2"]]
+
+
+async def test_a_large_store_makes_room_for_several_entries_at_a_time():
+    """Which group has most is looked for among all groups, which takes time by their number."""
+    store = MemoryStore(store_max_entries=4 * SHARE)
+    for number in range(4 * SHARE):
+        await store.put(f"k{number}", b"1", ttl_s=60, group="anna" if number > 9 else "ben")
+    await store.put("more", b"1", ttl_s=60, group="cleo")
+    kept = {key async for key in store.scan("")}
+
+    assert {f"k{number}" for number in range(4 * SHARE)} - kept == {f"k{number}" for number in range(10, 14)}
+    assert "more" in kept
 
 
 async def test_the_index_of_keys_is_bounded():

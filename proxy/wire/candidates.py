@@ -8,33 +8,72 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 from heapq import merge
-from itertools import groupby
+from itertools import chain, groupby
+from typing import NamedTuple
 
 import orjson
 
-Patterns = tuple[tuple[int, re.Pattern[bytes]], ...]
-"""Each with the code of a byte that every match of it has, and that is found faster than the match."""
+from proxy.wire.linear_pattern import Occurs, compile_linear
 
 SHORT_BYTES = 1024
 """Up to this size data is searched from its beginning, in bytes: to find the byte first takes longer."""
+WINDOW_BYTES = 8192
+"""How much is searched by Rust's `regex` at a time, in bytes: only where that finds something `re` has to."""
+LARGE_BYTES = 131_072
+"""From this size on data is searched by `re` alone: a line of it can be as long, and would be copied."""
+
+
+class Pattern(NamedTuple):
+    """One of the patterns of candidates. No match of it spans a line end, unless that is its last byte."""
+
+    byte: int
+    """Every match begins with this byte, which is found faster than the match."""
+    matches: re.Pattern[bytes]
+    occurs: Occurs | None = None
+    """Whether a text in ASCII has a match."""
+
+
+Patterns = tuple[Pattern, ...]
 
 
 def candidates(data: bytes, patterns: Patterns) -> Iterator[int] | None:
-    """Return the places of all matches, in their order, each found when it is asked for; None if there is none."""
-    found = []
-    for byte, pattern in patterns:
-        if (at := data.find(byte)) >= 0 and (match := pattern.search(data, at)) is not None:
-            found.append(map(re.Match.start, pattern.finditer(data, match.start())))
+    """Return the places of all matches in their order, None if there is none.
+
+    In large data each is found when it is asked for.
+    """
+    found: list[Iterator[int]] = []
+    for pattern in patterns:
+        byte, matches, occurs = pattern
+        at = data.find(byte)
+        if at < 0:
+            continue
+        if occurs is not None and WINDOW_BYTES < len(data) < LARGE_BYTES:
+            if places := _places(data, at, matches, occurs):
+                found.append(iter(places))
+        elif (match := matches.search(data, at)) is not None:
+            found.append(map(re.Match.start, matches.finditer(data, match.start())))
     if len(found) < 2:
         return found[0] if found else None
-    return merge(*found)
+    return iter(sorted(chain(*found))) if len(data) < LARGE_BYTES else merge(*found)
+
+
+def _places(data: bytes, start: int, matches: re.Pattern[bytes], occurs: Occurs) -> list[int]:
+    """Return the places of all matches from a place on."""
+    places: list[int] = []
+    while start < len(data):
+        end = data.find(b"\n", start + WINDOW_BYTES) + 1 or len(data)
+        window = data[start:end].decode("latin-1")
+        if not window.isascii() or occurs(window):
+            places += map(re.Match.start, matches.finditer(data, start, end))
+        start = end
+    return places
 
 
 def has_candidates(data: bytes, patterns: Patterns) -> bool:
     """Return whether anything matches."""
     is_short = len(data) <= SHORT_BYTES
-    for byte, pattern in patterns:
-        if byte in data and pattern.search(data, 0 if is_short else data.find(byte)) is not None:
+    for byte, matches, _ in patterns:
+        if byte in data and matches.search(data, 0 if is_short else data.find(byte)) is not None:
             return True
     return False
 
@@ -50,15 +89,20 @@ def candidate_patterns(followed: frozenset[str]) -> Patterns:
 
     Each pattern is one rare byte, which `re` finds faster than a text, and looks ahead from there.
     """
-    values = _any_of([orjson.dumps(kind)[1:-1] for kind in followed])
+    values = [orjson.dumps(kind)[1:-1] for kind in followed]
     letters = "".join(sorted({*"type", *"".join(followed)}))
     escapes = b"u(?i:%b)" % _any_of(re.findall(b"....", letters.encode("utf-16-be").hex().encode()))
     if "/" in letters:
         escapes += b"|/"
+    ascii_values = _any_of([value for value in values if value.isascii()]).decode()
     return (
-        (ord("y"), re.compile(rb'y(?=pe"[ \t:]*+(?:[\r\n]|"%b"))' % values)),
-        (ord("D"), re.compile(rb"D(?=ONE\])")),
-        (ord("\\"), re.compile(rb"\\(?=%b)" % escapes)),
+        Pattern(
+            ord("y"),
+            re.compile(rb'y(?=pe"[ \t:]*+(?:[\r\n]|"%b"))' % _any_of(values)),
+            compile_linear(rf'ype"[ \t:]*(?:[\r\n]|"{ascii_values}")'),
+        ),
+        Pattern(ord("D"), re.compile(rb"D(?=ONE\])")),
+        Pattern(ord("\\"), re.compile(rb"\\(?=%b)" % escapes)),
     )
 
 

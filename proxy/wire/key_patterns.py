@@ -7,7 +7,8 @@ searched by Python's own engine: its patterns are bounded, and possessive, so th
 
 import json
 import re
-from collections.abc import Callable
+
+from proxy.wire.linear_pattern import Occurs, compile_linear
 
 REDACTED = "[redacted]"
 LONGEST_CHARS = 512
@@ -65,7 +66,7 @@ class KeyFinder:
         self._known: set[str] = set()
         self._all = _FORM
         self._names: set[str] = set()  # in which it has found no key
-        self._finds: Callable[[str], bool] = self._learn
+        self._finds: Occurs = self._learn
 
     def remember(self, key: str) -> None:
         """Find this key too from now on, whatever it looks like, as it is and as JSON has it."""
@@ -82,7 +83,7 @@ class KeyFinder:
             known = "|".join(map(re.escape, sorted(self._known, key=len, reverse=True)))
             self._all = re.compile(f"(?i:{known})|{_FORM.pattern}", _FORM.flags)  # a host is put into lower case
             linear = f"(?i:{known})|{linear}"
-        self._finds = _compile(linear)
+        self._finds = compile_linear(linear)
         return self._finds(text)
 
     def has_key(self, text: str) -> bool:
@@ -105,13 +106,6 @@ class KeyFinder:
                 self._names.clear()
             self._names.add(name)
         return name
-
-
-def _compile(pattern: str) -> Callable[[str], bool]:
-    """Return what finds a pattern anywhere in a text."""
-    from pydantic_core import SchemaValidator, core_schema  # here: processes of local models start without it
-
-    return SchemaValidator(core_schema.str_schema(pattern=pattern), {"regex_engine": "rust-regex"}).isinstance_python
 
 
 KEYS = KeyFinder()

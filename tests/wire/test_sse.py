@@ -573,6 +573,15 @@ def test_any_stream_in_any_chunks_is_read_like_the_reference(stream: bytes, cuts
 
 
 @SETTINGS
+@given(parts=st.lists(streams(), min_size=1, max_size=3), counts=st.lists(st.integers(0, 60), min_size=3, max_size=3))
+def test_any_stream_among_many_deltas_is_read_like_the_reference(parts: list[bytes], counts: list[int]):
+    """Large chunks are searched in windows."""
+    stream = b"".join(part + count * DELTA for part, count in zip(parts, counts, strict=False))
+
+    assert parsed([stream]) == reference(stream)
+
+
+@SETTINGS
 @given(stream=SOUP, cuts=CUTS)
 def test_broken_streams_in_any_chunks_are_read_like_the_reference(stream: bytes, cuts: list[float]):
     """Pieces of frames in any order give the same result."""

@@ -17,7 +17,7 @@ from backends.upstream.refusals import MAX_REFUSAL_BYTES, MAX_REFUSAL_VALUES
 from backends.upstream.scrub import Scrubber
 from proxy.wire.bounds import has_more_values
 from proxy.wire.call import Call
-from proxy.wire.candidates import candidate_patterns, candidates
+from proxy.wire.candidates import Pattern, candidate_patterns, candidates
 from proxy.wire.event import FOLLOWED, TERMINALS, Event, MessageRun, Run, parse_leniently
 from proxy.wire.foreign_errors import read_error
 from proxy.wire.json_parser import TooMuchText
@@ -48,7 +48,7 @@ class MessageReader:
         self.ends = ends
         self._followed = FOLLOWED | followed | ends
         self._scrubber = scrubber
-        self._patterns = (*candidate_patterns(self._followed), (ord("y"), _SIDE))
+        self._patterns = (*candidate_patterns(self._followed), Pattern(ord("y"), _SIDE))
 
     def read(self, payloads: list[bytes]) -> list[tuple[str | None, Event | Run]]:
         """Return what the messages say, in their order, each with its lane, and without secrets.

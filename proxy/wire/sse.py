@@ -14,12 +14,11 @@ from proxy.wire.bounds import has_more_values
 from proxy.wire.candidates import candidate_patterns, candidates, has_candidates
 from proxy.wire.event import Event, Run, parse_leniently
 from proxy.wire.json_parser import TooMuchText
-from proxy.wire.sse_frame import LONG_FRAME_BYTES, payload_of
+from proxy.wire.sse_frame import LINE_ENDS, LONG_FRAME_BYTES, payload_of, usual_frame
 
 BOM = b"\xef\xbb\xbf"
 SENTINEL = b"[DONE]"
 FRAME_ENDS = b"\n\n", b"\r\n\r\n"
-LINE_ENDS = b"\r", b"\n"
 LINE_BYTES = 16_384
 """How long the line of a frame's data is almost always, in bytes."""
 MAX_FRAME_BYTES = 33_554_432
@@ -155,9 +154,14 @@ class SSEParser:
         for at in places:
             if at < end:
                 continue  # in the same frame as the one before
-            start, end = _frame_around(frames, at, end, pairs)
-            frame = frames[start:end]
-            payload = payload_of(frame)
+            usual = usual_frame(frames, end, at, at + LINE_BYTES)
+            if usual is not None:
+                start, place, end = usual
+                frame, payload = frames[start:end], frames[place]
+            else:
+                start, end = _frame_around(frames, at, end, pairs)
+                frame = frames[start:end]
+                payload = payload_of(frame)
             event, size = None, len(payload)
             if payload.strip() != SENTINEL:
                 if size > self._max_values and has_more_values(payload, self._max_values):

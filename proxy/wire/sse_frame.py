@@ -9,6 +9,9 @@ from proxy.wire.large_bytes import cut_out
 
 LONG_FRAME_BYTES = 1_048_576
 """From this size on the lines of a frame are not split all at once, in bytes."""
+LINE_ENDS = b"\r", b"\n"
+BLANK_LINES = b"\n\n", b"\n\r\n"
+"""How what precedes a frame ends, almost always."""
 
 
 def frames_of(sse: bytes) -> Iterator[bytes]:
@@ -36,33 +39,41 @@ def payload_of(frame: bytes) -> bytes:
     """The data lines of one frame, joined."""
     if len(frame) >= LONG_FRAME_BYTES:
         lines = [*_data_lines(frame)]
-    elif (place := _only_data_line(frame)) is not None:
-        return frame[place]
     else:
+        line = 0 if frame.startswith(b"data:") else frame.find(b"\n") + 1
+        usual = usual_frame(frame, 0, line, len(frame))
+        if usual is not None and usual[2] == len(frame):
+            return frame[usual[1]]
         lines = [line[6 if line[5:6] == b" " else 5 :] for line in frame.splitlines() if line[:5] == b"data:"]
     return lines[0] if len(lines) == 1 else b"\n".join(lines)
 
 
-def _only_data_line(frame: bytes) -> slice | None:
-    """Return the place of the data of a frame that has one line of it, the last one, after another line or none.
+def usual_frame(frames: bytes, first: int, at: int, stop: int) -> tuple[int, slice, int] | None:
+    """Return where the frame begins that has the byte `at`, the place of its data, and where it ends.
 
-    Almost all frames are like that, with LF or CRLF at the ends of their lines. Returns None for any other.
+    Almost all frames have one line of data, the last one, after another line or none, with LF or CRLF at the ends of
+    their lines. Returns None for any other, and for one whose data does not end before `stop`. `first` is where that
+    frame or one before it begins.
     """
-    line_end, start = frame.find(b"\n"), 0
-    if not frame.startswith(b"data:"):
-        start = line_end + 1
-        line_end = frame.find(b"\n", start)
-        if not frame.startswith(b"data:", start):
+    line, line_end = frames.rfind(b"\n", first, at) + 1 or first, frames.find(b"\n", at, stop)
+    if line_end < 0 or not frames.startswith(b"data:", line):
+        return None
+    start = line
+    if line > first and not frames.endswith(BLANK_LINES, 0, line):
+        start = frames.rfind(b"\n", first, line - 1) + 1 or first
+        if frames.startswith((b"data:", *LINE_ENDS), start):
             return None
-    end = len(frame) - 2
-    carriage_return = frame.find(b"\r")
-    if carriage_return >= 0:
-        end -= 2
-        if carriage_return != (start - 2 if start else end) or frame.find(b"\r", start) != end:
+        if start > first and not frames.endswith(BLANK_LINES, 0, start):
             return None
-        line_end -= 1
-    start += 6 if frame.startswith(b" ", start + 5) else 5
-    return slice(start, end) if line_end == end else None
+    data = line + (6 if frames.startswith(b" ", line + 5) else 5)
+    if frames.startswith(b"\n\n", line_end):
+        has_others = frames.find(b"\r", start, line_end) >= 0
+        return None if has_others else (start, slice(data, line_end), line_end + 2)
+    data_end = line_end - 1
+    if not frames.startswith(b"\r\n\r\n", data_end) or frames.find(b"\r", line) != data_end:
+        return None
+    has_others = start < line and frames.find(b"\r", start) != line - 2
+    return None if has_others else (start, slice(data, data_end), line_end + 3)
 
 
 def _data_lines(frame: bytes) -> Iterator[bytes]:

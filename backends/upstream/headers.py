@@ -37,8 +37,9 @@ _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 _NAME = re.compile(r"[!#$%&'+.^_`|~0-9A-Za-z-]+\*?|\*", re.ASCII)
 
 
-ChosenNames = tuple[Sequence[tuple[str, str]], str, bool]
-"""Names of headers as they are forwarded and received, the former joined, and whether the upstream's id is among them.
+ChosenNames = tuple[Sequence[tuple[str, str]], str, bool, bool]
+"""Names of headers as they are forwarded and received, the former joined, whether the upstream's id is among them, and
+whether `connection` was received too.
 """
 
 
@@ -66,16 +67,23 @@ class HeaderFilter:
         names = tuple(received)
         known = self._known.get(names) or self._choose(names)
         # A multidict counts a name that is there twice as two.
-        if known is None or len(names) < len(received) or received.get("connection", "keep-alive") != "keep-alive":
+        if known is None or len(names) < len(received):
             return _within_limits(self._search(received), scrubber)
-        pairs, joined, has_id = known
-        chosen = {forwarded: received[name] for forwarded, name in pairs}
+        pairs, joined, has_id, has_connection = known
+        if has_connection and received["connection"] != "keep-alive":
+            return _within_limits(self._search(received), scrubber)
+        chosen: dict[str, str] = {}
+        for forwarded, name in pairs:
+            chosen[forwarded] = received[name]
         if has_id and not chosen[UPSTREAM_ID]:
             del chosen[UPSTREAM_ID]
+        if not chosen:
+            return chosen
         values = "".join(chosen.values())
-        if not values.isprintable() or len(values) + len(joined) > MAX_BYTES:
-            return _within_limits(chosen, scrubber)
-        return _within_limits(chosen, scrubber) if scrubber.is_in_fields(joined, values) else chosen
+        is_short = len(values) + len(joined) <= MAX_BYTES
+        if is_short and values.isprintable() and not scrubber.is_in_fields(joined, values):
+            return chosen
+        return _within_limits(chosen, scrubber)
 
     def _search(self, received: Mapping[str, str]) -> dict[str, str]:
         chosen: dict[str, str] = {}
@@ -100,7 +108,8 @@ class HeaderFilter:
             return None
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()
-        known = self._known[names] = chosen, "".join(dict(chosen)), UPSTREAM_ID in dict(chosen)
+        has_connection = "connection" in map(str.lower, names)
+        known = self._known[names] = chosen, "".join(dict(chosen)), UPSTREAM_ID in dict(chosen), has_connection
         return known
 
     def _select(self, name: str) -> str | None:

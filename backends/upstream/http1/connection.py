@@ -13,7 +13,7 @@ import asyncio
 import math
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import cast
 
@@ -36,15 +36,15 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "__weakref__", "_counts_parts", "_deadline", "_ends", "_error", "_event_deadline", "_file", "_has_event",
-        "_is_active", "_is_reused", "_is_writing_paused", "_is_written", "_loop", "_readable", "_taker", "_timeouts",
-        "_timer", "_transport", "_unread", "_waiter", "_written_bytes", "idle_since", "parser", "was_refused_unread",
+        "_is_active", "_is_writing_paused", "_is_written", "_loop", "_may_be_early", "_readable", "_taker", "_timeouts",
+        "_timer", "_transport", "_unread", "_waiter", "_written_bytes", "idle_since", "parser", "take",
+        "was_refused_unread",
     )  # fmt: skip
 
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
         self._loop = asyncio.get_running_loop()
         self.parser = ResponseParser()
-        self._unread = UnreadBody()
         self._taker: Callable[[bytes], bool] | None = None
         self._error: BackendError | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -53,7 +53,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._event_deadline: float | None = None  # of the event that is waited for
         self._has_event = self._counts_parts = False
         self._readable = select.poll()
-        self._is_active = self._is_written = self._is_reused = False
+        self._is_active = self._is_written = False
+        self._may_be_early = False  # whether what arrives next may answer an earlier request
         self._is_writing_paused = False
         self._written_bytes = 0
         self.idle_since = 0.0
@@ -65,32 +66,34 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether an idle connection can send a request: nothing arrived on it, not even its end."""
         return not self._transport.is_closing() and not self._readable.poll(0)
 
-    async def send(self, head: bytes, body: bytes | BodySource) -> AnswerHead:
-        """Send a request and return the head of its answer. Raises BackendError, and what a BodySource raises."""
-        parser, now = self.parser, time.monotonic()
+    def send(self, head: bytes, body: bytes | BodySource) -> Awaitable[None]:
+        """Send a request. What is returned is done when `received_head` can be called. Raises BackendError.
+
+        Awaiting it raises BackendError, and what a BodySource raises.
+        """
+        if self._error is not None:
+            raise self._error
+        now = time.monotonic()
         self._is_active, self._has_event, self._counts_parts = True, False, True
         if self._timeouts.total_s is not None:
             self._ends = now + self._timeouts.total_s
         self._deadline = self._event_deadline = now + self._timeouts.first_event_s
         if self._timer is None:
             self._start_timer()
-        try:
-            if self._error is None and isinstance(body, bytes) and len(body) <= PIECE_BYTES:
-                self._written_bytes, self._is_written = len(head) + len(body), True
-                self._transport.write(head + body)
-            elif self._error is None:
-                await (self._write(head, body) if isinstance(body, bytes) else self._write_source(head, body))
-            while parser.head is None:
-                await self._wait()
-        except BaseException:
-            self.abort()
-            raise
-        self._deadline = math.inf
-        return parser.head
+        if not isinstance(body, bytes) or len(body) > PIECE_BYTES:
+            return self._send_in_pieces(head, body)
+        request = head + body
+        self._written_bytes, self._is_written = len(request), True
+        self._transport.write(request)
+        waiter = self._waiter = self._loop.create_future()
+        return waiter
 
-    def take(self) -> bytes:
-        """Return what has arrived of the body since the last read, which may be nothing."""
-        return self._unread.take(self._transport) if self._unread.chunks else b""
+    def received_head(self) -> AnswerHead:
+        """Return the head of the answer. Raises BackendError if the connection has ended before it."""
+        if (head := self.parser.head) is None:
+            raise self._error or was_reset()
+        self._deadline = math.inf
+        return head
 
     async def read(self) -> bytes:
         """Return what has arrived of the body since the last read, once there is something; b"" at its end.
@@ -115,7 +118,7 @@ class UpstreamConnection(asyncio.Protocol):
             finally:
                 self._waiter = None
             self._deadline = math.inf
-        return self._unread.take(self._transport)
+        return self.take()
 
     def offer_chunks(self, taker: Callable[[bytes], bool]) -> None:
         """Offer what arrives while `read` waits for it to a taker. What that takes is not read; it is an event."""
@@ -140,9 +143,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._deadline = self._ends = math.inf
         if is_reusable:
             if self._unread.chunks:
-                self._unread.take(self._transport)
+                self.take()
             parser.reset()
-            self._is_reused = True
+            self._may_be_early = True
             self.idle_since = time.monotonic()
         else:
             self.abort()
@@ -156,15 +159,17 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._file = self._transport.get_extra_info("socket").fileno()
         self._readable.register(self._file, select.POLLIN)
+        self._unread = UnreadBody(self._transport)
+        self.take = self._unread.take
 
     def data_received(self, data: bytes) -> None:
         if self._error is not None:
             return
         parser = self.parser
-        is_first = self._is_reused and parser.head is None and not parser.has_begun
-        if not self._is_active or (is_first and not self._can_be_received):
+        if not self._is_active or (self._may_be_early and not self._can_be_received()):
             self._fail(invalid_answer("an answer before its request", sent=self._is_active))
             return
+        self._may_be_early = False
         try:
             chunk = parser.feed(data)
         except InvalidHttp as error:
@@ -176,7 +181,7 @@ class UpstreamConnection(asyncio.Protocol):
             if parser.is_complete:
                 self._unread.chunks.append(chunk)
             else:
-                self._unread.put(chunk, self._transport)
+                self._unread.put(chunk)
         elif chunk and not parser.is_complete:
             return
         if parser.head is not None and (waiter := self._waiter) is not None and not waiter.done():
@@ -185,7 +190,7 @@ class UpstreamConnection(asyncio.Protocol):
     def eof_received(self) -> None:
         """Note whether the request can have been received: the end of a connection says how far it was."""
         if self._is_active and not self.parser.has_begun:
-            self.was_refused_unread = not self._can_be_received
+            self.was_refused_unread = not self._can_be_received()
         self._end(None)
         self._transport.abort()
 
@@ -200,7 +205,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_writing_paused = False
-        self._wake()
+        if not self._is_written:  # it waits for that; else for the answer
+            self._wake()
 
     def _give(self, chunk: bytes) -> bool:
         """Give a part of the body to the taker, if it is waited for. Return whether it was taken."""
@@ -209,6 +215,16 @@ class UpstreamConnection(asyncio.Protocol):
             return False
         self._deadline = self._event_deadline = time.monotonic() + self._timeouts.between_events_s
         return True
+
+    async def _send_in_pieces(self, head: bytes, body: bytes | BodySource) -> None:
+        """Send a large request, and wait for the head of its answer."""
+        try:
+            await (self._write(head, body) if isinstance(body, bytes) else self._write_source(head, body))
+            while self.parser.head is None:
+                await self._wait()
+        except BaseException:
+            self.abort()
+            raise
 
     async def _write(self, head: bytes, body: bytes) -> None:
         """Write a request with a large body, or as much of it as the upstream takes before it answers."""
@@ -244,7 +260,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_written = True
         self._start_wait(self._timeouts.first_event_s)
 
-    @property
     def _can_be_received(self) -> bool:
         """Whether the upstream's machine has received a byte of the request: nothing that comes before answers it."""
         unread_bytes = self._transport.get_write_buffer_size() + unacknowledged_bytes(self._file)

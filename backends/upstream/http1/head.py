@@ -6,7 +6,6 @@ nor LF. Source: https://www.rfc-editor.org/rfc/rfc9112
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 
 MAX_LINE_BYTES = 16_384
 """The longest reason, and the longest value of a field."""
@@ -31,11 +30,14 @@ class InvalidHttp(ValueError):
 def read_head(head: bytes) -> AnswerHead:
     """Return the status and the fields of a head. Raises InvalidHttp."""
     lines = head[:-4].split(b"\r\n")
-    status = _status_of(lines[0])
-    del lines[0]
+    status = _STATUSES[lines.pop(0)]
     if len(lines) > MAX_FIELDS:
         raise InvalidHttp("a head with too many fields")
-    fields = dict(map(_LINES.__getitem__, lines))
+    known = _LINES
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, value = known[line]
+        fields[name] = value
     if len(fields) < len(lines):
         fields.clear()
         for name, value in map(_LINES.__getitem__, lines):
@@ -43,12 +45,19 @@ def read_head(head: bytes) -> AnswerHead:
     return status, fields
 
 
-@lru_cache(64)
-def _status_of(line: bytes) -> int:
-    """Return the status in the first line of an answer. Raises InvalidHttp."""
-    if not _FIRST_LINE.fullmatch(line):
-        raise InvalidHttp("a head that is not valid")
-    return int(line[9:12])
+class _Statuses(dict[bytes, int]):
+    """Statuses by the first lines of answers."""
+
+    def __missing__(self, line: bytes) -> int:
+        """Raises InvalidHttp."""
+        if not _FIRST_LINE.fullmatch(line):
+            raise InvalidHttp("a head that is not valid")
+        if len(self) >= MAX_KNOWN:
+            self.clear()
+        status = int(line[9:12])
+        if len(line) <= MAX_KNOWN_BYTES:
+            self[line] = status
+        return status
 
 
 class _Names(dict[bytes, str]):
@@ -81,5 +90,6 @@ class _Lines(dict[bytes, tuple[str, str]]):
         return field
 
 
+_STATUSES = _Statuses()
 _NAMES = _Names()
 _LINES = _Lines()

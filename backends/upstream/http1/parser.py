@@ -84,15 +84,11 @@ class ResponseParser:
         if self.is_complete:
             self.has_surplus = True
             return data if self.is_upgraded else b""
-        return self._take_counted(data) if self._is_counted else self._split_body(data)
-
-    def _take_counted(self, data: bytes) -> bytes:
-        """Return the part of these bytes that is body, where the head says how long that is."""
+        if not self._is_counted:
+            return self._split_body(data)
         left = self._left_bytes = self._left_bytes - len(data)
-        if left > 0:
-            return data
-        self.is_complete, self.has_surplus = True, left < 0
-        return data if left == 0 else data[:left]
+        self.is_complete, self.has_surplus = left <= 0, left < 0
+        return data if left >= 0 else data[:left]
 
     def _split_body(self, data: bytes) -> bytes:
         """Return the part of these bytes that is body as httptools finds it. Raises InvalidHttp.
@@ -215,10 +211,11 @@ def _length_of(status: int, fields: Mapping[str, str]) -> int | None:
     """Return how long the body of an answer in HTTP/1.1 is, if nothing but its length says where it ends, and the
     connection is kept; None for any other one.
     """
-    length, connection = fields.get("content-length"), fields.get("connection")
-    is_plain = length is not None and "transfer-encoding" not in fields and "upgrade" not in fields
-    if length is None or not is_plain or "proxy-connection" in fields or status < 200 or status in _WITHOUT_BODY:
+    length = fields.get("content-length")
+    if length is None or "transfer-encoding" in fields or "upgrade" in fields or "proxy-connection" in fields:
         return None
-    if connection is not None and connection.lower() != "keep-alive":
+    if status != 200 and (status < 200 or status in _WITHOUT_BODY):
         return None
-    return int(length) if length.isascii() and length.isdigit() and len(length) <= _MAX_LENGTH_DIGITS else None
+    if "connection" in fields and fields["connection"].lower() != "keep-alive":
+        return None
+    return int(length) if len(length) <= _MAX_LENGTH_DIGITS and length.isascii() and length.isdigit() else None

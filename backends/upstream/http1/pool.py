@@ -35,14 +35,18 @@ class Client:
         It is sent a second time only if the upstream had closed a reused connection before it received a byte. A body
         that is sent while it is received cannot be sent again, so it gets a fresh connection.
         """
-        if isinstance(body, bytes) and (reused := self._take_idle()) is not None:
+        reused = self._take_idle() if isinstance(body, bytes) else None
+        connection = await self._connect() if reused is None else reused
+        while True:
             try:
-                return HttpAnswer(self, reused, await reused.send(head, body))
-            except BackendError:
-                if not reused.was_refused_unread:
+                await connection.send(head, body)
+                return HttpAnswer(self, connection, connection.received_head())
+            except BaseException as error:
+                connection.abort()
+                is_unread = connection is reused and connection.was_refused_unread
+                if not (is_unread and isinstance(error, BackendError)):
                     raise
-        fresh = await self._connect()
-        return HttpAnswer(self, fresh, await fresh.send(head, body))
+            connection = await self._connect()
 
     def release(self, connection: UpstreamConnection) -> None:
         """Keep a connection whose answer is complete; close it otherwise."""

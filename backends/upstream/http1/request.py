@@ -69,7 +69,7 @@ def encode_head(method: str, target: str, fields: Mapping[str, str]) -> bytes:
 
 def encode_length(size: int) -> bytes:
     """Return the line that says how long a body is."""
-    return f"Content-Length: {size}\r\n".encode()
+    return b"Content-Length: %d\r\n" % size
 
 
 class RequestHeads:
@@ -79,7 +79,7 @@ class RequestHeads:
         """`defaults` are fields of every request."""
         self._defaults = defaults
         self._own: Mapping[str, str] = {}
-        self._starts: dict[tuple[str, ...], bytes] = {}
+        self._starts: dict[tuple[object, ...], bytes] = {}
 
     def encode(
         self, method: str, target: str, fields: Mapping[str, str], own: Mapping[str, str], framing: bytes
@@ -92,18 +92,18 @@ class RequestHeads:
             self._starts.clear()
             self._own = own
         varying = b""
-        if not VARYING.isdisjoint(fields):
+        if fields and not VARYING.isdisjoint(fields):
             last = {name: value for name, value in fields.items() if name in VARYING and name not in own}
             fields = {name: value for name, value in fields.items() if name not in VARYING}
             varying = _encode_lines(last)
-        key = (method, target, *fields, *fields.values())
+        key = (method, target, *fields.items()) if fields else (method, target)
         start = self._starts.get(key)
         if start is None:
             start = encode_head(method, target, {**self._defaults, **fields, **own})[:-2]
             self._keep(key, start)
         return b"".join((start, varying, framing, b"\r\n"))
 
-    def _keep(self, key: tuple[str, ...], start: bytes) -> None:
+    def _keep(self, key: tuple[object, ...], start: bytes) -> None:
         if len(start) <= MAX_KEPT_BYTES:
             if len(self._starts) >= MAX_KEPT:
                 self._starts.clear()

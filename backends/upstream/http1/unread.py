@@ -9,31 +9,32 @@ HIGH_WATER_BYTES = 65_536
 class UnreadBody:
     """Keeps chunks until they are read, and pauses the connection while they are many."""
 
-    __slots__ = ("_bytes", "_is_paused", "chunks")
+    __slots__ = ("_bytes", "_is_paused", "_transport", "chunks")
 
-    def __init__(self) -> None:
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
         self.chunks: list[bytes] = []
         self._bytes = 0
         self._is_paused = False
 
-    def put(self, chunk: bytes, transport: asyncio.Transport) -> None:
+    def put(self, chunk: bytes) -> None:
         """Add what has arrived, and more may follow. The last chunk is added to `chunks`: nothing is paused for it."""
         self.chunks.append(chunk)
         self._bytes += len(chunk)
         if self._bytes > HIGH_WATER_BYTES and not self._is_paused:
             self._is_paused = True
-            transport.pause_reading()
+            self._transport.pause_reading()
 
-    def take(self, transport: asyncio.Transport) -> bytes:
-        """Return everything, after which more may arrive."""
+    def take(self) -> bytes:
+        """Return everything, after which more may arrive; b"" if there is nothing."""
         chunks = self.chunks
         if not chunks:
             return b""
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        data = chunks.pop() if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
         self._bytes = 0
         if self._is_paused:
             self._is_paused = False
-            if not transport.is_closing():
-                transport.resume_reading()
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
         return data

@@ -206,6 +206,29 @@ async def test_the_socket_is_given_one_piece_after_another():
         assert connection._transport.is_closing()
 
 
+async def test_a_request_that_was_written_waits_for_its_answer_only(upstream: RawUpstream):
+    """A transport that takes more again, because the rest of the request has left, is no answer."""
+    received, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def answer(_, writer: asyncio.StreamWriter) -> None:
+        received.set()
+        await may_answer.wait()
+        writer.write(OK)
+
+    upstream.play = answer
+    async with client_of(upstream) as client:
+        connection = await client._connect()
+        sent = asyncio.ensure_future(connection.send(*request()))
+        await received.wait()
+        connection.pause_writing()
+        connection.resume_writing()
+        assert not sent.done()
+        may_answer.set()
+        await sent
+        assert connection.received_head()[0] == 200
+        connection.abort()
+
+
 async def test_an_answer_before_any_request_is_refused():
     """It belongs to another request, or to none: nothing is sent on this connection."""
     received = []

@@ -17,6 +17,21 @@ def test_lines_beyond_those_that_are_remembered_are_read_as_well():
 
 
 @pytest.mark.parametrize("repeats", [1, 2])
+@pytest.mark.parametrize("line", [b"HTTP/1.1 099 OK", b"HTTP/2 200 OK", b"HTTP/1.1 200 \x00", b""])
+def test_a_first_line_that_is_refused_is_refused_again(line: bytes, repeats: int):
+    """It is not remembered either."""
+    for _ in range(repeats):
+        with pytest.raises(InvalidHttp):
+            read_head(line + b"\r\nServer: a\r\n\r\n")
+
+
+def test_first_lines_are_remembered_to_a_limit():
+    """A server may send a reason of its own in each answer."""
+    for number in range(3 * MAX_KNOWN):
+        assert read_head(b"HTTP/1.1 200 OK %d\r\n\r\n" % number) == (200, {})
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
 @pytest.mark.parametrize("line", [b"a b: c", b": c", b"a", b"a\xe9: b", b"a: b\0c", b"a: b\nc", b"a: b\rc", b" a: b"])
 def test_a_line_that_is_refused_is_refused_again(line: bytes, repeats: int):
     """It is not remembered."""

@@ -128,8 +128,9 @@ async def test_a_fresh_connection_that_is_closed_at_once_received_nothing(blocki
         connection = await client._connect()
         accepted, _ = await asyncio.get_running_loop().sock_accept(blocking.listener)
         accepted.close()
+        await connection.send(*request())
         with pytest.raises(BackendError) as failed:
-            await connection.send(*request())
+            connection.received_head()
 
     assert (failed.value.code, failed.value.sent, failed.value.retryable) == ("upstream_reset", False, True)
 

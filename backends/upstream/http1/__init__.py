@@ -7,7 +7,8 @@ connections, a timeout for the whole answer. What is left is small enough to be 
     request.py     where requests go, and their heads as bytes
     head.py        the head of an answer -> status and fields; refuses what is not valid HTTP
     parser.py      bytes of a connection -> heads and bodies of answers
-    connection.py  one connection: writing, reading, backpressure, timeouts
+    timed.py       what is waited for on a connection, and until when
+    connection.py  one connection: writing, reading, backpressure
     dial.py        opens connections: addresses, TLS
     tunnel.py      ... through a proxy, by CONNECT
     pool.py        Client: reuses connections, retries on a fresh one, hands out Answers

@@ -1,7 +1,7 @@
 """One connection to an upstream: writes a request, reads its answer, and limits how long both may take.
 
 It belongs to one call at a time, so at most one task waits for it. What one `data_received` brings is parsed at once
-and is one batch. There is one timer, which is not moved when data arrives: it checks the deadline when it is due.
+and is one batch.
 
 An answer in HTTP/1.1 does not say which request it belongs to. What arrives on an idle connection, or before the
 upstream's machine has acknowledged a byte of the request, answers an earlier one: the connection is closed. An upstream
@@ -17,43 +17,34 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import cast
 
-from backends.upstream.errors import invalid_answer, overran, reason_of, stalled, timed_out, was_reset
+from backends.upstream.errors import invalid_answer, reason_of, was_reset
 from backends.upstream.http1.head import AnswerHead, InvalidHttp
 from backends.upstream.http1.parser import ResponseParser
 from backends.upstream.http1.request import BodySource
+from backends.upstream.http1.timed import TimedConnection
 from backends.upstream.http1.timeouts import Timeouts
 from backends.upstream.http1.unread import UnreadBody
 from proxy.send_queue import unacknowledged_bytes
-from proxy.wire.errors import BackendError
 from proxy.wire.loggable import without_frames
 
 PIECE_BYTES = 262_144
 """A larger body is written in pieces of this size, so that other calls are served in between."""
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection(TimedConnection):
     """Sends one request at a time. After `finish` it can send the next one, if that returned True."""
 
     __slots__ = (
-        "__weakref__", "_counts_parts", "_deadline", "_ends", "_error", "_event_deadline", "_file", "_has_event",
-        "_is_active", "_is_writing_paused", "_is_written", "_loop", "_may_be_early", "_readable", "_taker", "_timeouts",
-        "_timer", "_transport", "_unread", "_waiter", "_written_bytes", "idle_since", "parser", "take",
-        "was_refused_unread",
+        "__weakref__", "_counts_parts", "_file", "_is_writing_paused", "_is_written", "_may_be_early", "_readable",
+        "_taker", "_unread", "_written_bytes", "idle_since", "parser", "take", "was_refused_unread",
     )  # fmt: skip
 
     def __init__(self, timeouts: Timeouts) -> None:
-        self._timeouts = timeouts
-        self._loop = asyncio.get_running_loop()
+        super().__init__(timeouts)
         self.parser = ResponseParser()
         self._taker: Callable[[bytes], bool] | None = None
-        self._error: BackendError | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._deadline = self._ends = math.inf  # of what is waited for, and of the whole answer; infinite: none
-        self._event_deadline: float | None = None  # of the event that is waited for
-        self._has_event = self._counts_parts = False
+        self._counts_parts = self._is_written = False
         self._readable = select.poll()
-        self._is_active = self._is_written = False
         self._may_be_early = False  # whether what arrives next may answer an earlier request
         self._is_writing_paused = False
         self._written_bytes = 0
@@ -128,10 +119,6 @@ class UpstreamConnection(asyncio.Protocol):
         """Count events as the caller notes them, not each part of the body that arrives: a trickle is none."""
         self._counts_parts = False
 
-    def note_event(self) -> None:
-        """Note that an event is there: from now on the next one is waited for."""
-        self._has_event, self._event_deadline = True, None
-
     def finish(self) -> bool:
         """End the call. Return whether another one can follow; if not, the connection is closed."""
         parser = self.parser
@@ -150,10 +137,6 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             self.abort()
         return is_reusable
-
-    def abort(self) -> None:
-        """Close the connection without writing what is not written yet."""
-        self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -275,41 +258,3 @@ class UpstreamConnection(asyncio.Protocol):
             reason = "connection closed" if exc is None else reason_of(exc)
             self._error = was_reset(reason, sent=self._is_active and not self.was_refused_unread)
         self._wake()
-
-    def _fail(self, error: BackendError) -> None:
-        self._error = error
-        self._transport.abort()
-        self._wake()
-
-    def _wait(self) -> asyncio.Future[None]:
-        """Return what is done when something happens to the connection. Raises BackendError if that was its end."""
-        if self._error is not None:
-            raise self._error
-        waiter = self._waiter = self._loop.create_future()
-        return waiter
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _start_wait(self, seconds: float) -> None:
-        """Set the deadline. The timer is due no later than the next deadline can be, so it need not be moved."""
-        self._deadline = time.monotonic() + seconds
-        if self._timer is None:
-            self._start_timer()
-
-    def _start_timer(self) -> None:
-        shortest_s = min(self._timeouts.first_event_s, self._timeouts.between_events_s)
-        due = min(self._deadline, self._ends, time.monotonic() + shortest_s)
-        self._timer = self._loop.call_at(due, self._check_deadline)
-
-    def _check_deadline(self) -> None:
-        self._timer = None
-        now = time.monotonic()
-        if now >= self._ends:
-            self._fail(overran(self._timeouts.total_s or 0))
-        elif now >= self._deadline:
-            limits = self._timeouts
-            self._fail(stalled(limits.between_events_s) if self._has_event else timed_out(limits.first_event_s))
-        elif self._is_active:
-            self._start_timer()

@@ -10,7 +10,7 @@ from proxy.wire.errors import RequestError
 from proxy.wire.fields import refuse_lookalikes
 from proxy.wire.json_parser import TooMuchText
 from proxy.wire.large_bytes import WINDOW_BYTES, count_text, find_text
-from proxy.wire.large_json import dumps, loads_in_thread
+from proxy.wire.large_json import dumps_again, loads_in_thread
 from proxy.wire.loggable import clip
 from proxy.wire.query import refuse_body_fields
 
@@ -37,7 +37,7 @@ def parse_object(raw: bytes, *, query: str = "", max_values: int = 1_000_000) ->
     if not isinstance(body, dict):
         raise RequestError("The body is JSON, but not an object.", code="invalid_json")
     try:
-        encoded = dumps(body, len(raw))
+        encoded = dumps_again(body, raw)
     except orjson.JSONEncodeError as error:
         raise RequestError(TOO_DEEP, code="invalid_json") from error
     # A duplicate name leaves at least one colon less after encoding. Colons inside strings count alike on both sides:

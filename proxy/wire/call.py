@@ -191,16 +191,17 @@ def call_of_body(
     needs_model: bool = True,
 ) -> Call:
     """Return the call with this body. Raises RequestError for fields that `parse_call` refuses."""
-    if needs_model or body.get("model") is not None:
-        _check_model(body)
-    _check_references(body)
-    if not (body.get("stream") is None or isinstance(body["stream"], bool)):
-        raise invalid_type("stream", "a boolean", body["stream"])
+    model, stream = body.get("model"), body.get("stream")
+    if needs_model or model is not None:
+        _check_model(model)
+    if "previous_response_id" in body or "conversation" in body:
+        _check_references(body)
+    if stream is not None and stream is not True and stream is not False:
+        raise invalid_type("stream", "a boolean", stream)
     return Call(body, headers, query, operation, received_bytes)
 
 
-def _check_model(body: Mapping[str, Any]) -> None:
-    model = body.get("model")
+def _check_model(model: object) -> None:
     if model is None:
         raise RequestError("Missing required parameter: 'model'.", code="missing_required_parameter", param="model")
     if not isinstance(model, str) or not model:

@@ -17,6 +17,13 @@ FIELDS = frozenset({
     "metadata", "model", "parallel_tool_calls", "previous_response_id", "prompt", "prompt_cache_key",
     "safety_identifier", "service_tier", "store", "stream", "text", "tool_choice", "tools", "user",
 })  # fmt: skip
+# Fields of the protocol, and of servers that speak it, that resemble none of those: most requests have only known ones.
+OTHER_FIELDS = frozenset({
+    "context_management", "frequency_penalty", "generate", "logit_bias", "max_tokens", "min_p", "moderation",
+    "presence_penalty", "prompt_cache_options", "prompt_cache_retention", "reasoning", "repetition_penalty", "seed",
+    "stop", "stream_options", "temperature", "top_k", "top_logprobs", "top_p", "truncation", "type",
+})  # fmt: skip
+_KNOWN = FIELDS | OTHER_FIELDS
 _WITHOUT_UNDERSCORES = {name.replace("_", ""): name for name in FIELDS}  # some backends accept maxToolCalls
 MAX_KNOWN_CHARS = 64
 """How long a name may be, in characters, of which it is remembered whether it resembles a field."""
@@ -36,10 +43,10 @@ _CONFUSABLE_CAPITALS = str.maketrans(
 
 def refuse_lookalikes(names: Collection[str]) -> None:
     """Raises RequestError for a name that folds to a field without being one, by case, width, script or visibility."""
-    if FIELDS.issuperset(names):  # most requests have no other fields
+    if _KNOWN.issuperset(names):
         return
     for name in names:
-        if name in FIELDS:
+        if name in _KNOWN:
             continue
         field = _known_field(name) if len(name) <= MAX_KNOWN_CHARS else resembled_field(name)
         if field is not None:

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from proxy.wire.bounds import has_more_values
-from proxy.wire.encoded import encode
+from proxy.wire.encoded import encode, trimmed
 from proxy.wire.json_parser import parse_in_pieces
 from proxy.wire.json_writer import write_in_pieces
 
@@ -34,8 +34,11 @@ def loads_in_thread(text: bytes) -> Any:
 
     The main thread, which runs the event loop, gets none of many values: it need not count them.
     """
-    may_be_dense = DENSE_BYTES <= len(text) < LARGE_BYTES and current_thread() is not main_thread()
-    return parse_in_pieces(text) if may_be_dense and has_more_values(text, MANY_VALUES) else loads(text)
+    size = len(text)
+    may_be_dense = DENSE_BYTES <= size < LARGE_BYTES and current_thread() is not main_thread()
+    if size >= LARGE_BYTES or (may_be_dense and has_more_values(text, MANY_VALUES)):
+        return parse_in_pieces(text)
+    return orjson.loads(text)
 
 
 def loads_leniently(text: bytes) -> Any:
@@ -61,6 +64,17 @@ def loads_own(text: bytes) -> Any:
 def dumps(value: Any, size_bytes: int) -> bytes:
     """Return the JSON text of a value; `size_bytes` is about how long it is. Raises orjson.JSONEncodeError."""
     return encode(value) if size_bytes < LARGE_BYTES else write_in_pieces(value)
+
+
+def dumps_again(value: Any, text: bytes) -> bytes:
+    """Return the JSON text of what a text was parsed to: of a short one the same object if nothing differs.
+
+    Raises orjson.JSONEncodeError.
+    """
+    if len(text) >= LARGE_BYTES:
+        return write_in_pieces(value)
+    encoded = orjson.dumps(value)
+    return text if encoded == text else trimmed(encoded)
 
 
 def _load_leniently(text: bytes) -> Any:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 
 from proxy.wire.errors import RequestError
-from proxy.wire.fields import FIELDS, fold_name, normalize, refuse_lookalikes
+from proxy.wire.fields import FIELDS, OTHER_FIELDS, fold_name, normalize, refuse_lookalikes, resembled_field
 from tests.examples import NO_DEADLINE, TEXTS
 
 
@@ -20,6 +20,11 @@ def refusal(name: str) -> RequestError:
 def test_the_fields_themselves_pass(name: str):
     """Only a name that is not a field can resemble one."""
     refuse_lookalikes([name])
+
+
+def test_no_other_field_that_is_known_resembles_one():
+    """They pass without being compared."""
+    assert [name for name in OTHER_FIELDS if resembled_field(name) is not None] == []
 
 
 @pytest.mark.parametrize("name", ["seed", "modal", "metadata2", "x_model", "", " ", "\u200b", "\u4e2d\u6587", "models"])

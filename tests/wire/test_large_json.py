@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.wire import json_parser, json_writer, large_json
 from proxy.wire.json_parser import TooMuchText
-from proxy.wire.large_json import dumps, loads, loads_in_thread, loads_leniently, loads_own
+from proxy.wire.large_json import dumps, dumps_again, loads, loads_in_thread, loads_leniently, loads_own
 from tests.examples import NO_DEADLINE
 
 PIECE = 24
@@ -76,6 +76,16 @@ def test_a_value_has_the_text_that_orjson_writes(value: Any):
 
     assert dumps(value, 1) == orjson.dumps(value)
     assert json.dumps(value) == before
+
+
+@pytest.mark.parametrize("text", [b'{"a":[1,"b"]}', b'{"a": [1, "b"]}', b'{"a":[1,"\\u0062"]}'])
+def test_a_text_that_is_written_again_is_kept_once(text: bytes, monkeypatch: pytest.MonkeyPatch):
+    """The same object is returned if nothing differs."""
+    monkeypatch.setattr(large_json, "LARGE_BYTES", 100)
+    written = dumps_again(orjson.loads(text), text)
+
+    assert written == b'{"a":[1,"b"]}'
+    assert (written is text) == (written == text)
 
 
 @NO_DEADLINE

@@ -168,6 +168,30 @@ def test_large_blocks_are_returned_at_once():
     assert run.stdout == "True True\n"
 
 
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_what_is_taken_again_and_again_is_kept(*, is_kept: bool):
+    """Pages that are returned to the system each time are faulted in each time."""
+    script = f"""
+        from resource import RUSAGE_SELF, getrusage
+        from proxy.freed_memory import keep_end_of_heap, map_large_blocks
+
+        map_large_blocks()
+        if {is_kept}:
+            keep_end_of_heap()
+        blocks = [b"x" * 60_000 for _ in range(10)]
+        blocks.clear()
+        before = getrusage(RUSAGE_SELF).ru_minflt
+        for _ in range(100):
+            blocks += [b"x" * 60_000 for _ in range(10)]
+            blocks.clear()
+        print(getrusage(RUSAGE_SELF).ru_minflt - before)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    faults = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert (faults < 100) is is_kept
+
+
 def resident_bytes(process: asyncio.subprocess.Process) -> int:
     found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())
     return int(found[1]) * 1024 if found else 0

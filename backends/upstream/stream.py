@@ -8,7 +8,7 @@ from backends.upstream.decode import Decoder
 from backends.upstream.dialects.repairs import StreamRepairs
 from backends.upstream.errors import invalid_answer
 from proxy.context import Context
-from proxy.wire.event import TERMINALS, Batch
+from proxy.wire.event import Batch, has_terminal
 from proxy.wire.large_json import DENSE_BYTES
 from proxy.wire.passage import Outlet, Passage
 from proxy.wire.sse import SSEParser
@@ -53,7 +53,7 @@ class Stream(Passage):
             if batch:
                 self.answer.note_event()
                 if len(batch) > 1 or batch[0].type:
-                    self.is_complete = self.is_complete or not TERMINALS.isdisjoint([unit.type for unit in batch])
+                    self.is_complete = self.is_complete or has_terminal(batch)
                 return batch
         raise StopAsyncIteration
 

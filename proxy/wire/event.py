@@ -7,8 +7,9 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-str
 """
 
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -39,7 +40,7 @@ class Event:
     (`data`).
     """
 
-    __slots__ = ("_data", "_payload", "_sse", "parsed_bytes", "type")
+    __slots__ = ("_data", "_payload", "_sse", "parsed_bytes", "received_bytes", "type")
 
     def __init__(
         self, type: str, sse: bytes | None = None, data: Mapping[str, Any] | None = None,  # noqa: A002
@@ -49,6 +50,8 @@ class Event:
         self._sse = sse
         self._data = data
         self._payload = payload
+        self.received_bytes = len(sse or payload or b"")
+        """How long the frame or message is; 0 for an event that was composed here and is not encoded yet."""
         self.parsed_bytes = 0  # what `count_parsed` has returned
 
     def count_parsed(self) -> int:
@@ -77,14 +80,9 @@ class Event:
         What a response object is parsed to takes many times as much memory as its frame. One that was composed stays as
         it is, and so does a long one, which would take long to parse.
         """
-        if not 0 < self.received_bytes < DENSE_BYTES:
+        if self._data is None or not 0 < self.received_bytes < DENSE_BYTES:
             return self
         return Event(self.type, self._sse, payload=self._payload)
-
-    @property
-    def received_bytes(self) -> int:
-        """How long the frame or message is; 0 for an event that was composed here and is not encoded yet."""
-        return len(self._sse or self._payload or b"")
 
     @property
     def json(self) -> bytes:
@@ -109,6 +107,7 @@ class Event:
             self._sse, self._payload = frame_of(self.type, self._payload), None  # a large one is kept once
         elif self._sse is None:
             self._sse = b"".join((b"event: ", self.type.encode(), b"\ndata: ", dumps(self._data, size_bytes), b"\n\n"))
+        self.received_bytes = len(self._sse)
         return self._sse
 
     def payloads(self) -> Iterator[bytes]:
@@ -185,6 +184,7 @@ class MessageRun(Run):
 
 Batch = Sequence[Event | Run]
 """What one read from the network brought, in order."""
+type_of: Callable[[Event | Run], str] = attrgetter("type")
 
 
 @dataclass(slots=True)  # not frozen, as Call
@@ -272,7 +272,7 @@ def data_of(unit: Event | Run) -> Iterator[Mapping[str, Any]]:
 
 def has_terminal(batch: Batch) -> bool:
     """Whether a stream ends with a batch."""
-    return any(unit.type in TERMINALS for unit in batch)
+    return not TERMINALS.isdisjoint(map(type_of, batch))
 
 
 def terminal_type(status: object) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from proxy.wire.errors import Unavailable
-from proxy.wire.event import TERMINALS, Batch, Event, MessageRun, Run, data_of, join_runs
+from proxy.wire.event import TERMINALS, Batch, Event, MessageRun, Run, data_of, join_runs, type_of
 from proxy.wire.items import JSON, in_order
 from proxy.wire.partial_item import PartialItem, index_of
 from proxy.wire.passage import Outlet
@@ -52,7 +52,8 @@ class Transcript:
         self._frame_limit: int | None = None
         self._clock: Callable[[], float] | None = None
         self._marks: list[tuple[float, int]] = []
-        self._numbered: Event | Run | None = None  # the last unit with a sequence number that is not in the log
+        # The last unit with a sequence number that is not in the log; of an event only the number, in an object.
+        self._numbered: Event | Run | JSON | None = None
         self._item_bytes = self._parsed_bytes = self._body_bytes = 0
         self._output: list[Any] | None = None  # what was composed in place of an empty output
 
@@ -75,7 +76,11 @@ class Transcript:
         self._loose_runs = 0
         for unit in batch:
             if isinstance(unit, Event):
-                self._see_event(unit)
+                if unit.type in ITEM_EVENTS:
+                    self._item_bytes += unit.received_bytes or len(unit.raw)
+                if unit.type in KEPT_EVENTS:
+                    self._parsed_bytes += unit.parsed_bytes or unit.count_parsed()
+                self._follow(unit)
             if self._open or self._frame_limit is not None:
                 self._append(unit)
             else:
@@ -87,20 +92,12 @@ class Transcript:
         if self._clock is not None and len(self._marks) < MAX_MARKS:
             self._marks.append((self._clock(), self._log_bytes))
 
-    def _see_event(self, event: Event) -> None:
-        data = event.data
-        if event.type in KEPT_EVENTS:
-            if event.type in ITEM_EVENTS:
-                self._item_bytes += len(event.raw)
-            self._parsed_bytes += event.parsed_bytes or event.count_parsed()
-        self._follow(event, data)
-
     def _note_number(self, unit: Event | Run) -> None:
         """Remember the last unit with a sequence number, of those that are not in the log; of an event only that."""
         if not isinstance(unit, Event):
             self._numbered = unit if _has_number(unit) else self._numbered
-        elif "sequence_number" in unit.data:
-            self._numbered = Event(unit.type, data={"sequence_number": unit.data["sequence_number"]})
+        elif "sequence_number" in (data := unit.data):
+            self._numbered = {"sequence_number": data["sequence_number"]}
 
     def _clear_log(self) -> None:
         self._numbered = self._last_numbered(JOINED_RUNS)  # not in all of it: a long stream may have no numbers
@@ -108,7 +105,7 @@ class Transcript:
         self._log_bytes = 0
         self._is_log_full = False
 
-    def _last_numbered(self, most_units: int = LOG_BYTES) -> Event | Run | None:
+    def _last_numbered(self, most_units: int = LOG_BYTES) -> Event | Run | JSON | None:
         """Return the last unit with a sequence number: units in the log are searched only when that is needed."""
         logged = () if self._is_log_full else self._log[: -most_units - 1 : -1]
         return next(filter(_has_number, logged), self._numbered)
@@ -160,7 +157,7 @@ class Transcript:
         """
         self._body_bytes = max(self._body_bytes, size_bytes)
         for event in [unit for unit in events if isinstance(unit, Event)]:
-            self._follow(event, event.data)
+            self._follow(event)
         self.is_started = True
 
     def see_whole(self, terminal: Event, size_bytes: int) -> None:
@@ -189,11 +186,11 @@ class Transcript:
     def size_of(self, batch: Batch) -> int:
         """Return how many bytes of a batch `see` would keep, at most."""
         keeps_frames = self._frame_limit is not None
-        keeps_all = keeps_frames or bool(self._open) or not ITEM_EVENTS.isdisjoint([unit.type for unit in batch])
+        keeps_all = keeps_frames or bool(self._open) or not ITEM_EVENTS.isdisjoint(map(type_of, batch))
         size = 0
         for unit in batch:
             if keeps_all:
-                size += len(unit.sse if keeps_frames else unit.raw)
+                size += len(unit.sse) if keeps_frames else unit.received_bytes or len(unit.raw)
             if unit.type in KEPT_EVENTS and isinstance(unit, Event):
                 size += unit.parsed_bytes or unit.count_parsed()
         return size
@@ -248,8 +245,9 @@ class Transcript:
     @property
     def next_number(self) -> int:
         """The sequence number that follows the last one seen; 0 if not every client could read that exactly."""
-        numbered = self._last_numbered()
-        numbers = [data.get("sequence_number") for data in data_of(numbered)] if numbered else []
+        numbered = self._last_numbered() or {}
+        events = [numbered] if isinstance(numbered, dict) else data_of(numbered)
+        numbers = [data.get("sequence_number") for data in events]
         return next((number + 1 for number in reversed(numbers) if type(number) is int and 0 <= number < MAX_EXACT), 0)
 
     def cut_open_items(self, status: str = "incomplete") -> list[tuple[int, JSON]]:
@@ -263,19 +261,21 @@ class Transcript:
                     partial[index].add(data)
         return [(index, item.ended(status)) for index, item in partial.items()]
 
-    def _follow(self, event: Event, data: Mapping[str, Any]) -> None:
-        if event.type == "response.output_item.added":
-            self._open[index_of(data)] = len(self._log), event.without_data()
-        elif event.type == "response.output_item.done":
+    def _follow(self, event: Event) -> None:
+        kind = event.type
+        if kind == "response.output_item.added":
+            self._open[index_of(event.data)] = len(self._log), event.without_data()
+        elif kind == "response.output_item.done":
+            data = event.data
             index, item = index_of(data), data.get("item") or {}
             self._open.pop(index, None)
             item_id = item.get("id") if isinstance(item, dict) else None
             self._items[index, item_id if isinstance(item_id, str) else None] = item
-        elif event.type == "response.created":
+        elif kind == "response.created":
             self.created = event.without_data()  # it is read only if the stream breaks off
-        elif event.type in TERMINALS:
+        elif kind in TERMINALS:
             self.terminal = event
-        elif event.type == "error":
+        elif kind == "error":
             self.error = event
 
     def _append(self, unit: Event | Run) -> None:

@@ -61,10 +61,10 @@ class Quote:
             return
         if record.input_tokens is not None or record.output_tokens is not None:
             used = (record.input_tokens, record.output_tokens, record.cached_tokens, record.cache_write_tokens)
-            record.cost_usd = float(self.rates.cost(*map(_count, used)))
+            record.cost_usd = self.rates.cost_usd(*map(_count, used))
         if record.saved_input_tokens is not None:
             saved = (record.saved_input_tokens, record.saved_output_tokens)
-            record.saved_usd = float(self.rates.cost(*map(_count, saved)))
+            record.saved_usd = self.rates.cost_usd(*map(_count, saved))
 
 
 def _count(value: object) -> int:

@@ -43,6 +43,15 @@ OWN = {"model": "m*", "input": 1.25, "output": 10, "cached_input": 0.125, "cache
 def test_amounts_are_exact(counts: tuple[int, ...], usd: str):
     """A step counts for the whole input, and parts of the input are never more than all of it."""
     assert RATES.cost(*counts) == Decimal(usd)
+    assert RATES.cost_usd(*counts) == float(usd)
+
+
+@pytest.mark.parametrize("price", ["0.1", "1e2", "0.000000000123", "3.3333333333333333"])
+def test_prices_of_any_precision_are_exact(price: str):
+    rates = Rates(TokenRate(Decimal(price)), TokenRate(Decimal("1.25"), ((5, Decimal("0.7")),)))
+
+    assert rates.cost(7, 0) == Decimal(price) * 7 / 1_000_000
+    assert rates.cost_usd(7, 3) == float((Decimal(price) * 7 + Decimal("2.1")) / 1_000_000)
 
 
 def test_without_a_price_of_its_own_cached_input_costs_as_any_other():

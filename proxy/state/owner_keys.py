@@ -30,7 +30,8 @@ def owner_key(kind: Kind, value: str) -> str:
 
 def private_owner_key(kind: Kind, value: str) -> str:
     """Return the key of an id in a store whose keys only this process sees: a hash would be most of what it takes."""
-    normal = normalize(value)
+    is_usual = value.isascii() and value.isprintable()  # as in `normalize`, without a call of it
+    normal = value.lower().strip() if is_usual else normalize(value)
     return f"headgate:owner:{kind}:{normal}" if len(normal) <= USUAL_ID_CHARS else owner_key(kind, value)
 
 

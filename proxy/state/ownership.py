@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count
 from typing import Any, TypeVar
 
 import structlog
@@ -66,6 +67,7 @@ class Ownership:
         self._key_of: OwnerKey = private_owner_key if store.has_private_keys else owner_key
         self._ttl_s = ttl_s
         self._allows_unknown = allows_unknown
+        self._chains, self._chain_numbers = os.urandom(16).hex(), count()
 
     async def check(self, call: Call, context: Context) -> Sequence[KeptReference]:
         """Return the ids in a call that are known to be the team's own.
@@ -120,7 +122,7 @@ class Ownership:
         try:
             if chain is None:
                 continues = named is not None or body.get("previous_response_id") is not None
-                chain = await self._chain(continued(body), context) if continues else _new_chain()
+                chain = await self._chain(continued(body), context) if continues else self._new_chain()
             if type(response_id) is str and len(response_id) <= MAX_ID_CHARS:  # as `is_id`, without a call of it
                 key, team = self._key_of("response", response_id), context.caller.team
                 keys = [key, *self._keys_along(call, response, context)] if is_stored else [key]
@@ -159,7 +161,7 @@ class Ownership:
     async def bind_id(self, kind: Kind, value: str, target: str, context: Context) -> None:
         """Bind an id that was created, or is used for the first time. A fault of the store is logged."""
         try:
-            owner = self._owner_of(context, target, context.chain or _new_chain())
+            owner = self._owner_of(context, target, context.chain or self._new_chain())
             await self._put(kind, value, owner)
         except StoreError as error:
             _log_failure(error, context)
@@ -216,12 +218,18 @@ class Ownership:
     async def _chain(self, references: Sequence[Reference], context: Context) -> str:
         """Return the chain of what a call continues by these ids, or a new one."""
         if not references:
-            return _new_chain()
+            return self._new_chain()
         owner, *_ = await self.owners(references[:1], context)
         if owner is not None and owner.team == context.caller.team:
             return owner.chain
         first = references[0]
         return digest_of("chain", context.caller.team, first.kind, normalize(first.id))  # the same for parallel calls
+
+    def _new_chain(self) -> str:
+        """Return the id of a new chain, which no process makes twice: to ask the system for each would cost as much
+        as all that is written.
+        """
+        return f"{self._chains}{next(self._chain_numbers):x}"
 
     @staticmethod
     def _owner_of(context: Context, target: str, chain: str) -> Owner:
@@ -255,10 +263,6 @@ class Ownership:
         if known is not None and keep_chain:
             owner = Owner(owner.team, owner.caller, owner.target, known.chain)
         await self._store.put(key, owner.encode(), ttl_s=self._ttl_s, group=owner.team)
-
-
-def _new_chain() -> str:
-    return os.urandom(16).hex()
 
 
 async def _let_others_run(portion: Sequence[Any]) -> None:

@@ -66,6 +66,7 @@ class ChildProcess:
         self._hang_timeout_s = hang_timeout_s
         self._watchdog = Watchdog(FIRST_MESSAGE_S)
         self._kill_reason = ""
+        self._deliver: Callable[[Sequence[DecodingStep]], None] = lambda _steps: None
         self._watching = asyncio.create_task(self._watch())
 
     @classmethod
@@ -111,17 +112,25 @@ class ChildProcess:
 
     async def receive(self, deliver: Callable[[Sequence[DecodingStep]], None]) -> None:
         """Deliver steps until the connection ends; the jobs that are left in `jobs` are lost. Call `wait` next."""
+        self._deliver = deliver
+        self._channel.forward_messages(self._forward_steps)
         try:
             while (message := await self._receive_message()) is not None:
-                match message:
-                    case ["steps", *content]:
-                        steps = decode_steps(content, self._spec.vocabulary_size)
-                        self._watchdog.record_steps(steps, self.jobs)
-                        deliver(self._check_steps(steps))
-                    case _:
-                        self._handle_common(message)
+                if not self._forward_steps(message):
+                    self._handle_common(message)
         except IpcError as error:
             self._kill(f"it sent {error}")
+
+    def _forward_steps(self, message: object) -> bool:
+        """Deliver a message of steps; return whether it is one. Raises IpcError for an invalid one."""
+        match message:
+            case ["steps", *content]:
+                self._watchdog.record_message()
+                steps = decode_steps(content, self._spec.vocabulary_size)
+                self._watchdog.record_steps(steps, self.jobs)
+                self._deliver(self._check_steps(steps))
+                return True
+        return False
 
     async def stop(self) -> None:
         """Ask the child to exit, and kill it if it does not."""

@@ -9,11 +9,12 @@ import socket
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
 
-from backends.local.decoding.job import DecodingStep
+from backends.local.decoding.job import DecodingStep, Token
 from backends.local.host.engine import model_failed
 from backends.local.host.ipc import Channel, IpcError, decode_job, encode_message, encode_shared_steps
 from backends.local.host.memory import shared_budget
@@ -157,6 +158,11 @@ class _WorkerConnection:
             if each is hosted:
                 self._channel.send(encode_message("state", handle, hosted.engine.is_running))
 
+    def _add_tokens(self, handle: int, job_id: int, tokens: Sequence[Token]) -> bool:
+        """Send tokens at once; return that the task of the job need not wake up for them."""
+        self._add_step(handle, DecodingStep(job_id, tokens))
+        return True
+
     def _add_step(self, handle: int, step: DecodingStep) -> None:
         """Send a step together with those of other jobs that come in the same turn of the loop."""
         if not self._steps:
@@ -205,6 +211,7 @@ class _WorkerConnection:
                     first, cached = cached is None, generation.cached_tokens
                     step = DecodingStep(job_id, tokens, cached_tokens=cached if first else None)
                     self._add_step(handle, step)
+                    generation.forward_tokens(partial(self._add_tokens, handle, job_id))
                 self._add_step(handle, DecodingStep(job_id, finish=generation.finish))
                 return
         except HeadgateError as found:

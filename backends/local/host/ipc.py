@@ -10,9 +10,10 @@ Neither side trusts the other: an invalid message ends the connection, which is 
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import orjson
 
@@ -24,53 +25,145 @@ HEADER_BYTES = 4
 MAX_BYTES = 33_554_432
 MAX_WAITING_BYTES = 4 * MAX_BYTES
 """How much may wait for the other side to read it: beyond that it is stuck."""
+MAX_UNRECEIVED_BYTES = 131_072
+"""From how many bytes of messages that nothing has received on no more are read."""
 FINISH_REASONS = (None, "stop", "length", "failed", "constraint_failed")
 # JSON has no infinity; this is what OpenAI sends for a token that cannot occur.
 MIN_LOGPROB = -9999.0
+
+
+TakeMessage = Callable[[Any], bool]
+"""Takes a message and returns True, or does nothing and returns False. Raises IpcError for an invalid one."""
 
 
 class IpcError(Exception):
     """A message is not one of this protocol."""
 
 
-class Channel:
+class Channel(asyncio.Protocol):
     """Both directions of one connection."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport
+        self._unread = bytearray()  # the beginning of a message
+        self._messages: deque[bytes] = deque()  # that nothing has received
+        self._waiting_bytes = 0  # of them
+        self._arrival: asyncio.Future[None] | None = None  # what `receive` waits for
+        self._take: TakeMessage | None = None
+        self._error: Exception | None = None  # that ends the connection
+        self._is_paused = False  # whether nothing is read
+        self._is_lost = False
+        self._writable = asyncio.Event()
 
     @classmethod
     async def open(cls, end: socket.socket) -> Self:
         """Return the channel over one end of a socket pair, which it closes."""
-        return cls(*await asyncio.open_unix_connection(sock=end))
+        _, channel = await asyncio.get_running_loop().create_unix_connection(cls, sock=end)
+        return channel
 
     def send(self, message: bytes) -> None:
         """Write a message. What waits ends the connection beyond a limit, so call `drain` before large messages."""
-        if self._writer.transport.get_write_buffer_size() > MAX_WAITING_BYTES:
+        transport = self._transport
+        if transport.get_write_buffer_size() > MAX_WAITING_BYTES:
             self.close()
-        if not self._writer.is_closing():  # the reader reports that the connection has ended
-            self._writer.write(len(message).to_bytes(HEADER_BYTES) + message)
+        if not transport.is_closing():  # `receive` reports that the connection has ended
+            transport.write(len(message).to_bytes(HEADER_BYTES) + message)
 
     async def drain(self) -> None:
         """Wait until the other side has read most of what was sent. Raises OSError when it is gone."""
-        await self._writer.drain()
+        await self._writable.wait()
+        if self._is_lost or self._transport.is_closing():
+            raise ConnectionResetError("the other side of the channel is gone")
 
     async def receive(self) -> Any | None:
-        """Return the next message, or None when the other side is gone. Raises IpcError."""
-        try:
-            size = int.from_bytes(await self._reader.readexactly(HEADER_BYTES))
-            if size > MAX_BYTES:
-                raise IpcError(f"a message of {size} bytes; the limit is {MAX_BYTES}")
-            return orjson.loads(await self._reader.readexactly(size))
-        except (asyncio.IncompleteReadError, OSError):
-            return None
-        except orjson.JSONDecodeError as error:
-            raise IpcError("a message that is not JSON") from error
+        """Return the next message, or None when the other side is gone. Raises IpcError, or what `take` raised."""
+        while not self._messages:
+            if self._error is not None:
+                raise self._error
+            if self._is_lost:
+                return None
+            self._arrival = asyncio.get_running_loop().create_future()
+            await self._arrival
+        message = self._messages.popleft()
+        self._waiting_bytes -= len(message)
+        if self._is_paused and not self._messages and not self._transport.is_closing():
+            self._is_paused = False
+            self._transport.resume_reading()
+        return _decode(message)
+
+    def forward_messages(self, take: TakeMessage) -> None:
+        """Give each message to `take` as it arrives, unless others wait, so that no task wakes up for it.
+
+        Those that it does not take are received.
+        """
+        self._take = take
 
     def close(self) -> None:
-        """Close the connection at once; buffered messages are lost."""
-        self._writer.transport.abort()
+        """Close the connection at once; messages that were not sent are lost."""
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        unread = self._unread
+        unread += data
+        while self._error is None and len(unread) >= HEADER_BYTES:
+            size = int.from_bytes(unread[:HEADER_BYTES])
+            if size > MAX_BYTES:
+                self._fail(IpcError(f"a message of {size} bytes; the limit is {MAX_BYTES}"))
+            end = HEADER_BYTES + size
+            if len(unread) < end:
+                break
+            message = bytes(unread[HEADER_BYTES:end])
+            del unread[:end]
+            self._accept(message)
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_lost = True
+        self._writable.set()
+        self._wake()
+
+    def _accept(self, message: bytes) -> None:
+        """Forward a message, or let it wait until it is received."""
+        if self._take is not None and not self._messages:
+            try:
+                if self._take(_decode(message)):
+                    return
+            except Exception as error:  # noqa: BLE001  it is raised where messages are received
+                self._fail(error)
+                return
+        self._messages.append(message)
+        self._waiting_bytes += len(message)
+        if self._waiting_bytes > MAX_UNRECEIVED_BYTES and not (self._is_paused or self._transport.is_closing()):
+            self._is_paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def _fail(self, error: Exception) -> None:
+        """Close the connection; `receive` raises the error after the messages before it."""
+        self._error = error
+        self.close()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+
+
+def _decode(message: bytes) -> Any:
+    """Return a message. Raises IpcError."""
+    try:
+        return orjson.loads(message)
+    except orjson.JSONDecodeError as error:
+        raise IpcError("a message that is not JSON") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,10 +30,11 @@ class EngineLink:
         self.engines: dict[int, RemoteEngine] = {}
         self.opening: dict[int, asyncio.Future[OpenedEngine]] = {}
         self._reading = asyncio.create_task(self._read())
+        channel.forward_messages(self._handle)
 
     async def _read(self) -> None:
         try:
-            while (message := await self.channel.receive()) is not None:
+            while (message := await self.channel.receive()) is not None:  # what came before messages were forwarded
                 self._handle(message)
         except IpcError as error:
             log.error("engine.link_lost", reason=short_message(error))  # noqa: TRY400  the place says nothing
@@ -43,8 +44,8 @@ class EngineLink:
         for opening in self.opening.values():
             opening.cancel()
 
-    def _handle(self, message: Any) -> None:
-        """Pass a message on to the engine that it is for. Raises IpcError."""
+    def _handle(self, message: Any) -> bool:
+        """Pass a message on to the engine that it is for, and return True. Raises IpcError."""
         match message:
             case ["opened", handle, dict(content)] if handle in self.opening:
                 if (opening := self.opening.pop(handle)).done():  # it was cancelled meanwhile
@@ -59,6 +60,7 @@ class EngineLink:
                     engine.handle(kind, content)
             case _:
                 raise IpcError("a message of an unknown kind")
+        return True
 
 
 class RemoteEngine:

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import socket
+from contextlib import suppress
 
 import orjson
 import pytest
@@ -44,7 +45,7 @@ async def test_a_side_that_does_not_read_loses_its_connection(ends):
         channel.send(message)
 
     assert await channel.receive() is None
-    assert channel._writer.transport.get_write_buffer_size() == 0
+    assert channel._transport.get_write_buffer_size() == 0
 
 
 def frame(body):
@@ -102,6 +103,61 @@ async def test_noise_is_an_error(ends, noise):
 
     with pytest.raises(IpcError):
         await channel.receive()
+
+
+async def test_messages_are_forwarded_as_they_arrive(ends):
+    """After those that came before. What is not taken is received, and nothing overtakes it."""
+    channel, theirs = ends
+    taken = []
+
+    def take(message):
+        if message[0] == "steps":
+            taken.append(message[1])
+        return message[0] == "steps"
+
+    theirs.send(frame(b'["steps",1]'))
+    await asyncio.sleep(0.01)
+    channel.forward_messages(take)
+    theirs.send(frame(b'["steps",2]'))
+    await asyncio.sleep(0.01)
+    received = [await channel.receive(), await channel.receive()]
+    theirs.send(frame(b'["steps",3]') + frame(b'["pong",7]') + frame(b'["steps",4]'))
+    received += [await channel.receive(), await channel.receive()]
+
+    assert (received, taken) == ([["steps", 1], ["steps", 2], ["pong", 7], ["steps", 4]], [3])
+
+
+@pytest.mark.parametrize("noise", [b"{not json", b'["steps"]'])
+async def test_receiving_raises_what_forwarding_raised(ends, noise):
+    """The connection is closed; what waited before is received first."""
+    channel, theirs = ends
+    theirs.send(frame(b'["pong",7]'))
+    await asyncio.sleep(0.01)
+    first = await channel.receive()
+    channel.forward_messages(lambda message: message[1] == 0)
+    theirs.send(frame(noise))
+
+    assert first == ["pong", 7]
+    with pytest.raises((IpcError, IndexError)):
+        await channel.receive()
+    assert await asyncio.get_running_loop().sock_recv(theirs, 1) == b""
+
+
+async def test_no_more_is_read_than_is_received(ends):
+    """A side that sends without end waits, until its messages are received."""
+    channel, theirs = ends
+    message, sent = frame(b'["' + b"x" * 9_000 + b'"]'), 0
+    with suppress(BlockingIOError):
+        while sent < 4_000_000:
+            for _ in range(2):
+                await asyncio.sleep(0)
+            sent += theirs.send(message)
+    received = [await channel.receive() for _ in range(sent // len(message))]
+    await asyncio.sleep(0.01)
+
+    assert sent < 2_000_000
+    assert {len(each[0]) for each in received} == {9_000}
+    assert theirs.send(message) > 0
 
 
 async def test_drain_waits_for_the_reader(ends):

@@ -48,7 +48,7 @@ async def reply_of(answer: UpstreamAnswer, context: Context, limits: AnswerLimit
     start = answer.take() if decoder.is_plain else b""
     if len(start) < SHORTEST_START:
         start = await _read_more(start, answer, decoder)
-    if not _JSON_START.match(start) if is_called_stream else _FIELD_START.match(start):
+    if not start.startswith(b"{") and _is_stream(start, is_called_stream=is_called_stream):
         answer.count_events()
         return Reply(200, headers, batches=Stream(answer, context, limits, decoder, start))
     try:
@@ -70,6 +70,11 @@ async def reply_of(answer: UpstreamAnswer, context: Context, limits: AnswerLimit
     if refused is None and has_id and not is_whole:
         raise _not_a_response(answer, limits, has_id=has_id)
     return response_reply(response, headers, body) if refused is None else refused
+
+
+def _is_stream(start: bytes, *, is_called_stream: bool) -> bool:
+    """Whether a body is a stream of events, as its beginning says: some servers give it another type."""
+    return (_JSON_START.match(start) is None) if is_called_stream else (_FIELD_START.match(start) is not None)
 
 
 def _count(values: int, parsed_bytes: int, context: Context) -> None:

@@ -1,6 +1,5 @@
 """One attempt: a target is sent a call, and its reply is open until the attempt ends."""
 
-import asyncio
 import time
 from contextlib import AbstractAsyncContextManager
 
@@ -9,7 +8,7 @@ import structlog
 from backends import unsupported
 from proxy.context import Context
 from proxy.lane import LANE_CALL
-from proxy.routing.deadline import deadline_exceeded
+from proxy.routing.deadline import in_time
 from proxy.routing.outcome import AttemptOutcome, begin
 from proxy.routing.places import Places
 from proxy.routing.routes import Route
@@ -58,7 +57,7 @@ class Attempt:
 
     async def open(self) -> AttemptOutcome:
         """Send the call and wait for the first event, until the deadline. What it raises has been closed."""
-        target, call, context = self.target, self.call, self._context
+        target, call, context, deadline = self.target, self.call, self._context, self._context.deadline
         self.note_target()
         model_call = self._model_call = context.trace.model_call(context.record, call.operation, target.address)
         if target.places is not None and (refusal := await self._take_place(target.places)) is not None:
@@ -66,11 +65,18 @@ class Attempt:
         self.has_started = True
         if context.usage is not None:
             context.usage.begin(context.record, call.size_bytes)
-        model_call.begin()
+        if model_call.request is not None:
+            model_call.begin()
         started = target.start()
         try:
-            sent = require_stream(call, context, target.enforces)
-            outcome = await (self._begin(sent) if context.deadline is None else self._begin_in_time(sent))
+            opening = self._answering(require_stream(call, context, target.enforces))
+            entering = opening.__aenter__()
+            reply = await (entering if deadline is None else in_time(deadline, entering))
+            self._opening, first_error = opening, None
+            if reply.batches is not None:
+                beginning = begin(reply)
+                reply, first_error = await (beginning if deadline is None else in_time(deadline, beginning))
+            outcome = AttemptOutcome(call, reply, first_error=first_error)
         except BackendError as error:
             outcome = self._failed(error)
         except BaseException as error:
@@ -103,10 +109,9 @@ class Attempt:
             if self._opening is not None:
                 await self._opening.__aexit__(kind, error, traceback)
         finally:
-            if isinstance(error, BackendError) and error is not self._failure:
-                context.is_sent = error.sent
-                log_failure(target.backend.name, error, context)
-            code = None if self._failure is not None else _code_of_break(error, context)
+            code = None
+            if error is not None or context.record.code is not None:
+                code = self._code_of_break(error)
             if code is not None:
                 target.note_break(code)
                 self._model_call.error = self._model_call.error or code
@@ -131,25 +136,18 @@ class Attempt:
                 self._context.record.queue_s = waited_s
         return None
 
-    async def _begin(self, call: Call) -> AttemptOutcome:
-        """Send the call and wait for the first event. Raises BackendError."""
-        opening = self._answering(call)
-        reply = await opening.__aenter__()
-        self._opening = opening
-        if reply.batches is None:
-            return AttemptOutcome(call, reply)
-        reply, first_error = await begin(reply)
-        return AttemptOutcome(call, reply, first_error=first_error)
+    def _code_of_break(self, error: BaseException | None) -> str | None:
+        """Return the code of the fault that broke a reply off: raised, or in the events with which its stream ended.
 
-    async def _begin_in_time(self, call: Call) -> AttemptOutcome:
-        """Do so until the deadline. Raises BackendError."""
-        try:
-            async with asyncio.timeout_at(self._context.deadline) as timeout:
-                return await self._begin(call)
-        except TimeoutError as error:
-            if not timeout.expired():
-                raise
-            raise deadline_exceeded() from error
+        An error is logged, unless the attempt has failed with it.
+        """
+        context, code = self._context, self._context.record.code
+        if isinstance(error, BackendError):
+            code = error.code
+            if error is not self._failure:
+                context.is_sent = error.sent
+                log_failure(self.target.backend.name, error, context)
+        return code if code in BREAKS and self._failure is None else None
 
     def _failed(self, error: BackendError) -> AttemptOutcome:
         """Return the outcome of an attempt that came to an error."""
@@ -167,12 +165,6 @@ class Attempt:
         if place is not None and not (place.generates or target.backend.speaks_websocket):
             return warm_up_reply(call, self.route, context)
         return target.respond(call, context)
-
-
-def _code_of_break(error: BaseException | None, context: Context) -> str | None:
-    """Return the code of the fault that broke a reply off: raised, or in the events with which its stream ended."""
-    code = error.code if isinstance(error, BackendError) else context.record.code
-    return code if code in BREAKS else None
 
 
 def log_failure(backend: str, error: BackendError, context: Context) -> None:

@@ -111,6 +111,10 @@ class AttemptedReply:
             except BaseException:
                 self._note_given_up(attempt)
                 raise
+            if outcome.is_success and outcome.reply is not None:
+                self._attempt = attempt
+                self._note_success(attempt, made)
+                return outcome.reply
             try:
                 following = self._following(attempt, outcome, made)
                 if following is None:
@@ -144,16 +148,40 @@ class AttemptedReply:
     def _following(self, attempt: Attempt | HedgedAttempt, outcome: AttemptOutcome, made: int) -> Choice | None:
         """Return the choice after an outcome; None if that is the reply, or the error."""
         context = self._context
-        if outcome.is_success or outcome.may_have_run:
+        if outcome.may_have_run:
             context.runs += 1
             self._may_have_run = True
-        following = None if outcome.is_success else self._plan_from(attempt.target).after(attempt.target, outcome)
+        following = self._plan_from(attempt.target).after(attempt.target, outcome)
         if following is None:
             context.is_sent = self._may_have_run
-            _note_answer(attempt, outcome, self._route, made, context)
+            reply = outcome.reply
+            if reply is not None and reply.status == 200 and (outcome.first_error is None or not outcome.is_refused):
+                context.is_answered, context.target = True, attempt.target.name
+            else:
+                context.is_answered, context.target = False, None
+            if reply is not None:
+                context.record.upstream_code = outcome.upstream_code
+            self._note_way(attempt, made)
         else:
             _log_retry(attempt.target, outcome, following, context)
         return following
+
+    def _note_success(self, attempt: Attempt | HedgedAttempt, made: int) -> None:
+        """Note which target has begun to answer, and after how many attempts."""
+        context = self._context
+        context.runs += 1
+        context.is_answered, context.is_sent, context.target = True, True, attempt.target.name
+        if made > 1 or attempt.route is not self._route:  # almost never
+            self._note_way(attempt, made)
+
+    def _note_way(self, attempt: Attempt | HedgedAttempt, made: int) -> None:
+        """Note the attempts that were made, and the route that the answer came by."""
+        context = self._context
+        if made > 1:
+            context.record.attempts = made
+        if attempt.route is not self._route:
+            context.set(FALLBACK, attempt.route.name)
+            context.add_header("x-headgate-route", attempt.route.name)
 
     def _note_given_up(self, attempt: Attempt | HedgedAttempt) -> None:
         """Note that the call ends while an attempt is made: it was sent, or waited for a place."""
@@ -163,27 +191,13 @@ class AttemptedReply:
             self._context.is_sent = self._may_have_run
 
 
-def _note_answer(
-    attempt: Attempt | HedgedAttempt, outcome: AttemptOutcome, route: Route, made: int, context: Context
-) -> None:  # fmt: skip
-    """Note which target has answered, and after how many attempts."""
-    reply = outcome.reply
-    begins = outcome.is_success or (reply is not None and reply.status == 200)
-    context.is_answered = begins and (outcome.first_error is None or not outcome.is_refused)
-    context.target = attempt.target.name if context.is_answered else None
-    if reply is not None and not outcome.is_success:
-        context.record.upstream_code = outcome.upstream_code
-    if made > 1:
-        context.record.attempts = made
-    if attempt.route is not route:
-        context.set(FALLBACK, attempt.route.name)
-        context.add_header("x-headgate-route", attempt.route.name)
-
-
 def _settled(outcome: AttemptOutcome, made: int) -> Reply:
-    """Return the reply of the last attempt, or raise its error, saying truthfully whether another one may help."""
+    """Return the reply of the last attempt, which failed, or raise its error.
+
+    It says truthfully whether another attempt may help.
+    """
     reply = outcome.reply if outcome.first_error is None else outcome.refusal() or outcome.reply
-    if reply is not None and (made == 1 or outcome.is_success):
+    if reply is not None and made == 1:
         return reply
     advice = {} if made == 1 else {"x-should-retry": "true" if outcome.next is Next.ANY_TARGET else "false"}
     if reply is None:

@@ -181,14 +181,14 @@ async def begin(reply: Reply) -> tuple[Reply, str | None]:
             break
     else:
         raise stream_cut()
-    begun = _Begun(first, batches)
     error = None if first[0].type in OPENERS else _refusal_in(first)  # almost all begin with one of those
     if error is not None and error.status == HTTPStatus.UNAUTHORIZED:
         raise key_refused()
     if error is not None:
-        refusing = Reply(reply.status, reply.headers, batches=_Refusing(first, batches, error))
-        return refusing, error.code or error.type or "upstream_error"
-    return Reply(reply.status, reply.headers, batches=begun, response=reply.response), _first_error(first)
+        reply.batches = _Refusing(first, batches, error)
+        return reply, error.code or error.type or "upstream_error"
+    reply.batches = _Begun(first, batches)
+    return reply, _first_error(first)
 
 
 class _Begun(Passage):

@@ -125,22 +125,23 @@ class Target:
     def note(self, outcome: AttemptOutcome, started: float) -> None:
         """Note what a call came to that was sent at a time."""
         self.noted_at = now = time.monotonic()
-        reply, is_success = outcome.reply, outcome.is_success
-        if is_success:
+        reply = outcome.reply
+        if reply is not None and reply.headers and (wait_s := _limit_s(reply, outcome)):
+            self.limited_until = now + min(wait_s, LONGEST_LIMIT_S)
+        if outcome.is_success:
             self._successes += 1
         else:
             self.failures[outcome.status, None if outcome.error is None else outcome.error.code] += 1
-        if reply is not None and reply.headers and (wait_s := _limit_s(reply, outcome)):
-            self.limited_until = now + min(wait_s, LONGEST_LIMIT_S)
-        if not is_success and outcome.is_fault:
-            self._fail(outcome.code or f"status_{outcome.status}", now)
-        elif reply is not None and reply.status == 403:
-            self._note_forbidden()
-        else:
-            self.fault = None
-            slow_s = self._slow_s
-            if self.breaker.begin(now, is_slow=slow_s is not None and now - started > slow_s):
-                self._eject("slow", now)
+            if outcome.is_fault:
+                self._fail(outcome.code or f"status_{outcome.status}", now)
+                return
+            if reply is not None and reply.status == 403:
+                self._note_forbidden()
+                return
+        self.fault = None
+        slow_s = self._slow_s
+        if self.breaker.begin(now, is_slow=slow_s is not None and now - started > slow_s):
+            self._eject("slow", now)
 
     def note_break(self, code: str | None) -> None:
         """Note that an answer broke off that had begun well."""

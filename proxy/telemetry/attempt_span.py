@@ -27,26 +27,14 @@ class ModelCall:
     What runs in this process has no span of its own. Source: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
     """
 
-    __slots__ = (
-        "_address",
-        "_method",
-        "_record",
-        "_resends",
-        "_target",
-        "_trace",
-        "error",
-        "span",
-        "started",
-        "status",
-    )
+    __slots__ = ("_record", "_target", "_trace", "error", "request", "span", "started", "status")
 
-    def __init__(self, trace: "Trace", record: RequestRecord, method: str, address: str | None, resends: int) -> None:
+    def __init__(self, trace: "Trace", record: RequestRecord) -> None:
         self._trace = trace
         self._record = record
-        self._method = method
-        self._address = address
-        self._resends = resends
         self._target = record.backend
+        self.request: tuple[str, str, int] | None = None
+        """The method and the URL of the request that is its span, and how many were sent before; None without one."""
         self.started = time.perf_counter()
         self.span: RecordedSpan | None = None
         self.status: int | None = None
@@ -56,15 +44,16 @@ class ModelCall:
 
     def begin(self) -> None:
         """Start the span: now the backend is sent the request."""
-        if not self._trace.is_recording or self._address is None:
+        if self.request is None:
             return
-        self.span = self._trace.start_child(request_name(self._method), SpanKind.CLIENT)
+        method, url, resends = self.request
+        self.span = self._trace.start_child(request_name(method), SpanKind.CLIENT)
         if self.span is not None:
             self.span.set_attribute("headgate.target", self._record.backend or "")
-            self.span.set_attributes(method_attributes(self._method))
-            self.span.set_attributes(server_attributes(self._address))
-            if self._resends:
-                self.span.set_attribute("http.request.resend_count", self._resends)
+            self.span.set_attributes(method_attributes(method))
+            self.span.set_attributes(server_attributes(url))
+            if resends:
+                self.span.set_attribute("http.request.resend_count", resends)
 
     def __enter__(self) -> Self:
         self.begin()
@@ -77,8 +66,9 @@ class ModelCall:
 
     def end(self, error: BaseException | None) -> None:
         """End the attempt, with the error that it came to."""
-        self._trace.end_wait()
         ended, trace = time.perf_counter(), self._trace
+        if trace.waiting is not None:
+            trace.end_wait()
         inference_s = ended - (trace.inference_began or self.started)
         self._record.inference_s = int(inference_s * 1e4 + 0.5) / 1e4  # `round` takes three times as long
         if trace.history is not None:

@@ -42,24 +42,20 @@ class Trace:
     """The spans and durations of one request. Without a tracer it only measures durations."""
 
     __slots__ = (
-        "_call", "_has_worked", "_incoming", "_model_call", "_operation", "_resends", "_route", "_step",
-        "_step_began", "_step_error", "_tracer", "durations", "history", "inference_began", "is_recording", "settings",
-        "span", "started",
+        "_call", "_has_worked", "_incoming", "_operation", "_resends", "_route", "_step", "_step_began", "_step_error",
+        "_tracer", "durations", "history", "inference_began", "is_recording", "settings", "span", "started", "waiting",
     )  # fmt: skip
 
     def __init__(
-        self,
-        tracer: Tracer | None = None,
-        headers: Mapping[str, str] | None = None,
-        linked: RecordedSpan | Span | None = None,
-        settings: TraceTable = DEFAULTS,
-    ) -> None:
+        self, tracer: Tracer | None = None, headers: Mapping[str, str] | None = None,
+        linked: RecordedSpan | Span | None = None, settings: TraceTable = DEFAULTS,
+    ) -> None:  # fmt: skip
         """`headers` are those of the request, `linked` is the span of the connection that it came on."""
         self.durations: list[tuple[str, float]] = []  # in seconds, in the order in which the steps ended
         self.span: RecordedSpan | Span | None = None  # one of the SDK is not recorded
         self.is_recording = False
         self._tracer = tracer
-        self._model_call: ModelCall | None = None
+        self.waiting: ModelCall | None = None  # the attempt whose reply has not begun
         self.inference_began: float | None = None  # when the first backend was called
         self._step: str | None = None
         self._step_began = 0.0
@@ -144,22 +140,26 @@ class Trace:
     ) -> ModelCall:
         """Measure one attempt at a backend, from opening it to the end of its reply.
 
-        `address` is that of the backend's API; None: it runs on this machine. `relays` is a path that is relayed, with
-        the method of the request.
+        `address` is that of the backend's API; None: it runs on this machine. `relays` is a path that is relayed.
         """
-        self.end_step()
+        if self._step is not None:
+            self.end_step()
         self._resends += 1
-        if self._call is None and self.is_recording and relays is None:
+        call = self.waiting = ModelCall(self, record)
+        if self.inference_began is None:
+            self.inference_began = call.started
+        if not self.is_recording:
+            return call
+        if self._call is None and relays is None:
             kind = SpanKind.INTERNAL if address is None else SpanKind.CLIENT
             self._call, self._operation = self.start_child("chat", kind), OPERATIONS.get(operation, operation)
         if self._call is not None and address is not None:
             self._call.set_attributes({k: v for k, v in server_attributes(address).items() if k != "url.full"})
-        method, url = "POST" if relays is None else record.method or "", None
-        if address is not None and self.is_recording:
-            url = f"{address}/{relays}" if relays else f"{address}{PATHS.get(operation, '')}"
-        self._model_call = ModelCall(self, record, method, url, self._resends)
-        self.inference_began = self.inference_began or self._model_call.started
-        return self._model_call
+        if address is not None:
+            path = f"/{relays}" if relays else PATHS.get(operation, "")
+            method = "POST" if relays is None else record.method or ""
+            call.request = method, f"{address}{path}", self._resends
+        return call
 
     def end_call(self, record: RequestRecord) -> None:
         """End the span of the call of the model, whose record is complete, if there is one."""
@@ -177,9 +177,9 @@ class Trace:
 
     def end_wait(self) -> None:
         """Note the first event of a reply: `Server-Timing` says how long the backend took to begin."""
-        if self._model_call is not None:
-            self.durations.append(("backend", time.perf_counter() - self._model_call.started))
-            self._model_call = None
+        if self.waiting is not None:
+            self.durations.append(("backend", time.perf_counter() - self.waiting.started))
+            self.waiting = None
 
     def event(self, name: str, attributes: Mapping[str, str | None]) -> None:
         """Add an event to the request's span, if the span is recorded."""
@@ -196,9 +196,9 @@ class Trace:
         if self._call is not None:
             self._call.add_event("headgate.first_event")
         now = time.perf_counter()
-        if self._model_call is not None:  # as `end_wait`, without a call of it
-            self.durations.append(("backend", now - self._model_call.started))
-            self._model_call = None
+        if self.waiting is not None:  # as `end_wait`, without a call of it
+            self.durations.append(("backend", now - self.waiting.started))
+            self.waiting = None
         return now - self.started
 
     def link(self, other: "Trace") -> None:
@@ -218,7 +218,7 @@ class Trace:
 
     def propagation_headers(self) -> dict[str, str]:
         """Return the W3C context for an upstream: this trace's, or the caller's where nothing is recorded here."""
-        attempt = self._model_call.span if self._model_call is not None else None
+        attempt = self.waiting.span if self.waiting is not None else None
         span = attempt or self._call or self.span
         if span is None or not (self._incoming or span.is_recording()):
             return self._incoming

@@ -33,8 +33,8 @@ class Repeatable:
         return self.check(call, context)
 
 
-EventCheck = Callable[[Event], Awaitable[Event]]
-"""Applied to every followed event before it is passed on: returns it, changed or not, or raises Stop."""
+EventCheck = Callable[[Event], Event | Awaitable[Event]]
+"""Applied to followed events before they are passed on: returns each, changed or not, or raises Stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,8 @@ class ReplyCheck:
     check: EventCheck
     needs_stream: bool = False
     """Whether it must see the reply while it is generated, even if the caller wants one body."""
+    types: frozenset[str] | None = None
+    """The types of the events that it is applied to, of those that are followed; None: to all of them."""
 
 
 ReplyCheckFactory = Callable[[Call, Context], ReplyCheck | None]

@@ -27,7 +27,7 @@ from policies import (
 )
 from policies.support.integers import checked_integer
 from policies.support.reservation import Reservation, counter_key
-from policies.support.tally import Tally
+from policies.support.tally import COUNTED_TYPES, Tally
 from policies.support.tools import kind_of_call, may_have_hidden_tools, offers_server_tools
 from proxy.context import Context, Slot
 from proxy.stores import Store, StoreError
@@ -39,6 +39,7 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 FIELD = "max_tool_calls"
+BUDGETED_TYPES = COUNTED_TYPES | {"response.created"}  # a chain has to be bound by then
 RUNNING = ("queued", "in_progress")  # the status of a background response when its creation is answered
 
 
@@ -142,8 +143,9 @@ class MaxToolCalls(Policy):
                 return None
             tally, budget = Tally(is_counted), context.get(slot)
             if budget is None:
-                return ReplyCheck(_limit_check(tally, limit_of(body)), needs_stream=offers)
-            return ReplyCheck(_budget_check(tally, budget, state.chains, call, context), needs_stream=offers)
+                return ReplyCheck(_limit_check(tally, limit_of(body)), offers, COUNTED_TYPES)
+            check = _budget_check(tally, budget, state.chains, call, context)
+            return ReplyCheck(check, offers, BUDGETED_TYPES)
 
         return factory
 
@@ -187,7 +189,7 @@ async def _settle(budget: ChainBudget, context: Context) -> None:
 
 
 def _limit_check(tally: Tally, limit: int) -> EventCheck:
-    async def check(event: Event) -> Event:
+    def check(event: Event) -> Event:
         if tally.count(event) > limit:
             raise _exceeded(limit)
         return event

@@ -11,6 +11,7 @@ from policies import Policy, PolicyState, ReplyCheck
 from proxy.context import Caller, Context
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.event import Event
 from proxy.wire.transcript import Transcript
 
 # Examples have no deadline, because a slow machine must not fail a property.
@@ -94,3 +95,11 @@ def reply_check_of(
     """Return a policy's check of the reply to a call, or None if it has none."""
     factory = policy.reply_check(state or PolicyState())
     return None if factory is None else factory(call, context or make_context())
+
+
+async def apply_check(check: ReplyCheck, event: Event) -> Event:
+    """Return an event as the check of a reply returns it, which is not applied to events of other types than its own."""
+    if check.types is not None and event.type not in check.types:
+        return event
+    checked = check.check(event)
+    return checked if isinstance(checked, Event) else await checked

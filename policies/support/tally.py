@@ -11,6 +11,8 @@ from policies.support.tools import plain_type
 from proxy.wire.event import TERMINALS, Event
 
 ItemKey = tuple[str, int]
+COUNTED_TYPES = TERMINALS | {"response.output_item.added", "response.output_item.done"}
+"""The types of the events in which there may be items: others change no count."""
 
 
 class Tally:

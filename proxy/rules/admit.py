@@ -26,6 +26,7 @@ class ActiveCheck:
     check: EventCheck
     is_enforced: bool
     needs_stream: bool
+    types: frozenset[str] | None
 
 
 Step = tuple[Rule, RequestCheck, Repeatable | None, ReplyCheckFactory | None, frozenset[str]]
@@ -210,7 +211,7 @@ def _reply_checks(
         if enforced and holds:
             context.held_fields |= holds
         if found is not None:
-            checks.append(ActiveCheck(rule, found.check, enforced, found.needs_stream))
+            checks.append(ActiveCheck(rule, found.check, enforced, found.needs_stream, found.types))
     if checks:
         context.set(REPLY_CHECKS, checks)
     return checks

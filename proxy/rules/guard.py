@@ -149,24 +149,30 @@ class Guard:
         for unit in batch:
             checked = unit
             for active in tuple(checks) if isinstance(unit, Event) else ():
+                if active.types is not None and checked.type not in active.types:
+                    continue
                 try:
-                    result = await active.check(checked)  # type: ignore[arg-type]  # an event stays an event
+                    result = active.check(checked)  # type: ignore[arg-type]  # an event stays an event
+                    if not isinstance(result, Event):
+                        result = await result  # few checks wait
                     checked = result if active.is_enforced else checked
                 except Unavailable:
                     if active.is_enforced:
                         raise
                 except Stop as stop:
-                    outcome = "stopped" if active.is_enforced else "reported"
-                    self._decisions.report(active.rule, call, context, f"{active.rule.name}.{stop.reason}", outcome)
+                    self._report(active, stop, call, context)
                     if active.is_enforced:
                         return passed, active.rule.name
                     checks.remove(active)  # reported once: what follows would not have been sent
-            if checked is not unit:
-                context.transcript.is_changed = True
+            context.transcript.is_changed |= checked is not unit
             passed.append(checked)
             if checked.type in TERMINALS:
                 break
         return passed, None
+
+    def _report(self, active: ActiveCheck, stop: Stop, call: Call, context: Context) -> None:
+        outcome = "stopped" if active.is_enforced else "reported"
+        self._decisions.report(active.rule, call, context, f"{active.rule.name}.{stop.reason}", outcome)
 
 
 def _with_fields(response: Mapping[str, Any], context: Context) -> Mapping[str, Any] | None:

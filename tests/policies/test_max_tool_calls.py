@@ -29,7 +29,17 @@ from proxy.wire.compose import Composer, response_object, usage
 from proxy.wire.errors import PolicyViolation, Unavailable
 from proxy.wire.event import Event, Stop
 from tests.conftest import StartGateway, tables_for
-from tests.examples import ANNA, JSON, NO_DEADLINE, apply_policy, draw_examples, make_call, make_context, reply_check_of
+from tests.examples import (
+    ANNA,
+    JSON,
+    NO_DEADLINE,
+    apply_check,
+    apply_policy,
+    draw_examples,
+    make_call,
+    make_context,
+    reply_check_of,
+)
 from tests.raw import events, until
 from tests.redis_server import RedisServer
 from tests.stores.one_by_one import OneByOneStore
@@ -69,7 +79,7 @@ async def pass_count(check: ReplyCheck | None, *events: Event) -> int:
     """Return how many of these events pass before the first that stops the reply."""
     for number, event in enumerate(events if check else ()):
         try:
-            await check.check(event)
+            await apply_check(check, event)
         except Stop:
             return number
     return len(events)
@@ -194,9 +204,9 @@ async def test_the_stop_names_the_limit():
     assert check is not None
     first = added(0, **SEARCH)
 
-    assert await check.check(first) is first
+    assert await apply_check(check, first) is first
     with pytest.raises(Stop) as caught:
-        await check.check(added(1, **SEARCH))
+        await apply_check(check, added(1, **SEARCH))
     assert (caught.value.reason, caught.value.message) == ("exceeded", "The response may make 1 tool calls.")
 
 
@@ -329,7 +339,7 @@ class Chain:
         context.record.backend = context.target = "b"
         context.is_answered = True
         await self.ownership.bind(call, context, {"id": response_id})
-        await check.check(lifecycle("created", response_id))
+        await apply_check(check, lifecycle("created", response_id))
         return check
 
     async def turn(self, response_id: Any, calls: int, **fields: Any) -> tuple[Any, int]:
@@ -338,7 +348,7 @@ class Chain:
         check = await self.begin(call, context, response_id)
         passed = await pass_count(check, *(added(index, **SEARCH) for index in range(calls)))
         if passed == calls:
-            await check.check(lifecycle("completed", response_id))
+            await apply_check(check, lifecycle("completed", response_id))
         await context.cleanup.aclose()
         return call.body.get("max_tool_calls", call.body.get("tool_choice")), passed
 
@@ -412,9 +422,9 @@ async def finish(chain: Chain, call: Call, context: Context, outcome: str) -> No
     if outcome in ("it broke off before its first event", "it broke off in the middle", "it was complete"):
         check = await chain.begin(call, context, "resp_1")
         if outcome != "it broke off before its first event":
-            await check.check(added(0, **SEARCH))
+            await apply_check(check, added(0, **SEARCH))
         if outcome == "it was complete":
-            await check.check(lifecycle("completed", "resp_1"))
+            await apply_check(check, lifecycle("completed", "resp_1"))
     if outcome == "it came from the cache":
         check = reply_check_of(chain.policy, call, context, chain.state)
         assert await pass_count(check, added(0, **SEARCH), lifecycle("completed", "resp_1")) == 2
@@ -464,7 +474,7 @@ async def test_a_background_response_keeps_what_it_took_until_it_ends(status: st
     chain = Chain(max=4)
     call, context = await chain.admit(background=True, max_tool_calls=3)
     check = await chain.begin(call, context, "resp_1")
-    await check.check(lifecycle("completed", "resp_1", status=status))
+    await apply_check(check, lifecycle("completed", "resp_1", status=status))
     await context.cleanup.aclose()
 
     assert await chain.sent(previous_response_id="resp_1") == left
@@ -565,7 +575,7 @@ async def test_a_response_that_cannot_be_bound_to_its_chain_is_not_sent(kind: st
     await chain.ownership.bind(call, context, {"id": "resp_1"})
 
     with pytest.raises(Unavailable) as caught:
-        await check.check(lifecycle(kind, "resp_1"))
+        await apply_check(check, lifecycle(kind, "resp_1"))
     assert caught.value.code == "budget_unavailable"
 
 
@@ -648,7 +658,7 @@ async def test_a_cancellation_while_the_rest_is_given_back_strands_nothing():
 
     async def end() -> None:
         async with context.cleanup:
-            await check.check(lifecycle("completed", "resp_1"))
+            await apply_check(check, lifecycle("completed", "resp_1"))
 
     await cancel_while_waiting(store, end)
 

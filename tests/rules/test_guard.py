@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+from pydantic import PrivateAttr
 
 from policies import Policy, PolicyState, ReplyCheck, ReplyCheckFactory
 from proxy.rules.guard import require_stream, until_terminal
@@ -55,6 +56,22 @@ class EmptyOutput(Policy):
         if event.type != "response.completed":
             return event
         return Event(event.type, data={**event.data, "response": {**event.response, "output": []}})
+
+
+class NotedTypes(Policy):
+    """Notes the types of the events that it is applied to, without waiting."""
+
+    types: tuple[str, ...] | None = None
+
+    _seen: list[str] = PrivateAttr(default_factory=list)
+
+    def reply_check(self, _state: PolicyState) -> ReplyCheckFactory:
+        types = None if self.types is None else frozenset(self.types)
+        return lambda _call, _context: ReplyCheck(self._check, types=types)
+
+    def _check(self, event: Event) -> Event:
+        self._seen.append(event.type)
+        return event
 
 
 async def required(call: Any, enforced: tuple[str, ...], *rules: Any) -> Any:
@@ -123,6 +140,16 @@ async def test_a_body_passes_unchanged(rules: Any):
 
     assert await guarded(rules, make_call(), reply, context) is reply
     assert context.transcript.response == RESPONSE
+
+
+@pytest.mark.parametrize("types", [None, (), ("response.created", "response.completed")])
+async def test_a_check_is_applied_to_its_types_of_events(types: tuple[str, ...] | None):
+    """A check that names none is applied to all that are followed; one that does not wait need not be async."""
+    policy = NotedTypes(types=types)
+    reply = await guarded(make_rules(make_rule(policy)), STREAM, stream_reply(CANONICAL), make_context())
+
+    assert await sent(reply) == WITHOUT_SENTINEL
+    assert policy._seen == [kind for kind in TYPES if kind in (FOLLOWED if types is None else types)]
 
 
 async def test_an_error_of_the_upstream_is_not_checked():

@@ -148,7 +148,7 @@ class Policy(Table):
         reserves for a call it gives back in `context.on_end`. A `Repeatable` is not applied again to the same call.
         """
         del state
-        return _pass
+        return Repeatable(_pass)
 
     def reply_check(self, state: PolicyState) -> ReplyCheckFactory | None:
         """Return the function that decides how the reply to a call is checked; None if no reply is checked.

@@ -9,7 +9,7 @@ from policies import EventCheck, PolicyState, Repeatable, ReplyCheckFactory, Req
 from proxy.context import Context, Slot
 from proxy.rules.decisions import Decisions
 from proxy.rules.key_models import rule_of_key
-from proxy.rules.repeated import AdmissionNotes, KnownAdmission
+from proxy.rules.repeated import AdmissionNotes, KnownAdmission, Replying
 from proxy.rules.rule import Rule
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.recorder import Recorder
@@ -109,6 +109,8 @@ class RequestAdmission:
                     return self._go_on(known, position, checked, context)
             except (Unavailable, PolicyViolation) as error:
                 self._refuse(rule, call, context, error)
+        if known.replying:
+            _reply_checks(known.replying, known.call, context)
         return known.call
 
     async def _go_on(self, known: KnownAdmission, position: int, checked: Awaitable[Call], context: Context) -> Call:
@@ -126,7 +128,7 @@ class RequestAdmission:
     ) -> Call:  # fmt: skip
         """Return the call as all policies allow it, and note how if there are notes. Raises as `admit`."""
         call, is_large = received, context.is_large(received.size_bytes)
-        applied: list[tuple[Rule, ReplyCheckFactory, frozenset[str]]] = []
+        applied: list[Replying] = []
         plan, models, is_dense = self._plans[call.operation], context.caller.models, context.values >= SOME_VALUES
         for rule, check, repeatable, reply_check, holds in _with_key_models(plan, call, models) if models else plan:
             # A later policy may change the model: which rules apply to the reply is decided by what each one saw.
@@ -152,8 +154,8 @@ class RequestAdmission:
         checks = await context.run_large(_reply_checks, *chosen) if is_large else _reply_checks(*chosen)
         if not call.is_encoded:
             await context.encode(call)  # everything that follows reads it
-        if notes is not None and not checks:
-            self._conclude(received, notes.known(call, context))
+        if notes is not None and not (checks and is_large):
+            self._conclude(received, notes.known(call, context, applied if checks else ()))
         return call
 
     def _conclude(self, received: Call, known: KnownAdmission) -> None:
@@ -200,9 +202,7 @@ def _step(rule: Rule, check: RequestCheck, reply_check: ReplyCheckFactory | None
     return rule, check, None, reply_check, rule.policy.holds
 
 
-def _reply_checks(
-    applied: Sequence[tuple[Rule, ReplyCheckFactory, frozenset[str]]], call: Call, context: Context
-) -> Sequence[ActiveCheck]:
+def _reply_checks(applied: Sequence[Replying], call: Call, context: Context) -> Sequence[ActiveCheck]:
     """Return how the reply to a call is checked by the rules that were applied to it; note that, and what they hold."""
     checks = []
     for rule, reply_check, holds in applied:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from policies import Repeatable, RequestCheck
+from policies import Repeatable, ReplyCheckFactory, RequestCheck
 from proxy.context import Caller, Context
 from proxy.rules.rule import Rule
 from proxy.wire.call import Call
@@ -13,12 +13,18 @@ Again = tuple[Rule, RequestCheck | None, Call]
 rule that changed the call, which is recorded again."""
 
 
+Replying = tuple[Rule, ReplyCheckFactory, frozenset[str]]
+"""A rule that was applied to a call, what makes its check of the reply, and the fields that it holds."""
+
+
 class KnownAdmission(NamedTuple):
     """How the policies let a call of this caller pass: the call as they left it, and what is done again, in order."""
 
     caller: Caller
     call: Call
     again: Sequence[Again]
+    replying: Sequence[Replying]
+    """The rules that check the reply, if there are any."""
     held_fields: frozenset[str]
 
 
@@ -44,8 +50,8 @@ class AdmissionNotes:
             self._again.append((rule, check.again, after))
         return True
 
-    def known(self, call: Call, context: Context) -> KnownAdmission:
+    def known(self, call: Call, context: Context, replying: Sequence[Replying]) -> KnownAdmission:
         """Return how the call was let pass, which the policies left as this one."""
         if call.conclusions is None:
             call.conclusions = {}
-        return KnownAdmission(context.caller, call, self._again, context.held_fields)
+        return KnownAdmission(context.caller, call, self._again, replying, context.held_fields)

@@ -7,21 +7,24 @@ from functools import partial
 import pytest
 from pydantic import PrivateAttr
 
-from policies import Policy, PolicyState, Repeatable, RequestCheck
+from policies import Policy, PolicyState, Repeatable, ReplyCheck, ReplyCheckFactory, RequestCheck
+from policies.max_tool_calls import MaxToolCalls
 from policies.metadata_limits import MetadataLimits
 from policies.models import Models
 from policies.safety_identifier import SafetyIdentifier, blocked_key
 from proxy.context import Caller, Context
 from proxy.rules import Rules
+from proxy.rules.admit import REPLY_CHECKS
 from proxy.rules.rule import compile_selector
 from proxy.telemetry.recent import CallHistory
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.event import Event, Stop
 from tests.conftest import tables_for
 from tests.examples import ANNA, make_call, make_context
 from tests.raw import ask, post
-from tests.rules.samples import InstantStamp, Refusal, make_rule, make_rules
-from tests.upstream import FakeUpstream
+from tests.rules.samples import InstantStamp, Refusal, make_rule, make_rules, sent, stream_reply
+from tests.upstream import CANONICAL, FakeUpstream
 
 
 class Counted(Policy):
@@ -51,6 +54,23 @@ class Counted(Policy):
             return check_again(call, context)
 
         return Repeatable(check, check_later if self.waits else check_again)
+
+
+class NoItems(Policy):
+    """Stops every reply before its first item."""
+
+    def reply_check(self, state: PolicyState) -> ReplyCheckFactory:
+        del state
+
+        def check_for(_call: Call, _context: Context) -> ReplyCheck:
+            def check(event: Event) -> Event:
+                if event.type == "response.output_item.added":
+                    raise Stop("used_up", "The budget has no items left.")
+                return event
+
+            return ReplyCheck(check)
+
+        return check_for
 
 
 def remembered(**fields: object) -> Call:
@@ -93,6 +113,27 @@ async def test_all_that_can_have_changed_is_checked_again(waits: tuple[bool, ...
     assert isinstance(passed, Call) is not (True in waits)
     assert (passed if isinstance(passed, Call) else await passed) is call
     assert [(len(policy._full), policy._again) for policy in policies] == [(1, [call])] * len(waits)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_the_reply_to_a_call_that_is_received_again_is_checked_as_before(waits: bool):
+    """By checks of its own, whose state is that of one reply, after all that is checked again."""
+    call, counted = remembered(stream=True, marked=True), Counted(waits=waits)
+    rules = make_rules(make_rule(counted), make_rule(NoItems()), make_rule(MaxToolCalls(max=3)))
+    (first, before), (second, after) = [await admit(rules, call) for _ in range(2)]
+    checks = [context.get(REPLY_CHECKS) or () for context in (before, after)]
+
+    assert second is first
+    assert (len(counted._full), len(counted._again)) == (1, 1)
+    assert (
+        [each.rule.name for each in checks[0]] == [each.rule.name for each in checks[1]] == ["noitems", "maxtoolcalls"]
+    )
+    assert not {id(each.check) for each in checks[0]} & {id(each.check) for each in checks[1]}
+    assert after.held_fields == before.held_fields == {"max_tool_calls"}
+    for context in (before, after):
+        reply = await rules.guard(second, stream_reply(CANONICAL), context)
+
+        assert b"response.incomplete" in await sent(reply)
 
 
 @pytest.mark.parametrize("waits", [False, True])

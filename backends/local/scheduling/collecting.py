@@ -3,7 +3,7 @@
 While a batch runs, the next one starts when no job has arrived for QUIET_FRACTION of an answer's time (at most
 QUIET_S), or when its first job has waited COLLECT_FACTOR times as long. The same applies for AFTER_BATCH_S after a
 batch: callers that were answered together send their next requests together, within some milliseconds. When as many
-have come as there were, no other is waited for.
+have come as there were while the batch ran, no other is waited for.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ class Collector:
         self._start = start
         self._timer: asyncio.Handle | None = None
         self._collect_until = self._after_batch_until = 0.0
-        self._expected = 0  # how many will wait when all that were answered just now are back
+        self._expected = 0  # how many will wait when all callers are back
 
     def schedule(self, waiting: int, answer_s: float, *, is_running: bool) -> None:
         """Start `waiting` jobs in time. `answer_s` is how long an answer takes alone; `is_running`: a batch runs."""
@@ -44,8 +44,7 @@ class Collector:
         """Note that so many jobs no longer wait."""
         self._expected = max(0, self._expected - rows)
 
-    def note_end(self, rows: int, waiting: int) -> None:
-        """Note that a batch of so many rows has ended, while so many jobs wait."""
-        now = self._loop.time()
-        self._expected = rows + (self._expected if now < self._after_batch_until else waiting)
-        self._after_batch_until = now + AFTER_BATCH_S
+    def note_end(self, expected: int) -> None:
+        """Note that a batch has ended, and that so many jobs wait when all callers of that time are back."""
+        self._expected = expected
+        self._after_batch_until = self._loop.time() + AFTER_BATCH_S

@@ -26,6 +26,7 @@ class RunningBatch:
 
     rows: Sequence[ScheduledJob]
     began_at: float
+    most_jobs: int = 0  # how many jobs there were at the same time since then, running or waiting
     preempted: bool = False
     requeued: Sequence[ScheduledJob] = ()  # its rows as they would wait if the batch were preempted now
 

@@ -76,6 +76,8 @@ class Scheduler:
         scheduled.is_probe = shares_batch and not self._adherence.is_high
         self._live[job.id] = scheduled
         self._queue.append(scheduled)
+        for batch in self._running.values():
+            batch.most_jobs = max(batch.most_jobs, len(self._live))
         self._schedule_dispatch()
 
     def cancel(self, job_id: int) -> None:
@@ -180,7 +182,7 @@ class Scheduler:
             scheduled.started = True
         self._free_workers -= 1
         run = self._loop.run_in_executor(self._threads, functools.partial(self._run, batch, prefix.tokens))
-        self._running[run] = RunningBatch(batch, self._loop.time())
+        self._running[run] = RunningBatch(batch, self._loop.time(), most_jobs=len(self._live))
         run.add_done_callback(functools.partial(self._on_run_done, batch))
         return [DecodingStep(each.job.id, cached_tokens=cached_tokens) for each in batch if not each.resumed]
 
@@ -215,7 +217,7 @@ class Scheduler:
         return prefix.tokens
 
     def _on_run_done(self, batch: Sequence[ScheduledJob], run: asyncio.Future[None]) -> None:
-        del self._running[run]
+        ended = self._running.pop(run)
         if not any(other.preempted for other in self._running.values()):
             self._preempting_until = 0.0
         self._free_workers += 1
@@ -225,7 +227,8 @@ class Scheduler:
             self._outbox.end(scheduled.job, "failed", message)  # ignored if the job has ended before
         self._flush()
         if len(batch) > 1 and self._preempting_until == 0:
-            self._collector.note_end(len(batch), len(self._queue))
+            still_running = len(self._live) - len(self._queue)
+            self._collector.note_end(ended.most_jobs - still_running)
             self._schedule_dispatch()
         else:
             self._dispatch()

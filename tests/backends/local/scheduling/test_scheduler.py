@@ -80,6 +80,24 @@ async def test_jobs_that_arrive_while_a_batch_runs_are_collected(endless_model, 
     assert batches == [[0], [1, 2, 3]]
 
 
+async def test_all_callers_of_the_time_of_a_batch_are_expected_after_it(endless_model, batches, monkeypatch):
+    """Also those whose answers ended earlier, and not those whose jobs still run."""
+    expected = []
+    monkeypatch.setattr(collecting.Collector, "note_end", lambda _collector, count: expected.append(count))
+    async with run_scheduler(endless_model, workers=2) as client:
+        client.submit(0, [5, 6], FOREVER)
+        await client.wait_for_start(0)
+        for number in (1, 2, 3):
+            client.submit(number, [5, 6], 300)
+        await client.wait_for_start(1)
+        client.submit(4, [5, 6])
+        client.scheduler.cancel(4)
+        await client.wait_for_end(1, 2, 3)
+        await client.until(lambda: expected)
+
+    assert (batches, expected[:1]) == ([[0], [1, 2, 3]], [4])
+
+
 @pytest.fixture
 def released(monkeypatch):
     """An event; the batch of job 0 does not run before it is set."""

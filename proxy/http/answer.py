@@ -5,12 +5,12 @@ small answer. Errors and probes use them; replies of models are written here.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 
-from aiohttp import web
+from aiohttp import HttpVersion, web
 
 from proxy.http.pieces import PIECE_BYTES, pieces_of
 from proxy.http.request import Request
@@ -45,33 +45,35 @@ class Answer(web.StreamResponse):
         self._fields = headers
         self.status = status
         self.keep_alive = None
-        self._is_chunked = request.version >= (1, 1)
         self._has_body = request.method != "HEAD" and status not in WITHOUT_BODY
-        self._unsent_head = b""
         self._unpaced_bytes = 0  # that were written since others were let write
-        self._is_in_frame = False  # whether a part of a frame was written, and the rest was not
-        self.written_at = 0.0
-        """When something was written last, on the monotonic clock."""
 
-    async def send(self, body: bytes) -> None:
-        """Write the head and the whole body."""
+    def send(self, body: bytes) -> Awaitable[None] | None:
+        """Write the head and the whole body; return what to wait for if not all of it could be written at once."""
         self.keep_alive = self._request.keep_alive
-        head = self._encode_head("" if self.status in WITHOUT_BODY else f"Content-Length: {len(body)}\r\n")
+        framing = () if self.status in WITHOUT_BODY else ("Content-Length", str(len(body)))
+        head = self._encode_head(*framing)
         if not self._has_body:
             body = b""
-        if len(body) < LARGE_BYTES:
-            if self._put_now(head + body):
-                await self.wait_turn()
-        else:
-            await self._write(head)
-            for piece in pieces_of([body]):
-                await self._write(piece)
+        if len(body) >= LARGE_BYTES:
+            return self._send_large(head, body)
+        self._put(head + body)
+        return self.wait_turn() if self._connection.writing_paused else None
+
+    async def _send_large(self, head: bytes, body: bytes) -> None:
+        await self._write(head)
+        for piece in pieces_of([body]):
+            await self._write(piece)
 
     def begin_stream(self) -> None:
         """Prepare the head of a stream; it is sent with the first write."""
+        self._is_chunked = self._request.version >= (1, 1)
+        self._is_in_frame = False  # whether a part of a frame was written, and the rest was not
+        self.written_at = 0.0
+        """When something was written last, on the monotonic clock."""
         self.keep_alive = self._request.keep_alive and (self._is_chunked or not self._has_body)
-        is_chunked = self._is_chunked and self._has_body
-        self._unsent_head = self._encode_head("Transfer-Encoding: chunked\r\n" if is_chunked else "")
+        framing = ("Transfer-Encoding", "chunked") if self._is_chunked and self._has_body else ()
+        self._unsent_head = self._encode_head(*framing)
 
     async def write_chunk(self, data: bytes) -> None:
         """Write a part of the stream."""
@@ -152,39 +154,39 @@ class Answer(web.StreamResponse):
         head, self._unsent_head = self._unsent_head, b""
         return head
 
-    def _encode_head(self, framing: str) -> bytes:
-        """Return the head. Raises ValueError if a field could be read as more than one."""
-        version, fields = self._request.version, self._fields
-        start = "HTTP/1.1 " if version == (1, 1) else f"HTTP/{version[0]}.{version[1]} "
-        status = STATUS_LINES.get(self.status) or f"{self.status} "
-        lines, values = [*_field_names(tuple(fields))], [*fields.values()]
+    def _encode_head(self, *framing: str) -> bytes:
+        """Return the head; `framing` is the name and the value of the field that says where the body ends, if any does.
+
+        Raises ValueError if a field could be read as more than one.
+        """
+        names, values = [*self._fields], [*self._fields.values()]
+        if framing:
+            names.append(framing[0])
+            values.append(framing[1])
         _check_text("".join(values))  # searching one text takes less than searching each value
-        lines[1::2] = values
-        connection = ""
-        if self.keep_alive:
-            connection = "Connection: keep-alive\r\n" if version == (1, 0) else ""
-        elif version == (1, 1):
-            connection = "Connection: close\r\n"
-        date = _format_date(time.time() // 1)
-        head = f"{start}{status}{''.join(lines)}\r\n{framing}Date: {date}\r\n{connection}\r\n"
-        return head.encode("utf-8", "surrogateescape")
+        values.append(_format_date(time.time() // 1))
+        parts = [*_head_parts(tuple(names), self.status, self._request.version, self.keep_alive)]
+        parts[1::2] = values
+        return "".join(parts).encode("utf-8", "surrogateescape")
 
     async def _write(self, data: bytes) -> None:
         if self._put_now(data):
             await self.wait_turn()
 
     def _put_now(self, data: bytes) -> bool:
-        """Write something; return whether `wait_turn` has to follow. Raises ConnectionError."""
-        connection = self._connection
-        transport = connection.transport
+        """Write something of a stream; return whether `wait_turn` has to follow. Raises ConnectionError."""
+        self._put(data)
+        self._unpaced_bytes += len(data)
+        self.written_at = time.monotonic()
+        return self._unpaced_bytes >= PIECE_BYTES or self._connection.writing_paused
+
+    def _put(self, data: bytes) -> None:
+        """Write something. Raises ConnectionError."""
+        transport = self._connection.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has disconnected")
         transport.write(data)
-        size = len(data)
-        self._request.sent_bytes += size
-        self._unpaced_bytes += size
-        self.written_at = time.monotonic()
-        return self._unpaced_bytes >= PIECE_BYTES or connection.writing_paused
+        self._request.sent_bytes += len(data)
 
 
 def _check_text(text: str) -> None:
@@ -194,13 +196,25 @@ def _check_text(text: str) -> None:
 
 
 @lru_cache(maxsize=256)
-def _field_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return what precedes the value of each field, with a place for it; most answers have the same fields.
+def _head_parts(
+    names: tuple[str, ...],
+    status: int,
+    version: HttpVersion,
+    keep_alive: bool | None,  # noqa: FBT001  keys of a cache
+) -> Sequence[str]:
+    """Return what stands around the values of these fields and of Date, with a place for each value.
 
-    Raises ValueError for a name that could be read as more than one field.
+    Most answers have the same fields. Raises ValueError for a name that could be read as more than one field.
     """
     _check_text("".join(names))
-    return tuple(part for name in names for part in (f"\r\n{name}: ", ""))
+    connection = ""
+    if keep_alive:
+        connection = "\r\nConnection: keep-alive" if version == (1, 0) else ""
+    elif version == (1, 1):
+        connection = "\r\nConnection: close"
+    start = f"HTTP/{version[0]}.{version[1]} {STATUS_LINES.get(status) or f'{status} '}"
+    places = [part for name in (*names, "Date") for part in (f"\r\n{name}: ", "")]
+    return (start + places[0], *places[1:], f"{connection}\r\n\r\n")
 
 
 @lru_cache(maxsize=1)

@@ -91,7 +91,13 @@ class Exchange:
 
     def common_headers(self) -> dict[str, str]:
         """Return the headers that every answer carries: id, timing, and what the steps added."""
-        headers = {"Server": "headgate", "x-request-id": self.request_id, **self.answer_headers}
+        return self.add_common_headers({})
+
+    def add_common_headers(self, headers: dict[str, str]) -> dict[str, str]:
+        """Add the headers that every answer carries to those of one; return all."""
+        headers["Server"] = "headgate"
+        headers["x-request-id"] = self.request_id
+        headers.update(self.answer_headers)
         headers["Server-Timing"] = self.trace.server_timing()
         return headers
 

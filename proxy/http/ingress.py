@@ -1,7 +1,7 @@
 """What every endpoint with a backend behind it does first: identify the caller, read the body, make the context."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -14,7 +14,7 @@ from proxy.http.answer import Answer
 from proxy.http.body import read_body, read_now
 from proxy.http.exchange import Exchange
 from proxy.http.recent_calls import RecentCalls
-from proxy.http.send import Heartbeats, send
+from proxy.http.send import BODY_HEADERS, Heartbeats, send_stream
 from proxy.identity.directory import Directory
 from proxy.wire.bounds import parsed_size
 from proxy.wire.call import Call, Operation, parse_call
@@ -140,9 +140,26 @@ class Ingress:
         self, exchange: Exchange, reply: Reply, begun: Callable[[], Answer | None] = lambda: None
     ) -> web.StreamResponse:
         """Send a reply, and record its status: a client that disconnects from here on has its whole stream."""
-        response = await send(exchange.request, reply, exchange.common_headers, self.heartbeats, begun)
-        exchange.record.status = response.status
-        return response
+        answer: web.StreamResponse
+        if reply.batches is None:
+            answer, unsent = send_body(exchange, reply)
+            if unsent is not None:
+                await unsent
+        else:
+            request, common_headers = exchange.request, exchange.common_headers
+            answer = await send_stream(request, reply, reply.batches, common_headers, self.heartbeats, begun)
+        exchange.record.status = answer.status
+        return answer
+
+
+def send_body(exchange: Exchange, reply: Reply) -> tuple[Answer, Awaitable[None] | None]:
+    """Send a reply that is one body; return the answer, and what to wait for if not all was written at once.
+
+    That is to be awaited while the memory of the body is still accounted for. Raises ConnectionError.
+    """
+    headers = exchange.add_common_headers({**BODY_HEADERS, **reply.headers})
+    answer = Answer(exchange.request, reply.status, headers)
+    return answer, answer.send(reply.body or b"")
 
 
 def _deadline(deadline_s: float, exchange: Exchange) -> float:

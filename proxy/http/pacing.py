@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 from aiohttp import web
+from aiohttp.base_protocol import BaseProtocol
 
 from proxy.loop_turns import LoopTurns
 from proxy.workers import FULL_READ_BYTES, Pace
@@ -19,6 +20,8 @@ class PacedConnection(web.RequestHandler):
     """
 
     __slots__ = ("_hold", "_is_held", "_pace", "_turns", "team", "waits_for_turn")
+
+    writing_paused: bool = vars(BaseProtocol)["_paused"]  # the slot, and no property: each write reads it
 
     def __init__(self, manager: web.Server, *, pace: Pace, turns: LoopTurns, **options: Any) -> None:
         super().__init__(manager, **options)

@@ -149,7 +149,8 @@ async def _send(exchange: Exchange, reply: RelayReply) -> web.StreamResponse:
     first = b"" if chunks is None or request.method == "HEAD" else await anext(chunks, b"")
     answer = Answer(request, reply.status, {**SAFE_HEADERS, **reply.headers, **exchange.common_headers()})
     if chunks is None:
-        await answer.send(reply.body or b"")
+        if (unsent := answer.send(reply.body or b"")) is not None:
+            await unsent
         exchange.record.status = answer.status
         return answer
     answer.begin_stream()

@@ -1,4 +1,4 @@
-"""Reply -> HTTP, as one body or as server-sent events."""
+"""Reply -> HTTP, as server-sent events."""
 
 import asyncio
 import time
@@ -33,24 +33,21 @@ class Silent(Protocol):
         """Write something between two frames."""
 
 
-async def send(
+async def send_stream(
     request: Request,
     reply: Reply,
+    batches: AsyncIterator[Batch],
     common_headers: Callable[[], Mapping[str, str]],
     heartbeats: "Heartbeats",
     begun: Callable[[], Answer | None] = lambda: None,
 ) -> web.StreamResponse:
-    """Send a reply. `common_headers` is called when the first event is there, so that it can include its timing.
+    """Send a reply in batches. `common_headers` is called when the first event is there, so that it has its timing.
 
     `begun` returns the answer if its head was written already, without the headers of the reply.
 
     Raises what the reply raises before anything was written, and ConnectionError when the client has disconnected.
     """
-    if reply.batches is None:
-        whole = Answer(request, reply.status, {**BODY_HEADERS, **reply.headers, **common_headers()})
-        await whole.send(reply.body or b"")  # here, while the memory of the body is still accounted for
-        return whole
-    batches = aiter(reply.batches)
+    batches = aiter(batches)
     is_head = request.method == "HEAD"
     first = None if is_head else await anext(batches, None)  # a default of () is a SystemError in Python 3.11
     answer = begun()

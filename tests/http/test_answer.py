@@ -68,7 +68,8 @@ def head_of(received: bytes) -> tuple[bytes, set[bytes], bytes]:
 
 
 async def whole(answer: Answer) -> None:
-    await answer.send(b"body")
+    if (unsent := answer.send(b"body")) is not None:
+        await unsent
 
 
 async def stream(answer: Answer) -> None:

@@ -100,7 +100,8 @@ class Pipeline:
             return await self._queue(call, whole, route, open_reply, context)
         opening = open_reply(whole, route, context)
         if slot.place is None:  # no other call shares it, and it is not kept
-            reply = await context.cleanup.enter_async_context(opening)
+            reply = await opening.__aenter__()  # as `enter_async_context`, without a coroutine of its own
+            context.cleanup.push_async_exit(opening)
         else:
             reply = await self.cache.fill(slot, opening, call, context)
             self._note_saved(call, route, context)

@@ -21,7 +21,7 @@ PATHS: Mapping[Operation, str] = {
 class Wire:
     """The server of one upstream, as requests need it."""
 
-    __slots__ = ("_client", "_credentials", "_heads", "_names", "_path", "_query", "is_plain", "limits")
+    __slots__ = ("_client", "_credentials", "_heads", "_names", "_path", "_query", "_targets", "is_plain", "limits")
 
     def __init__(  # noqa: PLR0913  each a fact of its own
         self, client: Client, credentials: Credentials, limits: AnswerLimits, *, path: str, query: str,
@@ -40,12 +40,13 @@ class Wire:
         self._query = query
         self._heads = RequestHeads(headers)
         self._names = names
+        self._targets = {operation: self._target_of(path, "") for operation, path in PATHS.items()}
 
     def post(self, call: Call, context: Context) -> Awaitable[UpstreamAnswer]:
         """Send a call as `request` does."""
-        return self.request(
-            "POST", PATHS[call.operation], call.encoded, self.headers(call.headers, context), call.query
-        )
+        operation, query = call.operation, call.query
+        target = self._target_of(PATHS[operation], query) if query else self._targets[operation]
+        return self._send("POST", target, call.encoded, self.headers(call.headers, context))
 
     def headers(self, received: Mapping[str, str], context: Context) -> dict[str, str]:
         """Return the headers of a request: the caller's that it may see, and those of the trace."""
@@ -62,11 +63,17 @@ class Wire:
 
         A body is JSON unless a header says otherwise. Raises BackendError, and what a streamed body raises.
         """
-        if query or self._query:
-            query = query.partition("#")[0]  # a fragment is not part of a request
-            both = f"{query}&{self._query}" if query and self._query else query or self._query
-            path = f"{path}?{both}" if both else path
-        target = f"{self._path}/{path}"
+        return self._send(method, self._target_of(path, query), body, headers)
+
+    def _target_of(self, path: str, query: str) -> str:
+        """Return the target of a request: its path below that of the API, and its query with the configured one."""
+        query = query.partition("#")[0]  # a fragment is not part of a request
+        both = f"{query}&{self._query}" if query and self._query else query or self._query
+        return f"{self._path}/{path}?{both}" if both else f"{self._path}/{path}"
+
+    def _send(
+        self, method: str, target: str, body: bytes | BodySource, headers: Mapping[str, str]
+    ) -> Awaitable[UpstreamAnswer]:  # fmt: skip
         if not isinstance(body, bytes):
             framing = body.framing
         else:

@@ -97,7 +97,7 @@ class HttpAnswer:
 
     def __init__(self, client: Client, connection: UpstreamConnection, head: AnswerHead) -> None:
         self._client = client
-        self._connection: UpstreamConnection | _Closed = connection
+        self._connection = connection
         self.status, self.fields = head
 
     @property
@@ -136,7 +136,7 @@ class HttpAnswer:
     def close(self) -> None:
         """Give up what was not read. The connection is reused if its answer has arrived as a whole, else closed."""
         connection, self._connection = self._connection, _CLOSED
-        if not isinstance(connection, _Closed):
+        if connection is not _CLOSED:
             self._client.release(connection)
 
 
@@ -152,4 +152,4 @@ class _Closed:
         raise RuntimeError("An answer was read after it was closed: its connection may serve another call.")
 
 
-_CLOSED = _Closed()
+_CLOSED: Any = _Closed()

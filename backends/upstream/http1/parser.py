@@ -1,12 +1,15 @@
 """Parses the answers of one connection. Knows no sockets.
 
 A head is read by `head.py` when it is whole. Where it leaves no question about the length of the body (`_length_of`),
-the body is counted here; httptools (llhttp) reads all other heads too, and splits their bodies.
+the body is counted here; httptools (llhttp) reads all other heads too, and splits their bodies. It does not get what is
+one whole chunk without an extension, as most events of a stream arrive: those are cut out here.
 Source: https://www.rfc-editor.org/rfc/rfc9112
 """
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
+from itertools import count
 
 import httptools
 
@@ -29,9 +32,9 @@ class ResponseParser:
     """Reads one answer after another; `reset` comes between them. The `on_` methods are called by httptools."""
 
     __slots__ = (
-        "_framing_bytes", "_interim_answers", "_is_chunked", "_is_counted", "_is_open_ended", "_last", "_last_piece",
-        "_left_bytes", "_may_upgrade", "_parser", "_partial", "_pieces", "can_continue", "has_surplus", "head",
-        "is_complete", "is_upgraded", "on_body",
+        "_framing_bytes", "_interim_answers", "_is_between_chunks", "_is_chunked", "_is_counted", "_is_open_ended",
+        "_last", "_last_piece", "_left_bytes", "_may_upgrade", "_parser", "_partial", "_pieces", "can_continue",
+        "has_surplus", "head", "is_complete", "is_upgraded", "on_body", "on_chunk_complete", "on_chunk_header",
     )  # fmt: skip
 
     def __init__(self, *, may_upgrade: bool = False) -> None:
@@ -40,6 +43,7 @@ class ResponseParser:
         self.is_upgraded = False
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append
+        self.on_chunk_header, self.on_chunk_complete = count().__next__, count().__next__  # in C, as bursts have many
         self._parser = httptools.HttpResponseParser(self)
         self._parser.set_dangerous_leniencies(lenient_headers=True, lenient_spaces_after_chunk_size=True)
         self._partial = bytearray()  # the part of a head that has arrived
@@ -54,6 +58,7 @@ class ResponseParser:
         self.has_surplus = False
         """Whether bytes followed the end of the answer: nothing that comes after it can be trusted."""
         self._is_counted = self._is_chunked = self._is_open_ended = False
+        self._is_between_chunks = False  # whether a chunk begins with what comes next, if that does not end the body
         self._left_bytes = 0  # of a counted body
         self._interim_answers = 0
         self._framing_bytes = 0
@@ -70,6 +75,10 @@ class ResponseParser:
 
         Raises InvalidHttp.
         """
+        if self._is_between_chunks:
+            lines = _size_lines(len(data))
+            if data.startswith(lines) and data.endswith(b"\r\n"):  # one whole chunk
+                return data[len(lines[0]) : -2]
         while self.head is None:
             end = -1 if self._partial else data.find(b"\r\n\r\n") + 4
             if 4 <= end <= MAX_HEAD_BYTES:  # almost always
@@ -119,6 +128,9 @@ class ResponseParser:
         last = self._last = data[-5:] if len(data) >= 5 else (self._last + data)[-5:]
         if self.is_complete and not (last.endswith(b"\r\n\r\n") and last[0] not in b"\r\n"):
             self.has_surplus = True
+        # Headers and ends of chunks are counted; behind the last end there may be a part of a line, but no whole one.
+        is_last_ended = self.on_chunk_header() == self.on_chunk_complete()
+        self._is_between_chunks = is_last_ended and last.endswith(b"\r\n") and not self.is_complete
         return body
 
     def finish(self) -> bool:
@@ -177,7 +189,7 @@ class ResponseParser:
             coding = fields.get("transfer-encoding")
             if coding is not None and (coding.lower() != "chunked" or not head.startswith(_PERSISTENT)):
                 raise InvalidHttp("a transfer coding other than chunked")
-            self._is_chunked = coding is not None
+            self._is_chunked = self._is_between_chunks = coding is not None
             self._is_open_ended = not (self._is_chunked or self.is_complete or "content-length" in fields)
         self.head = found
 
@@ -205,6 +217,19 @@ class ResponseParser:
         if not self.is_complete:
             self.is_complete = True
             self._last_piece = len(self._pieces)
+
+
+@lru_cache(1024)
+def _size_lines(chunk_bytes: int) -> tuple[bytes, ...]:
+    """Return the line with the size of a chunk that has this many bytes with its framing, in both cases of letters.
+
+    Returns nothing if there is no such chunk.
+    """
+    for digits in range(1, 9):
+        size = chunk_bytes - digits - 4  # without two line ends
+        if size > 0 and len(b"%x" % size) == digits:
+            return b"%x\r\n" % size, b"%X\r\n" % size
+    return ()
 
 
 def _length_of(status: int, fields: Mapping[str, str]) -> int | None:

@@ -218,6 +218,45 @@ def test_a_long_stream_of_tiny_chunks_is_not_too_much_framing(size: int):
         assert parser.feed(chunk[:3]) + parser.feed(chunk[3:-2]) + parser.feed(chunk[-2:]) == b"x" * size
 
 
+@pytest.mark.parametrize("spelling", [b"%x", b"%X"])
+@pytest.mark.parametrize("before", [b"", b"3\r\nabc\r\n", b"2;a=b\r\nab\r\n", b"002\r\nab\r\n"])
+def test_a_chunk_that_arrives_alone_needs_no_httptools(before: bytes, spelling: bytes):
+    """Most events of a stream do. What comes before and behind it is read as in any other answer."""
+    parser, data = ResponseParser(), b"x" * 250
+    begin = parser.feed(CHUNKED + before)
+    behind, parser._parser = parser._parser, None
+    alone = [parser.feed(spelling % 250 + b"\r\n" + data + b"\r\n") for _ in range(3)]
+    parser._parser = behind
+    end = parser.feed(b"1\r\ny\r\n0\r\nX: y\r\n\r\n")
+
+    assert (begin, alone, end) == (before.split(b"\r\n")[1] if before else b"", [data] * 3, b"y")
+    assert (parser.is_complete, parser.has_surplus) == (True, False)
+
+
+WRONG_CHUNKS = {
+    "a size that is too large": b"4\r\nabc\r\n5\r\n",
+    "a size that is too small": b"2\r\nabc\r\n",
+    "no line end behind it": b"3\r\nabcde",
+    "a sign": b"+3\r\nabc\r\n",
+    "a prefix": b"0x3\r\nabc\r\n",
+    "an underscore": b"1_0\r\n0123456789abcdef\r\n",
+    "a space before it": b" 3\r\nabc\r\n",
+    "a bare LF": b"3\nabc\r\n",
+    "no size": b"\r\nabc\r\n",
+    "a line end alone": b"\nabc\r\n",
+}
+
+
+@pytest.mark.parametrize("before", [b"", b"3\r\nabc\r\n"])
+@pytest.mark.parametrize("data", WRONG_CHUNKS.values(), ids=WRONG_CHUNKS)
+def test_a_chunk_with_wrong_framing_is_refused_where_it_arrives_alone(data: bytes, before: bytes):
+    """As in one read with what comes before."""
+    pieces = [CHUNKED + before, data, b"\r\n\r\n", b"zz\r\n"]
+
+    with pytest.raises(InvalidHttp):
+        [*map(ResponseParser().feed, pieces)]
+
+
 def test_trailers_are_bounded_after_many_chunks():
     """A long body earns no unlimited allowance."""
     parser = ResponseParser()

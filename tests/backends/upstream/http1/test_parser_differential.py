@@ -1,6 +1,7 @@
 """Any valid answer, in any pieces, means what it means to `h11`; any bytes mean the same in any pieces."""
 
 import itertools
+import re
 from typing import NamedTuple
 
 import h11
@@ -83,6 +84,12 @@ def split(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[start:end] for start, end in itertools.pairwise(places)]
 
 
+def split_at_lines(data: bytes, cuts: list[int]) -> list[bytes]:
+    """Return the pieces of some bytes between some line ends: many pieces are whole chunks."""
+    ends = [line.end() for line in re.finditer(rb"\r\n", data)] or [0]
+    return split(data, [ends[cut % len(ends)] for cut in cuts])
+
+
 def read_with_ours(pieces: list[bytes]) -> Meaning:
     """Return what our parser understands, once the connection has ended. Raises InvalidHttp."""
     parser = ResponseParser()
@@ -118,7 +125,11 @@ def read_with_h11(data: bytes) -> Meaning:
 @settings(max_examples=300, deadline=None)
 def test_a_valid_answer_means_what_it_means_to_h11(data: bytes, cuts: list[int]):
     """Status, fields, body and end are the same, wherever the network cuts the answer."""
-    assert read_with_ours(split(data, cuts)) == read_with_h11(data)
+    meaning = read_with_h11(data)
+
+    assert read_with_ours(split(data, cuts)) == meaning
+    for lines in (cuts, [*range(0, 2000, 2)], [*range(1, 2000, 2)]):
+        assert read_with_ours(split_at_lines(data, lines)) == meaning
 
 
 @st.composite
@@ -147,6 +158,8 @@ def test_a_damaged_answer_means_the_same_in_any_pieces(data: bytes, cuts: list[i
     whole = outcome([data])
 
     assert outcome(split(data, cuts)) == whole
+    for lines in (cuts, [*range(0, 2000, 2)], [*range(1, 2000, 2)]):
+        assert outcome(split_at_lines(data, lines)) == whole
     assert outcome([data[place : place + 1] for place in range(len(data))]) == whole
 
 

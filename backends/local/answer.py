@@ -183,7 +183,7 @@ class AnswerBatches(Passage):
         except Exception as error:  # noqa: BLE001  it fails this answer, and not all of the engine
             self._error = error
             return False
-        if not batch or (len(batch) == 1 and isinstance(run := batch[0], Run) and self._outlet(run)):
+        if not batch or (len(batch) == 1 and isinstance(run := batch[0], Run) and self._outlet(run.sse)):
             return not builder.is_done
         self._left = batch
         return False

@@ -8,7 +8,6 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
-from functools import partial
 from urllib.parse import quote
 
 import orjson
@@ -54,8 +53,8 @@ class Scrubber:
         self._plain = tuple(text.encode() for text in plain)
         self._bytes = tuple(text.encode() for text in self._texts)
         self._plain_forms, self._forms = _by_rarest_byte(self._plain), _by_rarest_byte(self._bytes)
-        self.is_in_run = partial(_has_any, self._plain_forms)
-        """Whether a part of a stream that nothing follows has the secret in it, as `run` searches for it."""
+        self.run_patterns = tuple([(byte, re.compile(_any_of(texts))) for byte, texts in self._plain_forms])
+        """Of the secret in parts of a stream that nothing follows, as `run` searches for it; another object later."""
 
     def secrets(self, *, everywhere: bool) -> tuple[bytes, ...]:
         """Return the forms of the secret that are searched for: in a stream not those in base64."""
@@ -100,7 +99,7 @@ class Scrubber:
 
     def run(self, data: bytes) -> bytes:
         """Return a part of a stream that nothing follows, without the secret. What base64 hides is not searched for."""
-        return self.data(data) if self.is_in_run(data) else data
+        return self.data(data) if _has_any(self._plain_forms, data) else data
 
     def is_in(self, unit: Event | Run) -> bool:
         """Whether a unit of a stream has the secret in it."""
@@ -165,6 +164,11 @@ def _by_rarest_byte(secrets: Sequence[bytes]) -> Forms:
         byte = max(secret, key=lambda byte: BY_FREQUENCY.find(byte) % 256)  # -1, which all others have, is the greatest
         groups[byte] = (*groups.get(byte, ()), secret)
     return tuple(groups.items())
+
+
+def _any_of(secrets: Sequence[bytes]) -> bytes:
+    """Return a pattern of these secrets."""
+    return b"|".join(map(re.escape, secrets))
 
 
 def _has_any(forms: Forms, data: bytes) -> bool:

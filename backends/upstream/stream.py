@@ -11,6 +11,7 @@ from proxy.context import Context
 from proxy.wire.event import Batch, has_terminal
 from proxy.wire.large_json import DENSE_BYTES
 from proxy.wire.passage import Outlet, Passage
+from proxy.wire.run_check import RunCheck
 from proxy.wire.sse import SSEParser
 from proxy.workers import MANY_VALUES
 
@@ -39,6 +40,7 @@ class Stream(Passage):
         self._received = start  # and not parsed yet
         self._limits = limits
         self._decoder = decoder
+        self._check: RunCheck | None = None  # of what is forwarded
         self._is_ended = False
         self.is_complete = False  # whether the response's terminal event was received
 
@@ -86,8 +88,10 @@ class Stream(Passage):
 
     def _forward_chunk(self, outlet: Outlet, chunk: bytes) -> bool:
         """Give a chunk to the outlet if it is one run that needs no change. Return whether it was taken."""
-        run = None if len(chunk) > self._step_bytes else self._parser.run_in(chunk)
-        return run is not None and not self._limits.scrubber.is_in_run(chunk) and outlet(run)
+        parser, check, secrets = self._parser, self._check, self._limits.scrubber.run_patterns
+        if check is None or check.secrets is not secrets:
+            check = self._check = RunCheck(parser.patterns, secrets)
+        return not parser.pending_bytes and len(chunk) <= STEP_BYTES and check.passes(chunk) and outlet(chunk)
 
     def _parse(self, chunk: bytes) -> Batch:
         """Return the units of a chunk, and none of it while there are more of the one before; an empty one ends the

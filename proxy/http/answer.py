@@ -14,7 +14,6 @@ from aiohttp import HttpVersion, web
 
 from proxy.http.pieces import PIECE_BYTES, pieces_of
 from proxy.http.request import Request
-from proxy.wire.event import Run
 
 STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 WITHOUT_BODY = frozenset({204, 304})
@@ -84,20 +83,24 @@ class Answer(web.StreamResponse):
         data = b"%x\r\n%b\r\n" % (len(frames), frames) if self._is_chunked else frames
         return self._put_now(self._take_head() + data if self._unsent_head else data)
 
-    def write_run(self, run: Run) -> bool:
-        """Write a run that arrives while nothing is written, if that need not wait; return whether it was written."""
-        frames, connection = run.sse, self._connection
-        size, transport = len(frames), connection.transport
-        unpaced_bytes = self._unpaced_bytes + size
-        if unpaced_bytes >= PIECE_BYTES or transport is None or transport.is_closing():
+    def write_run(self, frames: bytes) -> bool:
+        """Write frames that arrive while nothing is written, after the head, if that need not wait.
+
+        Returns whether they were written.
+        """
+        connection = self._connection
+        transport = connection.transport
+        if transport is None or transport.is_closing():
             return False
         if transport.get_write_buffer_size() and connection.writing_paused:
             return False
-        data = b"%x\r\n%b\r\n" % (size, frames) if self._is_chunked else frames
-        if self._unsent_head:
-            data = self._take_head() + data
+        data = b"%x\r\n%b\r\n" % (len(frames), frames) if self._is_chunked else frames
+        size = len(data)
+        unpaced_bytes = self._unpaced_bytes + size
+        if unpaced_bytes >= PIECE_BYTES:
+            return False
         transport.write(data)
-        self._request.sent_bytes += len(data)
+        self._request.sent_bytes += size
         self._unpaced_bytes = unpaced_bytes
         self.written_at = time.monotonic()
         return True

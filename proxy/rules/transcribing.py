@@ -36,11 +36,11 @@ def add_to_transcript(batch: Batch, context: Context) -> None:
 
 def add_run_to_transcript(run: Run, context: Context) -> None:
     """Do the same for a single run, at a lower cost where that is possible."""
-    if not context.transcript.forward_run(_take, context.memory.grow, run):
+    if not context.transcript.forward_run(_take, context.memory.grow, run.raw, type(run)):
         add_to_transcript([run], context)
 
 
-def _take(_run: Run) -> bool:
+def _take(_run: bytes) -> bool:
     return True
 
 

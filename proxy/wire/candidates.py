@@ -15,8 +15,6 @@ import orjson
 
 from proxy.wire.linear_pattern import Occurs, compile_linear
 
-SHORT_BYTES = 1024
-"""Up to this size data is searched from its beginning, in bytes: to find the byte first takes longer."""
 WINDOW_BYTES = 8192
 """How much is searched by Rust's `regex` at a time, in bytes: only where that finds something `re` has to."""
 LARGE_BYTES = 131_072
@@ -67,15 +65,6 @@ def _places(data: bytes, start: int, matches: re.Pattern[bytes], occurs: Occurs)
             places += map(re.Match.start, matches.finditer(data, start, end))
         start = end
     return places
-
-
-def has_candidates(data: bytes, patterns: Patterns) -> bool:
-    """Return whether anything matches."""
-    is_short = len(data) <= SHORT_BYTES
-    for byte, matches, _ in patterns:
-        if byte in data and matches.search(data, 0 if is_short else data.find(byte)) is not None:
-            return True
-    return False
 
 
 @lru_cache(maxsize=256)

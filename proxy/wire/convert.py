@@ -60,7 +60,7 @@ async def convert(reply: Reply, transcript: Transcript, work: Work, *, stream: b
 async def _read_all(batches: AsyncIterator[Batch]) -> None:
     """Read batches to their end; runs that arrive between them are only recorded on their way here."""
     if await anext(batches, None) is not None:
-        forward_runs(batches, lambda _run: True)
+        forward_runs(batches, lambda _frames: True)
         async for _ in batches:
             pass
 

@@ -130,6 +130,7 @@ class Run:
 
     __slots__ = ("raw", "sse")
 
+    SEPARATOR = b""  # between the parts of one run
     type = ""
 
     def __init__(self, sse: bytes) -> None:
@@ -159,6 +160,8 @@ class MessageRun(Run):
     """Consecutive messages of a WebSocket of types that are not followed: `raw` has the JSON text of each in a line."""
 
     __slots__ = ("_frames",)
+
+    SEPARATOR = b"\n"
 
     def __init__(self, lines: bytes) -> None:
         self.raw = lines
@@ -250,12 +253,6 @@ def parse_leniently(payload: bytes) -> Mapping[str, Any]:
     if not isinstance(data, dict):
         raise ValueError("an event's data is not an object")  # noqa: TRY004  as in parse_payload
     return data
-
-
-def join_runs(runs: Sequence[Event | Run]) -> Run:
-    """Return consecutive runs of one stream as one."""
-    parts = [run.raw for run in runs]
-    return MessageRun(b"\n".join(parts)) if isinstance(runs[0], MessageRun) else Run(b"".join(parts))
 
 
 def data_of(unit: Event | Run) -> Iterator[Mapping[str, Any]]:

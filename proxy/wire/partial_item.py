@@ -1,9 +1,9 @@
 """An item of a stream put together from its deltas, for a stream that breaks off or ends without its items."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from proxy.wire.event import Event
+from proxy.wire.event import Event, Run, data_of
 from proxy.wire.items import JSON, PART_TYPES
 
 # The field of an item that each type of delta adds to ...
@@ -62,6 +62,23 @@ class PartialItem:
         fields = sorted({field for field, _ in self._parts})
         parts = {field: [self._parts[place] for place in sorted(self._parts) if place[0] == field] for field in fields}
         return self._item | parts | {"status": status}
+
+
+def end_items(
+    opened: Mapping[int, tuple[int, Event]], log: Sequence[Event | Run], status: str
+) -> list[tuple[int, JSON]]:  # fmt: skip
+    """Return open items with what was sent of them, as if they ended here; each with its output_index.
+
+    Each is given by where it is in the log, and its `added` event.
+    """
+    partial = {index: PartialItem(opened[index][1]) for index in sorted(opened)}
+    start = min((position for position, _ in opened.values()), default=0)
+    for position, unit in enumerate(log[start:], start):
+        for data in data_of(unit):
+            index = index_of(data)
+            if index in partial and position > opened[index][0]:  # an earlier item may have had this index
+                partial[index].add(data)
+    return [(index, item.ended(status)) for index, item in partial.items()]
 
 
 def index_of(data: Mapping[str, Any], field: str = "output_index") -> int:

@@ -2,8 +2,8 @@
 
 Most of a stream is deltas that arrive one at a time. To wake the task of the request for each of them, and to pass it
 through every iterator between, costs more than all other work on a delta. So the reader of the batches gives the source
-an outlet: a function that takes a run. While the reader awaits its next batch, the source calls the outlet with each
-run as it arrives, and the task sleeps on. Events, and runs that the outlet does not take, come in the next batch.
+an outlet: a function that takes the frames of a run. While the reader awaits its next batch, the source calls it with
+each run as it arrives, and the task sleeps on. Events, and runs that the outlet does not take, come in the next batch.
 
 An iterator that changes or keeps batches is no Passage, and so receives every run in a batch.
 """
@@ -12,10 +12,12 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Self
 
-from proxy.wire.event import Batch, Run
+from proxy.wire.event import Batch
 
-Outlet = Callable[[Run], bool]
-"""Takes a run at once and returns True, or does nothing and returns False. It raises nothing."""
+Outlet = Callable[[bytes], bool]
+"""Takes the whole frames of a run at once and returns True, or does nothing and returns False. It raises nothing."""
+Reserve = Callable[[int], None]
+"""Reserves memory, in bytes. Raises Unavailable."""
 
 
 class Passage:

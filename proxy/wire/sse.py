@@ -11,14 +11,14 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-str
 from collections.abc import Iterator
 
 from proxy.wire.bounds import has_more_values
-from proxy.wire.candidates import candidate_patterns, candidates, has_candidates
+from proxy.wire.candidates import candidate_patterns, candidates
 from proxy.wire.event import Event, Run, parse_leniently
 from proxy.wire.json_parser import TooMuchText
+from proxy.wire.run_check import FRAME_ENDS
 from proxy.wire.sse_frame import LINE_ENDS, LONG_FRAME_BYTES, payload_of, usual_frame
 
 BOM = b"\xef\xbb\xbf"
 SENTINEL = b"[DONE]"
-FRAME_ENDS = b"\n\n", b"\r\n\r\n"
 LINE_BYTES = 16_384
 """How long the line of a frame's data is almost always, in bytes."""
 MAX_FRAME_BYTES = 33_554_432
@@ -50,7 +50,8 @@ class SSEParser:
         self.takes_long = False
         """Whether `more` parses a frame of more than `max_values` values next."""
         self._max_frame_bytes = max_frame_bytes
-        self._patterns = candidate_patterns(followed)
+        self.patterns = candidate_patterns(followed)
+        """Those of what may be a followed event or a sentinel."""
         self._tail = bytearray()  # the unfinished frame
         self._started = False
         self.pending_bytes = 0
@@ -87,12 +88,6 @@ class SSEParser:
         if not end:
             return []
         return self._split(received[:end] if isinstance(received, bytes) else bytes(memoryview(received)[:end]))
-
-    def run_in(self, chunk: bytes) -> Run | None:
-        """Return a chunk that is one run of whole frames, as `feed` would; None for any other, which `feed` gets."""
-        is_next = self._started and not self._tail and not self.has_more
-        is_whole = is_next and chunk.endswith(FRAME_ENDS) and len(chunk) <= self._max_frame_bytes
-        return Run(chunk) if is_whole and not has_candidates(chunk, self._patterns) else None
 
     def more(self) -> list[Event | Run]:
         """Return the next units of the frames that are whole, before the next `feed`."""
@@ -138,7 +133,7 @@ class SSEParser:
         """Return whole frames as followed events and runs, without sentinels."""
         if len(frames) > self._max_frame_bytes:
             self._check_length(frames)
-        places = candidates(frames, self._patterns)
+        places = candidates(frames, self.patterns)
         if places is None:  # most chunks are deltas
             return [Run(frames)] if frames else []
         self._units = self._units_in(frames, places)

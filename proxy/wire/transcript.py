@@ -8,21 +8,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from proxy.wire.errors import Unavailable
-from proxy.wire.event import TERMINALS, Batch, Event, MessageRun, Run, data_of, join_runs, type_of
+from proxy.wire.event import TERMINALS, Batch, Event, MessageRun, Run, type_of
 from proxy.wire.items import JSON, in_order
-from proxy.wire.partial_item import PartialItem, index_of
-from proxy.wire.passage import Outlet
+from proxy.wire.partial_item import end_items, index_of
+from proxy.wire.passage import Outlet, Reserve
+from proxy.wire.sequence_numbers import Numbered, has_number, number_after, numbered
 
-MAX_EXACT = 2**53 - 1  # the greatest integer that JavaScript clients read exactly
 LOG_BYTES = 16_777_216
 """How much of a stream is kept to close its open items with, in bytes; of longer items the beginning is kept."""
 MAX_KEPT_BYTES = 268_435_456
 """How large the kept part of one reply may be, in bytes."""
 FRAME_WORK = 16
 """How many bytes of an item take as much work as one byte of its frames."""
-NUMBER = b'"sequence_number"'  # searched with `find`, which takes a fraction of what `in` takes for bytes
-JOINED_RUNS = 16
-"""How many runs that came one by one are kept as one: each takes 90 bytes of memory beside its own."""
+JOINED_RUNS, JOINED_BYTES = 16, 16_384
+"""How many runs that came one by one are kept as one, and up to which size: each takes 90 bytes beside its own."""
+ROOM_BYTES = 1024
+"""For how many bytes of forwarded runs memory is reserved ahead, beside that for the one that needs it."""
 MAX_MARKS = 10_000
 """How many moments are noted at which frames came; later frames come with the last one."""
 
@@ -42,18 +43,20 @@ class Transcript:
         self.created: Event | None = None
         self.terminal: Event | None = None
         self.error: Event | None = None  # the `error` event that was passed on
-        self.last: Event | Run | None = None  # what was passed on last
         self.is_changed = False  # whether a reply check changed an event: the cache keeps only what a backend said
         self._items: dict[tuple[int, str | None], Any] = {}  # the finished items, by output_index and id
         self._open: dict[int, tuple[int, Event]] = {}  # by output_index: where it is in the log, and its `added` event
+        self._last: Event | Run | None = None
         self._log: list[Event | Run] = []
-        self._log_bytes = self._loose_runs = 0  # the latter: how many runs at the end of the log came one by one
+        self._loose: list[bytes] = []  # what came as runs one by one behind the log, and is not joined yet
+        self._loose_type = Run
+        self._log_bytes = self._room_bytes = 0  # of the log and loose runs; of those that need no more memory reserved
         self._is_log_full = False
         self._frame_limit: int | None = None
         self._clock: Callable[[], float] | None = None
         self._marks: list[tuple[float, int]] = []
         # The last unit with a sequence number that is not in the log; of an event only the number, in an object.
-        self._numbered: Event | Run | JSON | None = None
+        self._numbered: Numbered | None = None
         self._item_bytes = self._parsed_bytes = self._body_bytes = 0
         self._output: list[Any] | None = None  # what was composed in place of an empty output
 
@@ -62,8 +65,7 @@ class Transcript:
 
         With a clock, in seconds, it is noted when they came.
         """
-        self._frame_limit = limit_bytes
-        self._clock = clock
+        self._frame_limit, self._clock = limit_bytes, clock
 
     @property
     def keeps_frames(self) -> bool:
@@ -73,7 +75,8 @@ class Transcript:
     def see(self, batch: Batch) -> None:
         """Record a batch that is about to be passed on."""
         self._output = None
-        self._loose_runs = 0
+        if self._loose:
+            self._join_loose()
         for unit in batch:
             if isinstance(unit, Event):
                 if unit.type in ITEM_EVENTS:
@@ -86,64 +89,74 @@ class Transcript:
             else:
                 if self._log:
                     self._clear_log()
-                self._note_number(unit)
+                self._numbered = numbered(unit) or self._numbered
         if batch:
-            self.is_started, self.last = True, batch[-1]
+            self.is_started, self._last = True, batch[-1]
         if self._clock is not None and len(self._marks) < MAX_MARKS:
             self._marks.append((self._clock(), self._log_bytes))
-
-    def _note_number(self, unit: Event | Run) -> None:
-        """Remember the last unit with a sequence number, of those that are not in the log; of an event only that."""
-        if not isinstance(unit, Event):
-            self._numbered = unit if _has_number(unit) else self._numbered
-        elif "sequence_number" in (data := unit.data):
-            self._numbered = {"sequence_number": data["sequence_number"]}
 
     def _clear_log(self) -> None:
         self._numbered = self._last_numbered(JOINED_RUNS)  # not in all of it: a long stream may have no numbers
         self._log.clear()
-        self._log_bytes = 0
-        self._is_log_full = False
+        self._log_bytes, self._is_log_full = 0, False
 
-    def _last_numbered(self, most_units: int = LOG_BYTES) -> Event | Run | JSON | None:
+    def _last_numbered(self, most_units: int = LOG_BYTES) -> Numbered | None:
         """Return the last unit with a sequence number: units in the log are searched only when that is needed."""
+        self._join_loose()
         logged = () if self._is_log_full else self._log[: -most_units - 1 : -1]
-        return next(filter(_has_number, logged), self._numbered)
+        return next(filter(has_number, logged), self._numbered)
 
-    def forward_run(self, outlet: Outlet, reserve: Callable[[int], None], run: Run) -> bool:
+    def forward_run(self, outlet: Outlet, reserve: Reserve, run: bytes, kind: type[Run] = Run) -> bool:
         """Offer a run of a stream that has begun to an outlet, and record it if that takes it; return whether it has.
 
-        `reserve` is called before with how many bytes of it are kept, and raises Unavailable. Returns False without
-        calling either for a run that only `see` can record.
+        `run` is what was received of a run of this kind. `reserve` is called before with how much memory is needed, in
+        bytes, and raises Unavailable. Returns False without calling either for a run that only `see` can record.
         """
-        if self._frame_limit is not None or self._is_log_full or self._clock is not None:
+        if not self._open:
+            return self._forward_unkept(outlet, kind(run))
+        size = len(run)
+        if (size > self._room_bytes and not self._make_room(size, reserve)) or not outlet(run):
             return False
-        size = 0
-        if self._open:
-            size = len(run.raw)
-            log_bytes = self._log_bytes + size
-            if log_bytes > LOG_BYTES or self._parsed_bytes + log_bytes > MAX_KEPT_BYTES:
-                return False
-        elif self._log:
+        self._room_bytes -= size
+        self._log_bytes += size
+        self._loose_type, loose = kind, self._loose
+        loose.append(run)
+        if len(loose) == JOINED_RUNS:
+            self._join_loose()
+        return True
+
+    def _forward_unkept(self, outlet: Outlet, run: Run) -> bool:
+        """Do the same while no item is open: of the run only its number is kept."""
+        if self._log or self._frame_limit is not None or self._clock is not None or not outlet(run.raw):
             return False
+        self._last, self._numbered = run, numbered(run) or self._numbered
+        return True
+
+    def _make_room(self, size: int, reserve: Reserve) -> bool:
+        """Reserve memory for a run of an open item, and for some more; return whether it can be kept."""
+        most_bytes = min(LOG_BYTES, MAX_KEPT_BYTES - self._parsed_bytes) - self._log_bytes
+        if self._frame_limit is not None or self._is_log_full or self._clock is not None or size > most_bytes:
+            return False
+        room_bytes = min(size + ROOM_BYTES, most_bytes)
         try:
-            reserve(size)
+            reserve(room_bytes - self._room_bytes)
         except Unavailable:
             return False  # it comes as a batch, for which the guard frees memory or ends the stream
-        if not outlet(run):
-            reserve(-size)
-            return False
-        if size:
-            self._log.append(run)
-            self._log_bytes = log_bytes
-            self._loose_runs += 1
-            if self._loose_runs == JOINED_RUNS:
-                self._log[-JOINED_RUNS:] = [join_runs(self._log[-JOINED_RUNS:])]
-                self._loose_runs = 0
-        else:
-            self._note_number(run)
-        self.last = run
+        self._room_bytes = room_bytes
         return True
+
+    def _join_loose(self) -> None:
+        """Add what came as runs one by one to the log: as one run, unless that would be a large one."""
+        if loose := self._loose:
+            kind, self._last = self._loose_type, self._loose_type(loose[-1])
+            is_short = sum(map(len, loose)) <= JOINED_BYTES
+            self._log += [kind(kind.SEPARATOR.join(loose))] if is_short else map(kind, loose)
+            loose.clear()
+
+    @property
+    def last(self) -> Event | Run | None:
+        """What was passed on last."""
+        return self._loose_type(self._loose[-1]) if self._loose else self._last
 
     @property
     def marks(self) -> list[tuple[float, int]]:
@@ -245,21 +258,12 @@ class Transcript:
     @property
     def next_number(self) -> int:
         """The sequence number that follows the last one seen; 0 if not every client could read that exactly."""
-        numbered = self._last_numbered() or {}
-        events = [numbered] if isinstance(numbered, dict) else data_of(numbered)
-        numbers = [data.get("sequence_number") for data in events]
-        return next((number + 1 for number in reversed(numbers) if type(number) is int and 0 <= number < MAX_EXACT), 0)
+        return number_after(self._last_numbered())
 
     def cut_open_items(self, status: str = "incomplete") -> list[tuple[int, JSON]]:
         """Return all open items with what was sent of them, as if they ended here; each with its output_index."""
-        partial = {index: PartialItem(self._open[index][1]) for index in sorted(self._open)}
-        start = min((position for position, _ in self._open.values()), default=0)
-        for position, unit in enumerate(self._log[start:], start):
-            for data in data_of(unit):
-                index = index_of(data)
-                if index in partial and position > self._open[index][0]:  # an earlier item may have had this index
-                    partial[index].add(data)
-        return [(index, item.ended(status)) for index, item in partial.items()]
+        self._join_loose()
+        return end_items(self._open, self._log, status)
 
     def _follow(self, event: Event) -> None:
         kind = event.type
@@ -288,13 +292,9 @@ class Transcript:
                 self._frame_limit = None
         if size_bytes > LOG_BYTES and self._frame_limit is None and not self._is_log_full:
             self._numbered = self._last_numbered()
-            self._is_log_full = True  # a smaller unit that follows would leave a gap
+            self._is_log_full, self._room_bytes = True, 0  # a smaller unit that follows would leave a gap
         if self._is_log_full:
-            self._note_number(unit)
+            self._numbered = numbered(unit) or self._numbered
         else:
             self._log.append(unit.without_data() if isinstance(unit, Event) else unit)
             self._log_bytes = size_bytes
-
-
-def _has_number(unit: Event | Run) -> bool:
-    return "sequence_number" in unit.data if isinstance(unit, Event) else unit.raw.find(NUMBER) >= 0

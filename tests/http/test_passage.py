@@ -16,7 +16,7 @@ from backends.upstream.stream import Stream
 from proxy.http import send
 from proxy.rules.transcribing import GuardedBatches
 from proxy.wire.errors import BackendError
-from proxy.wire.event import Batch, Run
+from proxy.wire.event import Batch
 from proxy.wire.passage import Outlet
 from tests.backends.upstream.http1.clients import client_of, request
 from tests.bench.answers import DIALECTS, build_frames
@@ -85,7 +85,7 @@ async def test_a_run_is_taken_where_it_arrives():
     async with opened() as (stream, pieces):
         pieces.writer.write(chunk(BEFORE))
         first = await anext(stream)
-        stream.forward_runs(lambda run: taken.append(run.sse) is None)
+        stream.forward_runs(lambda frames: taken.append(frames) is None)
         following = asyncio.ensure_future(anext(stream))
         for count, text in enumerate("abc", 1):
             pieces.writer.write(chunk(delta(text)))
@@ -108,8 +108,8 @@ async def test_each_frame_comes_once_and_in_order(dialect: str, seed: int):
     frames = build_frames(40, dialect)[:-1]
     whole, seen, at = b"".join(frames), list[bytes](), len(frames[0])
 
-    def take(run: Run) -> bool:
-        return chosen.random() < 0.7 and seen.append(run.sse) is None
+    def take(frames: bytes) -> bool:
+        return chosen.random() < 0.7 and seen.append(frames) is None
 
     async with opened() as (stream, pieces):
         pieces.writer.write(chunk(frames[0]))
@@ -135,11 +135,11 @@ async def test_each_frame_comes_once_and_in_order(dialect: str, seed: int):
 
 async def test_a_run_with_the_key_of_the_gateway_is_not_passed():
     """It comes as a batch, without the key."""
-    taken: list[Run] = []
+    taken: list[bytes] = []
     async with opened("sk-secret-of-the-gateway") as (stream, pieces):
         pieces.writer.write(chunk(BEFORE))
         await anext(stream)
-        stream.forward_runs(lambda run: taken.append(run) is None)
+        stream.forward_runs(lambda frames: taken.append(frames) is None)
         following = asyncio.ensure_future(anext(stream))
         pieces.writer.write(chunk(delta("sk-secret-of-the-gateway")))
         batch = await following
@@ -151,11 +151,11 @@ async def test_a_run_with_the_key_of_the_gateway_is_not_passed():
 
 async def test_what_is_taken_begins_the_time_for_the_next_event():
     """A stream that goes on is not silent, and one that falls silent after it fails."""
-    taken: list[Run] = []
+    taken: list[bytes] = []
     async with opened(first_event_s=0.5, between_events_s=0.5) as (stream, pieces):
         pieces.writer.write(chunk(BEFORE))
         await anext(stream)
-        stream.forward_runs(lambda run: taken.append(run) is None)
+        stream.forward_runs(lambda frames: taken.append(frames) is None)
         following = asyncio.ensure_future(anext(stream))
         for count in range(1, 6):
             await asyncio.sleep(0.2)
@@ -174,8 +174,8 @@ class Way:
         forward_runs, write_batch = GuardedBatches.forward_runs, send._write_batch
 
         def counting(batches: GuardedBatches, outlet: Outlet) -> None:
-            def count(run: Run) -> bool:
-                is_written = outlet(run)
+            def count(frames: bytes) -> bool:
+                is_written = outlet(frames)
                 self.passed += is_written
                 return is_written
 

@@ -88,7 +88,7 @@ class Forwarding(Passage):
         return self.batches.pop(0)
 
     def forward_runs(self, outlet: Outlet) -> None:
-        self.taken = [outlet(unit) for batch in self.batches for unit in batch if isinstance(unit, Run)]
+        self.taken = [outlet(unit.sse) for batch in self.batches for unit in batch if isinstance(unit, Run)]
         self.batches = [[unit for unit in batch if isinstance(unit, Event)] for batch in self.batches]
 
 

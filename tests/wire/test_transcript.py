@@ -17,7 +17,7 @@ from proxy.wire.items import JSON
 from proxy.wire.partial_item import index_of
 from proxy.wire.sse import SSEParser
 from proxy.wire.sse_frame import frame_of
-from proxy.wire.transcript import JOINED_RUNS, LOG_BYTES, Transcript
+from proxy.wire.transcript import JOINED_RUNS, LOG_BYTES, ROOM_BYTES, Transcript
 from tests import examples
 from tests.wire.streams import (
     CANONICAL,
@@ -361,21 +361,33 @@ def test_what_is_kept_of_one_reply_is_limited(monkeypatch: pytest.MonkeyPatch, m
     monkeypatch.setattr("proxy.wire.transcript.MAX_KEPT_BYTES", transcript.kept_bytes + room)
 
     assert transcript.has_room_for(len(run.raw)) == (missing_bytes == 0)
-    assert transcript.forward_run(lambda _run: True, lambda _size: None, run) == (missing_bytes == 0)
+    assert transcript.forward_run(lambda _run: True, lambda _size: None, run.raw) == (missing_bytes == 0)
 
 
 @pytest.mark.parametrize("is_taken", [True, False])
 def test_a_forwarded_run_is_recorded_if_it_is_taken(is_taken: bool):
-    """Its memory is reserved before, and given back if it is not taken."""
-    run, transcript, reserved = Run(CANONICAL[5]), Transcript(), []
+    """Its memory is reserved before, with some more, so that not each run needs a call for that."""
+    run, transcript, reserved = CANONICAL[5], Transcript(), []
     transcript.see([event(**added(0, id="a"), sequence_number=2)])
     before = transcript.kept_bytes
-    size = len(run.raw)
+    size = len(run)
 
     assert transcript.forward_run(lambda _run: is_taken, reserved.append, run) is is_taken
-    assert reserved == ([size] if is_taken else [size, -size])
+    assert reserved == [size + ROOM_BYTES]
     assert transcript.kept_bytes == before + (size if is_taken else 0)
     assert transcript.next_number == (6 if is_taken else 3)
+
+
+def test_memory_of_forwarded_runs_is_reserved_before_they_are_offered():
+    """Never less than what is kept, and never much more."""
+    transcript, reserved = Transcript(), []
+    transcript.see([event(**added(0, id="a"))])
+    before = transcript.kept_bytes
+    for size in (1, 900, 200, 5_000, 1, *[100] * 50):
+        assert transcript.forward_run(lambda _run: True, reserved.append, b"x" * size)
+        assert 0 <= sum(reserved) - (transcript.kept_bytes - before) <= ROOM_BYTES
+
+    assert len(reserved) < 10
 
 
 def test_a_run_for_which_there_is_no_memory_is_left_for_a_batch():
@@ -387,7 +399,7 @@ def test_a_run_for_which_there_is_no_memory_is_left_for_a_batch():
     def refuse(_size: int) -> None:
         raise Unavailable("no memory", code="memory_exhausted")
 
-    assert not transcript.forward_run(offered.append, refuse, Run(CANONICAL[5]))
+    assert not transcript.forward_run(offered.append, refuse, CANONICAL[5])
     assert (offered, transcript.kept_bytes) == ([], before)
 
 
@@ -396,9 +408,9 @@ def test_a_run_after_frames_that_are_kept_no_more_is_left_for_a_batch():
     run, transcript = Run(CANONICAL[5]), Transcript()
     transcript.keep_frames(len(run.raw))
     transcript.see([run, run])
-    is_taken = [transcript.forward_run(lambda _run: True, lambda _size: None, run)]
+    is_taken = [transcript.forward_run(lambda _run: True, lambda _size: None, run.raw)]
     transcript.see([run])
-    is_taken.append(transcript.forward_run(lambda _run: True, lambda _size: None, run))
+    is_taken.append(transcript.forward_run(lambda _run: True, lambda _size: None, run.raw))
 
     assert (transcript.keeps_frames, is_taken, transcript.kept_bytes) == (False, [False, True], 0)
 
@@ -411,9 +423,10 @@ def test_runs_that_come_one_by_one_are_joined(kind: type[Run]):
     for number, text in enumerate(texts):
         data = delta("function_call_arguments", text) | {"sequence_number": number}
         raw = orjson.dumps(data) if kind is MessageRun else frame(**data)
-        assert transcript.forward_run(lambda _run: True, lambda _size: None, kind(raw))
+        assert transcript.forward_run(lambda _run: True, lambda _size: None, raw, kind)
 
-    assert len(transcript._log) == 1 + 3 + 2
+    assert len(transcript._log) == 1 + 3
+    assert transcript.last.raw == raw
     assert transcript.cut_open_items()[0][1]["arguments"] == "".join(texts)
     assert transcript.next_number == len(texts)
 

@@ -173,9 +173,9 @@ class TurnRunner:
                     forward_runs(reply.batches, partial(self._send_run, turn))
         record.status = 200
 
-    def _send_run(self, turn: Turn, run: Run) -> bool:
+    def _send_run(self, turn: Turn, frames: bytes) -> bool:
         """Send a run that arrives between two batches, if it need not wait; return whether it was sent."""
-        return not turn.is_ended and self._socket.send_now([*_unit_payloads(run, turn)])
+        return not turn.is_ended and self._socket.send_now([*_unit_payloads(Run(frames), turn)])
 
     async def _send_refusal(self, refusal: HeadgateError, turn: Turn, context: Context) -> None:
         """End a turn: as an error while nothing was sent, as a failed response afterwards."""

@@ -18,7 +18,7 @@ from backends.local.request import LocalRequest
 from backends.local.request.tool_choice import select_tools
 from backends.local.speech import ReasoningTags
 from backends.local.speech.hermes import HERMES
-from proxy.wire.event import FOLLOWED, Event
+from proxy.wire.event import FOLLOWED, Event, Run
 from tests.models import END, make_tokenizer
 from tests.wire.contract import event_faults, frames_faults, order_faults, response_faults
 
@@ -122,7 +122,7 @@ async def test_every_token_becomes_a_delta():
 class ForwardedText:
     """The tokens of a text, added to a generation while its batches are read, and what the outlet is offered of it."""
 
-    def __init__(self, text, *, accepts=lambda _run: True, **options):
+    def __init__(self, text, *, accepts=lambda _frames: True, **options):
         self.ids = LIBRARY_TOKENIZER.encode(text).ids
         self.generation, self.offered, self.batches = Generation(), [], []
         request = LocalRequest([1, 2, 3], DecodingOptions(9, frozenset()), {"model": "tiny"}, NO_TOOLS, None, False, **options)  # fmt: skip
@@ -150,10 +150,10 @@ class ForwardedText:
         async for batch in self.reading:
             self.batches.append(batch)
 
-    def _offer(self, run):
-        is_taken = self._accepts(run)
+    def _offer(self, frames):
+        is_taken = self._accepts(frames)
         if is_taken:
-            self.offered.append(run)
+            self.offered.append(Run(frames))
         return is_taken
 
 

@@ -1,0 +1,49 @@
+"""Decides whether a chunk of a stream passes as it is: whole frames that are neither followed events nor have secrets.
+
+Deltas of one stream begin alike: with the lines and keys up to their type. What one of them was searched for there is
+not searched for again in the next ones. That beginning ends with a comma, which no pattern has: no match continues
+behind it.
+"""
+
+import re
+
+from proxy.wire.candidates import Patterns
+
+FRAME_ENDS = b"\n\n", b"\r\n\r\n"
+MAX_STARTS = 16
+"""How many beginnings of a stream are learnt: where each delta has another one, learning costs more than it saves."""
+Secrets = tuple[tuple[int, re.Pattern[bytes]], ...]
+"""Patterns, each behind the code of a byte that every match of it has."""
+
+
+class RunCheck:
+    """Checks chunks that begin where a frame begins."""
+
+    __slots__ = ("_left_starts", "_searches", "_start", "secrets")
+
+    def __init__(self, patterns: Patterns, secrets: Secrets) -> None:
+        """`patterns` find what may be a followed event or a sentinel, `secrets` what must not pass."""
+        self.secrets = secrets
+        searched = [*((pattern.byte, pattern.matches) for pattern in patterns), *secrets]
+        self._searches = tuple([(byte, pattern.search) for byte, pattern in searched])
+        self._start = b""  # that a chunk has passed with
+        has_comma = any(b"," in pattern.pattern for _, pattern in searched)
+        self._left_starts = 0 if has_comma else MAX_STARTS
+
+    def passes(self, chunk: bytes) -> bool:
+        """Return whether a chunk is one run of whole frames that needs no change."""
+        if not chunk.endswith(FRAME_ENDS):
+            return False
+        rest = chunk.removeprefix(self._start)
+        for byte, search in self._searches:
+            if byte in rest and search(rest) is not None:
+                return False
+        if rest is chunk and self._left_starts:
+            self._learn(chunk)
+        return True
+
+    def _learn(self, chunk: bytes) -> None:
+        """Remember how a chunk begins that has passed: up to the first comma behind a key `type`, or not at all."""
+        self._left_starts -= 1
+        if (at := chunk.find(b'type"')) >= 0:
+            self._start = chunk[: chunk.find(b",", at) + 1]

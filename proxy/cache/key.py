@@ -73,16 +73,18 @@ def relevant_headers(forwarded: Mapping[str, str]) -> list[tuple[str, str]]:
 def relevant_fields(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that count, without side effects that the call does not ask for."""
     fields = {**body}
-    for name in FIELDS_NOT_IN_KEY.intersection(body):
-        del fields[name]
-    for name in SIDE_EFFECTS.intersection(fields):
-        if fields[name] is None or fields[name] is DEFAULTS.get(name):
+    for name in FIELDS_NOT_IN_KEY:
+        fields.pop(name, None)
+    for name in SIDE_EFFECTS:
+        if name in fields and (fields[name] is None or fields[name] is DEFAULTS.get(name)):
             del fields[name]
     return fields
 
 
 def forwarded_in_key(call: Call, route: Route) -> Mapping[str, str]:
     """Return the headers of a call that a target of the route may see and that count."""
+    if not call.headers:
+        return call.headers
     sent = tuple(call.headers)
     search = _names_in_key if len(sent) <= MANY_HEADERS else _names_in_key.__wrapped__
     names = search(route.header_names, sent)

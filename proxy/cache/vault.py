@@ -77,6 +77,8 @@ class Vault:
 
     def keys_of(self, encoded_call: bytes, partition: Partition) -> Sequence[str]:
         """Return the keys of that place, one for each secret."""
+        if len(self._rings) == 1:
+            return (self._rings[0].key_of(encoded_call, partition),)
         return tuple([ring.key_of(encoded_call, partition) for ring in self._rings])
 
     def held(self, place: Place) -> Entry | None:
@@ -93,17 +95,18 @@ class Vault:
     async def read(self, place: Place) -> Entry | None:
         """Return the entry at a place, if there is one that can be read. Raises StoreError."""
         changes = 0 if self._tier is None else self._tier.changes
-        partition, names = place.partition, list[str]()
-        for ring, key in zip(self._rings, place.keys, strict=True):
-            names += (ENTRIES + key, ring.generation_of(partition))
+        partition, rings, names = place.partition, self._rings, list[str]()
+        for number, key in enumerate(place.keys):
+            names += (ENTRIES + key, rings[number].generation_of(partition))
         values = await self._store.get_many(names)
         newest = _generation(values[1])
         place.generation, place.is_read = newest, True
         if self._known.get(partition) != newest:
             self._know(partition, newest)
-        for number, value in enumerate(values[::2]):
-            if value is not None and (generation := values[2 * number + 1]) is not None:
-                entry = self._open(self._rings[number], place.keys[number], place, StoredAs(value, generation), changes)
+        for number, key in enumerate(place.keys):
+            value, generation = values[2 * number], values[2 * number + 1]
+            if value is not None and generation is not None:
+                entry = self._open(rings[number], key, place, StoredAs(value, generation), changes)
                 if entry is not None:
                     return entry
         return None

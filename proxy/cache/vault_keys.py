@@ -39,7 +39,7 @@ class VaultKeys:
         self._is_private = is_private
         self._hash_key = lru_cache(MAX_KEYS)(partial(derive_key, secret))
         self._bind = lru_cache(MAX_KEYS)(bind)
-        self._hash_head = lru_cache(MAX_KEYS)(self._hash)
+        self._hash_head = lru_cache(MAX_KEYS)(self._hash_key_head)
         self._entry_key = lru_cache(MAX_KEYS)(self._derive_entry_key)
         self.generation_of = lru_cache(MAX_KEYS)(self._generation_of)
         """Returns the name of a partition's generation; the callers of a team share one."""
@@ -52,7 +52,7 @@ class VaultKeys:
         if self._secret:
             return self._hash(encoded_call, "cache key", *partition)
         head, end = encoded_call[:-HASH_BYTES], encoded_call[-HASH_BYTES:]
-        return self._hash_head(head, "cache key", *partition) + end.hex()
+        return self._hash_head(head, partition) + end.hex()
 
     def index_of(self, team: str, response_id: str) -> str:
         """Return the name under which the key of a response's entry is noted."""
@@ -86,6 +86,9 @@ class VaultKeys:
         if not self._secret:
             return hashlib.sha256(self._bind(purpose, *owner) + data).hexdigest()
         return hmac.digest(self._hash_key(purpose, *owner), data, "sha256").hex()
+
+    def _hash_key_head(self, head: bytes, partition: Partition) -> str:
+        return self._hash(head, "cache key", *partition)
 
     def _generation_of(self, partition: Partition) -> str:
         return (

@@ -98,6 +98,9 @@ class MemoryStore(Store):
     async def get(self, key: str) -> bytes | None:
         return self.peek(key)
 
+    async def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        return [*map(self.peek, keys)]
+
     def peek(self, key: str) -> bytes | None:
         """Return the same as `get`, which need not wait here. Raises StoreError."""
         value = self._values.get(key)

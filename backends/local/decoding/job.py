@@ -9,7 +9,9 @@ Jobs and steps are plain data, so the caller and the engine can live in one proc
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal
+
+from msgspec import Struct
 
 # "constraint_failed": the model disagrees with its grammar so often that following the grammar costs too much.
 FinishReason = Literal["stop", "length", "failed", "constraint_failed"]
@@ -44,7 +46,7 @@ class DecodingOptions:
         return bool(self.top_logprobs or (self.grammar and not self.allows_free_text))
 
 
-class Token(NamedTuple):
+class Token(Struct, frozen=True, array_like=True, gc=False):
     """One token of an answer."""
 
     id: int
@@ -91,8 +93,7 @@ EmitToken = Callable[[Job, Token], None]
 EndRun = Callable[[Job, RunEnd, str], None]
 
 
-@dataclass(slots=True)  # not frozen: one is made for each token
-class DecodingStep:
+class DecodingStep(Struct):
     """Progress of one job. The stop token that ends an answer is not among its tokens."""
 
     job: int

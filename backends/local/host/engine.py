@@ -165,6 +165,7 @@ class Engine(ABC):
                 generation.forward_tokens(None)  # what takes them has the generation, too: a cycle would keep both
                 if not generation.is_over:
                     self._cancel(job)
+                self._note_end()
 
     def receive(self, steps: Sequence[DecodingStep]) -> None:
         """Pass steps on to their generations; steps of cancelled jobs are dropped."""
@@ -198,6 +199,10 @@ class Engine(ABC):
     @abstractmethod
     def _cancel(self, job: Job) -> None:
         """Cancel a job that has been submitted."""
+
+    @abstractmethod
+    def _note_end(self) -> None:
+        """Note that an answer is no longer wanted or has ended."""
 
     @abstractmethod
     async def close(self) -> None:

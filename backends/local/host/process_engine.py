@@ -11,14 +11,13 @@ a 503 with the time until then.
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable
 
 import structlog
 
-from backends.local.decoding.job import DecodingOptions, Job
+from backends.local.decoding.job import Job
 from backends.local.host.child_process import ChildProcess
-from backends.local.host.engine import Engine, Generation, model_failed
+from backends.local.host.engine import Engine, model_failed
 from backends.local.host.ipc import EngineSpec
 from backends.local.host.memory import ModelMemoryBudget
 from backends.local.host.shared_messages import SupervisorSettings
@@ -92,17 +91,6 @@ class ProcessEngine(Engine):
         """Since when it is loaded and unused; None while it is used or not loaded."""
         return self._used_at if self._up.is_set() and not self._generations else None
 
-    @asynccontextmanager
-    async def generate(
-        self, prompt: Sequence[int], options: DecodingOptions, *, team: str = ""
-    ) -> AsyncIterator[Generation]:
-        try:
-            async with super().generate(prompt, options, team=team) as generation:
-                yield generation
-        finally:
-            self._used_at = time.monotonic()
-            self._memory.notify()
-
     async def unload(self) -> None:
         """End the child process unless it is in use; the next call starts another one."""
         if self.idle_since is not None and self._child is not None:
@@ -144,6 +132,10 @@ class ProcessEngine(Engine):
     def _cancel(self, job: Job) -> None:
         if self._child is not None:
             self._child.cancel(job.id)
+
+    def _note_end(self) -> None:
+        self._used_at = time.monotonic()
+        self._memory.notify()
 
     @property
     def _starts_in_s(self) -> float:

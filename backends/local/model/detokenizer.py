@@ -34,6 +34,9 @@ class Detokenizers:
 
     def _ends_in_character(self, tokens: Sequence[int]) -> bool:
         """Whether byte-level tokens end with a part of a character, which the next one may complete."""
+        last = self._text_of(tokens[-1]) if tokens else ""
+        if last and isinstance(last, str):
+            return False  # whatever is before it
         texts = [self._text_of(token) for token in tokens]
         content = b"".join([text.encode() if isinstance(text, str) else text for text in texts])
         return content.decode(errors="replace").endswith(REPLACEMENT)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
+from msgspec import Struct
 
 # "function": takes a JSON object of arguments. "custom": takes a text, which the model writes inside JSON.
 # "raw": a custom tool whose text the model writes verbatim, because the caller's grammar constrains it.
@@ -27,8 +28,7 @@ PARTIAL_INPUT = re.compile(
 )
 
 
-@dataclass(slots=True)  # not frozen: one is made for each token
-class Text:
+class Text(Struct, gc=False):
     text: str
     offset: int  # where it begins in the model's whole output, in characters
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 
+import msgspec
 import pytest
 
 from backends.local.decoding.job import DecodingOptions, DecodingStep, Job, Token
@@ -14,7 +15,7 @@ def test_jobs_and_steps_are_plain_data():
     step = DecodingStep(1, [Token(5, -0.5, [(5, -0.5)])], "stop")
 
     assert json.loads(json.dumps(asdict(job), default=list))["options"]["stop_ids"] == [4]
-    assert json.loads(json.dumps(asdict(step)))["tokens"] == [[5, -0.5, [[5, -0.5]]]]
+    assert json.loads(msgspec.json.encode(step))["tokens"] == [[5, -0.5, [[5, -0.5]]]]
 
 
 def test_a_continuation_keeps_the_total_limit_and_the_partial_answer():

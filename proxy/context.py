@@ -2,8 +2,10 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
+import msgspec
 import structlog
 
 from proxy.cleanup import Cleanup
@@ -23,8 +25,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 EndCallback = Callable[[], Awaitable[None]]
 ReplyCallback = Callable[["Context", Transcript], Awaitable[None]]
-NOTHING: dict[str, Any] = {}
-"""What a context has in place of a dict of its own until there is something in it; it is never changed."""
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Binder(Protocol):
         """Bind those of the items of a complete reply that are not bound yet, before its last event is passed on."""
 
 
-class Context:
+class Context(msgspec.Struct, eq=False):
     """The state of one call: caller, received headers, answer headers, telemetry, transcript, cleanup.
 
     `received` has all headers of the request, looked up in lower case. `answer_headers` are added to the answer,
@@ -80,84 +81,40 @@ class Context:
     `usage` counts it; None: usage is not counted.
     """
 
-    __slots__ = (
-        "_seen_ids",
-        "_slots",
-        "answer_headers",
-        "binder",
-        "caller",
-        "chain",
-        "cleanup",
-        "deadline",
-        "finished",
-        "followed",
-        "held_fields",
-        "history_items",
-        "is_answered",
-        "is_output_bound",
-        "is_recorded",
-        "is_sent",
-        "memory",
-        "quote",
-        "received",
-        "record",
-        "reply_callbacks",
-        "request_id",
-        "response_fields",
-        "runs",
-        "sent_call",
-        "target",
-        "trace",
-        "transcript",
-        "usage",
-        "values",
-        "workers",
-    )  # fmt: skip
-    sent_call: Call | None
-    quote: Quote | None
-    target: str | None
-    binder: Binder | None
-    chain: str | None
-    response_fields: Mapping[str, Any]
-    held_fields: frozenset[str]
-    reply_callbacks: tuple[ReplyCallback, ...]
-    _seen_ids: tuple[Any, Any] | None
-    _slots: dict[str, Any]  # by the name of the slot
+    request_id: str
+    caller: Caller
+    received: Mapping[str, str] = msgspec.field(default_factory=dict)
+    trace: Trace = msgspec.field(default_factory=Trace)
+    record: RequestRecord = msgspec.field(default_factory=RequestRecord)
+    answer_headers: dict[str, str] = msgspec.field(default_factory=dict)
+    followed: frozenset[str] = FOLLOWED
+    deadline: float | None = None
+    memory: MemoryLease = msgspec.field(default_factory=MemoryLease)
+    workers: Workers | None = None
+    finished: FinishedRequests = msgspec.field(default_factory=FinishedRequests)
+    usage: UsageBook | None = None
+    values: int = 0
+    runs: int = 0
+    history_items: int = 0
+    transcript: Transcript = msgspec.field(default_factory=Transcript)
+    cleanup: Cleanup = msgspec.field(default_factory=Cleanup)
+    is_sent: bool = False
+    is_answered: bool = False
+    is_recorded: bool = False
+    is_output_bound: bool = False
+    sent_call: Call | None = None
+    quote: Quote | None = None
+    target: str | None = None
+    binder: Binder | None = None
+    chain: str | None = None
+    response_fields: Mapping[str, Any] = NOTHING
+    held_fields: frozenset[str] = NO_FIELDS
+    reply_callbacks: tuple[ReplyCallback, ...] = ()
+    _seen_ids: tuple[Any, Any] | None = None
+    _slots: dict[str, Any] | None = None  # by the name of the slot
 
-    def __init__(  # noqa: PLR0913, PLR0917  each a fact of its own; names take as long as all the rest
-        self,
-        request_id: str,
-        caller: Caller,
-        received: Mapping[str, str] | None = None,
-        trace: Trace | None = None,
-        record: RequestRecord | None = None,
-        answer_headers: dict[str, str] | None = None,
-        followed: frozenset[str] = FOLLOWED,
-        deadline: float | None = None,
-        memory: MemoryLease | None = None,
-        workers: Workers | None = None,
-        finished: FinishedRequests | None = None,
-        usage: UsageBook | None = None,
-    ) -> None:
-        self.request_id = request_id
-        self.caller = caller
-        self.received = {} if received is None else received
-        self.trace = Trace() if trace is None else trace
-        self.record = RequestRecord() if record is None else record
-        self.answer_headers = {} if answer_headers is None else answer_headers
-        self.followed = followed
-        self.deadline = deadline
-        self.memory = MemoryLease() if memory is None else memory
-        self.workers = workers
-        self.finished, self.usage = finished or FinishedRequests(), usage
-        self.values = self.runs = self.history_items = 0
-        self.transcript, self.cleanup = Transcript(), Cleanup()
-        self.is_answered = self.is_sent = self.is_recorded = self.is_output_bound = False
-        self.sent_call = self.quote = self.target = self.binder = self.chain = self._seen_ids = None
-        self.response_fields = NOTHING
-        self.held_fields = NO_FIELDS
-        self.reply_callbacks = ()
-        self._slots = NOTHING
+    def __repr__(self) -> str:  # the headers have keys
+        return f"Context({self.request_id!r})"
 
     async def run(self, size_bytes: int, function: Callable[..., T], *args: Any) -> T:
         """Return what a function returns that works on a body of this size: in a thread if it is large."""
@@ -189,7 +146,7 @@ class Context:
         return slots.get(slot.name) if slots else None
 
     def set(self, slot: Slot[T], value: T) -> None:
-        if self._slots is NOTHING:
+        if self._slots is None:
             self._slots = {}
         self._slots[slot.name] = value
 
@@ -229,7 +186,7 @@ class Context:
     def for_refresh(self) -> "Context":
         """Return the context of the same call that is made again beside its request, for the sake of the cache."""
         again = Context(
-            self.request_id, self.caller, received={**self.received, "cache-control": "no-cache"},
+            self.request_id, self.caller, {**self.received, "cache-control": "no-cache"},
             record=RequestRecord(caller=self.caller.name, team=self.caller.team, stream=self.record.stream),
             followed=self.followed, memory=self.memory.begin_another(), workers=self.workers,
             finished=self.finished, usage=self.usage,

@@ -42,6 +42,11 @@ def test_values_of_one_header_are_joined():
     assert context.answer_headers == {"x-headgate-policy": "a, b, c", "Age": "3"}
 
 
+def test_a_context_is_shown_by_its_id():
+    """The headers of the request have keys, and what a traceback shows may be logged."""
+    assert repr(Context("req_1", ANNA, {"authorization": "Bearer key"})) == "Context('req_1')"
+
+
 def test_a_new_context_is_empty():
     """Contexts share no state."""
     context, other = Context("req_1", ANNA), Context("req_2", ANNA)

@@ -40,7 +40,7 @@ async def outcome(
     **fields: Any,
 ) -> Any:
     """Return the identifier that is sent, or the reason and the param of the refusal."""
-    context = make_context(caller, received=received)
+    context = make_context(caller, received=received or {})
     try:
         return (await apply_policy(policy, make_call(**fields), context, state)).body.get("safety_identifier")
     except PolicyViolation as violation:

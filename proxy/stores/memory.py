@@ -103,7 +103,8 @@ class MemoryStore(Store):
 
     def peek(self, key: str) -> bytes | None:
         """Return the same as `get`, which need not wait here. Raises StoreError."""
-        value = self._values.get(key)
+        values = self._values
+        value = values.get(key) if key in values.index else None
         if value is None and key in self._records.index and (record := self._records.get(key)) is not None:
             raise _mismatch(record, "value")
         return value

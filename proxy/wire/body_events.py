@@ -20,7 +20,7 @@ def events_of_body(response: Mapping[str, Any]) -> list[Event]:
 def terminal_of_body(response: Mapping[str, Any]) -> Event:
     """Return the last of the events of a body."""
     kind = terminal_type(response.get("status"))
-    return Event(kind, data={"type": kind, "response": response})
+    return Event(kind, None, {"type": kind, "response": response})
 
 
 def changed_response(events: Batch, *, items_changed: bool) -> Mapping[str, Any]:

@@ -15,8 +15,10 @@ import orjson
 
 from proxy.wire.linear_pattern import Occurs, compile_linear
 
+EDGE_BYTES = 4096
+"""How much is searched by `re` at each end of larger data, in bytes."""
 WINDOW_BYTES = 8192
-"""How much is searched by Rust's `regex` at a time, in bytes: only where that finds something `re` has to."""
+"""How much of what is between is searched by `re` at least, in bytes: only where Rust's `regex` finds something."""
 LARGE_BYTES = 131_072
 """From this size on data is searched by `re` alone: a line of it can be as long, and would be copied."""
 
@@ -56,15 +58,26 @@ def candidates(data: bytes, patterns: Patterns) -> Iterator[int] | None:
 
 
 def _places(data: bytes, start: int, matches: re.Pattern[bytes], occurs: Occurs) -> list[int]:
-    """Return the places of all matches from a place on."""
-    places: list[int] = []
-    while start < len(data):
-        end = data.find(b"\n", start + WINDOW_BYTES) + 1 or len(data)
-        window = data[start:end].decode("latin-1")
-        if not window.isascii() or occurs(window):
-            places += map(re.Match.start, matches.finditer(data, start, end))
-        start = end
-    return places
+    """Return the places of all matches from a place on. In a burst they are at its ends, and only deltas between."""
+    head = data.find(b"\n", start + EDGE_BYTES) + 1
+    tail = data.rfind(b"\n", head, len(data) - EDGE_BYTES) + 1
+    if not 0 < head < tail:
+        head = tail = len(data)
+    windows = [(start, head)]
+    for first, end in _windows(data, head, tail, tail - head, occurs):
+        windows += _windows(data, first, end, WINDOW_BYTES, occurs)
+    windows.append((tail, len(data)))
+    return [match.start() for first, end in windows for match in matches.finditer(data, first, end)]
+
+
+def _windows(data: bytes, start: int, end: int, size: int, occurs: Occurs) -> Iterator[tuple[int, int]]:
+    """Yield the windows of this size or more, each of whole lines, in which there may be a match."""
+    while start < end:
+        stop = min(data.find(b"\n", start + size - 1) + 1 or end, end)
+        text = data[start:stop].decode("latin-1")
+        if not text.isascii() or occurs(text):
+            yield start, stop
+        start = stop
 
 
 @lru_cache(maxsize=256)

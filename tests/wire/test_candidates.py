@@ -1,12 +1,14 @@
 """Finding where followed events may be."""
 
 import re
+from collections.abc import Iterator
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.wire.candidates import LARGE_BYTES, WINDOW_BYTES, Pattern, candidate_patterns, candidates
+from proxy.wire.candidates import EDGE_BYTES, LARGE_BYTES, WINDOW_BYTES, candidate_patterns, candidates
 from proxy.wire.event import FOLLOWED
 
 PATTERNS = candidate_patterns(FOLLOWED)
@@ -72,15 +74,20 @@ def test_any_type_is_found_in_large_data(size: int, kind: str):
     assert [*(candidates(key.rjust(size), candidate_patterns(frozenset({kind}))) or ())][:1] == [size - len(key) + 2]
 
 
-def test_windows_without_a_match_are_not_searched_again():
-    """Only the last of these has one."""
-    searched: list[str] = []
+@pytest.mark.parametrize(("before", "after", "is_searched"), [(1, 200, False), (200, 1, False), (100, 100, True)])
+def test_deltas_between_the_ends_of_a_burst_are_not_searched_for_places(before: int, after: int, is_searched: bool):
+    """Only windows in which there is something are."""
+    windows: list[tuple[int, int]] = []
     (keys, *_) = PATTERNS
-    assert keys.occurs is not None
-    occurs = keys.occurs
-    data = 200 * DELTA + FOUND["compact"]
-    noting = Pattern(keys.byte, keys.matches, lambda text: not searched.append(text) and occurs(text))  # type: ignore[func-returns-value]
 
-    assert [*(candidates(data, (noting,)) or ())] == [len(200 * DELTA) + 2]
-    assert "".join(searched) == data[data.find(b"y") :].decode()
-    assert [occurs(text) for text in searched] == [False] * (len(searched) - 1) + [True]
+    class Matches:
+        def finditer(self, data: bytes, start: int, end: int) -> Iterator[re.Match[bytes]]:
+            windows.append((start, end))
+            return keys.matches.finditer(data, start, end)
+
+    data = before * DELTA + FOUND["compact"] + b"\n\n" + after * DELTA
+    noting = keys._replace(matches=cast("re.Pattern[bytes]", Matches()))
+
+    assert [*(candidates(data, (noting,)) or ())] == [before * len(DELTA) + 2]
+    assert sum(end - start for start, end in windows) < 2 * EDGE_BYTES + is_searched * WINDOW_BYTES + 2 * len(DELTA)
+    assert (len(windows) > 2) is is_searched

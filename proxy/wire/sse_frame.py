@@ -10,6 +10,7 @@ from proxy.wire.large_bytes import cut_out
 LONG_FRAME_BYTES = 1_048_576
 """From this size on the lines of a frame are not split all at once, in bytes."""
 LINE_ENDS = b"\r", b"\n"
+NO_OTHER_LINE = b"data:", *LINE_ENDS
 BLANK_LINES = b"\n\n", b"\n\r\n"
 """How what precedes a frame ends, almost always."""
 
@@ -58,14 +59,11 @@ def usual_frame(frames: bytes, first: int, at: int, stop: int) -> tuple[int, sli
     line, line_end = frames.rfind(b"\n", first, at) + 1 or first, frames.find(b"\n", at, stop)
     if line_end < 0 or not frames.startswith(b"data:", line):
         return None
-    start = line
+    start, data = line, line + (6 if frames.startswith(b" ", line + 5) else 5)
     if line > first and not frames.endswith(BLANK_LINES, 0, line):
         start = frames.rfind(b"\n", first, line - 1) + 1 or first
-        if frames.startswith((b"data:", *LINE_ENDS), start):
+        if frames.startswith(NO_OTHER_LINE, start) or (start > first and not frames.endswith(BLANK_LINES, 0, start)):
             return None
-        if start > first and not frames.endswith(BLANK_LINES, 0, start):
-            return None
-    data = line + (6 if frames.startswith(b" ", line + 5) else 5)
     if frames.startswith(b"\n\n", line_end):
         has_others = frames.find(b"\r", start, line_end) >= 0
         return None if has_others else (start, slice(data, line_end), line_end + 2)

@@ -76,7 +76,7 @@ class Attempt:
             if reply.batches is not None:
                 beginning = begin(reply)
                 reply, first_error = await (beginning if deadline is None else in_time(deadline, beginning))
-            outcome = AttemptOutcome(call, reply, first_error=first_error)
+            outcome = AttemptOutcome(call, reply, None, first_error)
         except BackendError as error:
             outcome = self._failed(error)
         except BaseException as error:
@@ -85,11 +85,9 @@ class Attempt:
         target.note(outcome, started)
         if outcome.reply is not None:
             model_call.status = outcome.reply.status
-        if outcome.is_success:
-            self._has_begun_well = True
-        else:
+        self._has_begun_well = outcome.is_success or not outcome.is_fault
+        if not outcome.is_success:
             model_call.error = outcome.code or str(outcome.status)
-            self._has_begun_well = not outcome.is_fault
         return outcome
 
     def note_target(self) -> None:

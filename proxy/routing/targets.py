@@ -18,7 +18,6 @@ from proxy.routing.outcome import AttemptOutcome
 from proxy.routing.places import Places
 from proxy.routing.routes import Route, Routes
 from proxy.wire.errors import UnknownModel
-from proxy.wire.event import Reply
 
 log = structlog.get_logger()
 
@@ -126,8 +125,10 @@ class Target:
         """Note what a call came to that was sent at a time."""
         self.noted_at = now = time.monotonic()
         reply = outcome.reply
-        if reply is not None and reply.headers and (wait_s := _limit_s(reply, outcome)):
-            self.limited_until = now + min(wait_s, LONGEST_LIMIT_S)
+        if reply is not None and reply.headers:
+            wait_s = limited_for_s(reply.headers) if reply.status != 429 else _limit_s(outcome)
+            if wait_s:
+                self.limited_until = now + min(wait_s, LONGEST_LIMIT_S)
         if outcome.is_success:
             self._successes += 1
         else:
@@ -170,10 +171,9 @@ class Target:
         self._on_ejected(self, seconds)
 
 
-def _limit_s(reply: Reply, outcome: AttemptOutcome) -> float:
-    """Return for how long an answer says that nothing is left, or that it is too early to ask again, in seconds."""
-    left_s = limited_for_s(reply.headers)
-    return left_s if reply.status != 429 else max(left_s, delay_of(outcome.headers) or 0)
+def _limit_s(outcome: AttemptOutcome) -> float:
+    """Return for how long a refusal says that nothing is left, or that it is too early to ask again, in seconds."""
+    return max(limited_for_s(outcome.headers), delay_of(outcome.headers) or 0)
 
 
 class Targets:

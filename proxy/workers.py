@@ -210,6 +210,8 @@ class BodyMemory(Shares):
 class MemoryLease:
     """What one call of a team has taken of the budget. It is released when a `with` block of it is left."""
 
+    __slots__ = ("_budget", "_needed", "_taken", "_team")
+
     def __init__(self, budget: BodyMemory | None = None, team: str = "") -> None:
         self._budget = budget
         self._team = team
@@ -252,11 +254,10 @@ class MemoryLease:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.release()
-
-    def release(self) -> None:
+    def release(self, *_error: object) -> None:
         """Give everything back."""
         if self._budget is not None and self._taken:
             self._budget.give_back(self._taken, self._team)
         self._needed = self._taken = 0
+
+    __exit__ = release

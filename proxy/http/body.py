@@ -48,21 +48,21 @@ def read_now(request: web.BaseRequest, server: ServerTable, memory: MemoryLease)
 
 
 def _take_received(content: StreamReader, server: ServerTable, memory: MemoryLease) -> bytes:
-    """Return a body that has arrived. Raises RequestError for one that is too large, Unavailable."""
-    body = _received(content)
-    if len(body) > server.max_body_bytes:
-        raise body_too_large(server)
-    memory.grow(len(body))
-    return body
+    """Return a body that has arrived; if that is one piece, without the calls that flow control needs.
 
-
-def _received(content: StreamReader) -> bytes:
-    """Return all of a body that has arrived; if that is one piece, without the calls that flow control needs."""
-    if content.total_bytes and content.exception() is None:  # else it may have no buffer
+    Raises RequestError for one that is too large, Unavailable.
+    """
+    size, body = content.total_bytes, b""
+    if size and content.exception() is None:  # else it may have no buffer
         chunks = content._buffer  # noqa: SLF001
-        if len(chunks) == 1 and content.total_bytes == len(chunks[0]):
-            return chunks.popleft()
-    body: bytes = content.read_nowait()
+        if len(chunks) == 1 and size == len(chunks[0]):
+            body = chunks.popleft()
+    if not body:
+        body = content.read_nowait()
+        size = len(body)
+    if size > server.max_body_bytes:
+        raise body_too_large(server)
+    memory.grow(size)
     return body
 
 

@@ -21,7 +21,7 @@ from proxy.wire.call import Call, Operation, parse_call
 from proxy.wire.client_message import ClientMessage
 from proxy.wire.errors import RequestError
 from proxy.wire.event import Reply
-from proxy.wire.headers import DEFAULT_HEADERS, HeaderNames, forwarded_headers
+from proxy.wire.headers import DEFAULT_HEADERS, HeaderNames
 from proxy.workers import LARGE_BYTES, MANY_VALUES, BodyMemory, MemoryLease, Workers
 
 T = TypeVar("T")
@@ -70,43 +70,63 @@ class Ingress:
         parse = partial(parse, query=exchange.query)
         if is_optional and not exchange.request.body_exists:
             return parse(b"")
-        return await self.parse(await self._receive(exchange, memory), exchange, memory, parse)
-
-    async def read_call(
-        self, exchange: Exchange, memory: MemoryLease, operation: Operation, *, needs_model: bool
-    ) -> Call:  # fmt: skip
-        """Return the call in the body; the same for one that the team has sent lately. Raises as `read` does."""
-        headers = forwarded_headers(exchange.request.headers, self.header_names)
-        raw = self._read_now(exchange, memory)
+        raw = read_now(exchange.request, self.server, memory)
         if raw is None:
-            raw = await read_body(exchange.request, self.server, memory, self.workers)
-        if not raw and operation in OPTIONAL_BODIES:
-            raw = b"{}"
-        team, recent = exchange.record.team or "", self.recent
-        may_be_recent = operation == "create" and not exchange.query
-        if may_be_recent and (found := recent.find(team, raw)) is not None:
+            raw = await self._receive(exchange, memory)
+        return await self.parse(raw, exchange, memory, parse)
+
+    def read_call(
+        self, exchange: Exchange, memory: MemoryLease, operation: Operation, *, needs_model: bool
+    ) -> Call | Awaitable[Call]:
+        """Return the call in the body, or what to wait for; the same call for a body that the team has sent lately.
+
+        Both raise as `read` does.
+        """
+        raw = read_now(exchange.request, self.server, memory)
+        if raw is None:
+            return self._receive_call(exchange, memory, operation, needs_model=needs_model)
+        return self._call_in(raw, exchange, memory, operation, needs_model=needs_model)
+
+    def _call_in(
+        self, raw: bytes, exchange: Exchange, memory: MemoryLease, operation: Operation, *, needs_model: bool
+    ) -> Call | Awaitable[Call]:
+        """Return the call in this body, or what to wait for."""
+        headers = self.header_names.select(exchange.request.headers)
+        team, recent = exchange.record.team or "", self.recent if operation == "create" and not exchange.query else None
+        if recent is not None and (found := recent.find(team, raw)) is not None:
             memory.grow(found.parsed_bytes)
             exchange.values = found.values
             return found.parsed if found.parsed.headers == headers else found.parsed.with_headers(headers)
         parse = partial(
             parse_call, headers=headers, query=exchange.query, operation=operation, needs_model=needs_model
         )  # fmt: skip
+        if not raw and operation in OPTIONAL_BODIES:
+            raw = b"{}"
+        return self._parse_call(raw, exchange, memory, parse, recent)
+
+    async def _receive_call(
+        self, exchange: Exchange, memory: MemoryLease, operation: Operation, *, needs_model: bool
+    ) -> Call:  # fmt: skip
+        """Return the call in a body that has not arrived yet, or has to be decompressed."""
+        raw = await self._receive(exchange, memory)
+        found = self._call_in(raw, exchange, memory, operation, needs_model=needs_model)
+        return found if isinstance(found, Call) else await found
+
+    async def _parse_call(
+        self, raw: bytes, exchange: Exchange, memory: MemoryLease, parse: Callable[..., Call],
+        recent: RecentCalls[Call] | None,
+    ) -> Call:  # fmt: skip
         call = await self.parse(raw, exchange, memory, parse)
-        if may_be_recent:
-            recent.note(team, raw, call, exchange.values)
+        if recent is not None:
+            recent.note(exchange.record.team or "", raw, call, exchange.values)
         return call
 
     async def _receive(self, exchange: Exchange, memory: MemoryLease) -> bytes:
-        """Return the body as it was sent, decompressed. Raises RequestError, Unavailable."""
-        raw = self._read_now(exchange, memory)
-        return await read_body(exchange.request, self.server, memory, self.workers) if raw is None else raw
-
-    def _read_now(self, exchange: Exchange, memory: MemoryLease) -> bytes | None:
-        """Return a body that has arrived and need not be decompressed. Raises RequestError, Unavailable."""
+        """Return a body that has not arrived yet, or has to be decompressed. Raises RequestError, Unavailable."""
         request = exchange.request
         if self.directory.is_open and "Content-Type" not in request.headers:  # a web page can send that without asking
             raise RequestError("The body has no Content-Type; only application/json is supported.", status=415)
-        return read_now(request, self.server, memory)
+        return await read_body(request, self.server, memory, self.workers)
 
     async def parse(self, raw: bytes, exchange: Exchange, memory: MemoryLease, parse: Callable[..., T]) -> T:
         """Return what `parse` makes of a body and the largest number of values: in a thread if it is large.

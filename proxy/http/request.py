@@ -33,7 +33,7 @@ class Request(web.BaseRequest):
     """
 
     __slots__ = (
-        "_has_rest", "_max_body_bytes", "_message", "content", "headers", "method", "protocol", "raw_path",
+        "_has_rest", "_max_body_bytes", "_message", "content", "headers", "method", "protocol", "raw_path", "remote",
         "sent_bytes", "version",
     )  # fmt: skip
 
@@ -42,6 +42,8 @@ class Request(web.BaseRequest):
     method: str
     protocol: "RequestLoop"
     raw_path: str
+    remote: str | None
+    """The address of who has connected; None for a connection that has none."""
     version: HttpVersion
 
     _cache = _rest()
@@ -72,6 +74,7 @@ class Request(web.BaseRequest):
         self.method = message.method
         self.protocol = protocol
         self.raw_path = message.path
+        self.remote = protocol.remote
         self.sent_bytes = 0
         self.version = message.version
 
@@ -97,11 +100,6 @@ class Request(web.BaseRequest):
     def output_size(self) -> int:
         """How much of its answer was written, in bytes."""
         return self.sent_bytes + (self.writer.output_size if self._has_rest else 0)
-
-    @property
-    def remote(self) -> str | None:
-        """The address of who has connected."""
-        return self.protocol.remote
 
     @property
     def transport(self) -> asyncio.Transport | None:

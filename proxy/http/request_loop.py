@@ -68,9 +68,8 @@ class RequestLoop(BoundedHeads):
                 raise error.with_traceback(None) from None
             finally:
                 self._note_end()
-            if not request.content.is_eof():
-                await self._drop(request.content)
-            is_open = self._may_continue(request, answer)
+            is_read = request.content.is_eof() or await self._drop(request.content)
+            is_open = self._may_continue(answer, is_read=is_read)
             if self._messages:
                 await asyncio.sleep(0)  # others are served between the requests of one client
         self._end()
@@ -113,8 +112,11 @@ class RequestLoop(BoundedHeads):
         if self._handler_waiter is not None:
             self._handler_waiter.set_result(None)
 
-    async def _drop(self, body: StreamReader) -> None:
-        """Read on for a while: a client that still sends its body could not read the answer otherwise."""
+    async def _drop(self, body: StreamReader) -> bool:
+        """Read on for a while: a client that still sends its body could not read the answer otherwise.
+
+        Return whether all of it has arrived.
+        """
         try:
             with suppress(TimeoutError, web.RequestPayloadError):
                 async with asyncio.timeout(LINGERING_S):
@@ -123,6 +125,7 @@ class RequestLoop(BoundedHeads):
         except BaseException:
             self.force_close()
             raise
+        return body.is_eof()
 
     def _end(self) -> None:
         """Close the connection, unless it is closed already."""
@@ -131,9 +134,9 @@ class RequestLoop(BoundedHeads):
             if self.transport is not None:
                 self.transport.close()
 
-    def _may_continue(self, request: Request, answer: web.StreamResponse) -> bool:
+    def _may_continue(self, answer: web.StreamResponse, *, is_read: bool) -> bool:
         """Return whether another request may follow; it is awaited until the connection has been idle for too long."""
-        self._keepalive = bool(answer.keep_alive) and request.content.is_eof()
+        self._keepalive = bool(answer.keep_alive) and is_read
         if not self._keepalive or self._close or self._force_close:
             return False
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout

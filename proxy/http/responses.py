@@ -46,7 +46,8 @@ class Responses:
         needs_model = operation == "compact" or routes.default is None
         with self.ingress.lease(caller) as memory:
             exchange.trace.begin("parse")
-            call = routes.with_model(await self.ingress.read_call(exchange, memory, operation, needs_model=needs_model))
+            found = self.ingress.read_call(exchange, memory, operation, needs_model=needs_model)
+            call = routes.with_model(found if isinstance(found, Call) else await found)
             record, is_stream = exchange.record, call.is_stream
             record.model, record.stream = call.model or None, is_stream
             context = self.ingress.context(exchange, caller, memory)

@@ -46,7 +46,7 @@ class RequestHeaders(Protocol):
 
 
 class Sender(NamedTuple):
-    """A caller, the `Authorization` by which it was identified, and the version of the directory that knew it."""
+    """A caller, the `Authorization` by which it was identified, in ASCII, and the version of the directory."""
 
     authorization: str
     caller: Caller
@@ -151,14 +151,18 @@ class Directory:
         if API_KEY in headers or X_API_KEY in headers or len(authorization) != 1:
             return self._look_up(headers)
         sent, last = authorization[0], None if connection is None else connection.sender
-        if last is not None and last.version is self._version and _is_same(last.authorization, sent):
-            return self._note_use(last.caller)
-        known = self._keyed.get(_digest(sent))
-        if known is None:
+        is_ascii = sent.isascii()  # others cannot be compared in a time that says nothing about the one that is known
+        if last is not None and is_ascii and last.version is self._version and compare_digest(last.authorization, sent):
+            caller = last.caller
+        elif (known := self._keyed.get(_digest(sent))) is None:
             return self._look_up(headers, sent)
-        if connection is not None:
-            connection.sender = Sender(sent, known, self._version)
-        return self._note_use(known)
+        else:
+            caller = known
+            if connection is not None and is_ascii:
+                connection.sender = Sender(sent, known, self._version)
+        if caller.key_id:
+            self._used.add(caller.key_id)
+        return caller
 
     def _look_up(self, headers: RequestHeaders, authorization: str | None = None) -> Caller:
         """Return the caller whose key is in these headers, where it is taken apart. Raises as `identify` does.
@@ -225,11 +229,6 @@ class Directory:
 
 def _not_allowed(message: str) -> Unauthenticated:
     return Unauthenticated(f"{message} Ask the operator of this gateway.", status=403, code="token_not_allowed")
-
-
-def _is_same(known: str, sent: str) -> bool:
-    """Whether two headers are equal. How long it takes says nothing about a known one."""
-    return known.isascii() and sent.isascii() and compare_digest(known, sent)
 
 
 def _digest(text: str) -> bytes:

@@ -14,5 +14,5 @@ def server_timing(durations: Iterable[tuple[str, float]]) -> str:
     parts: list[str] = []
     for name, seconds in durations:
         text = _SHORT[floor(seconds * _UNITS_PER_S + 0.5)] if seconds < SHORT_S else f"{seconds * 1000:.2f}"
-        parts += (", ", name, ";dur=", text)
-    return "".join(parts[1:])
+        parts.append(f"{name};dur={text}")
+    return ", ".join(parts)

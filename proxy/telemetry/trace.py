@@ -9,8 +9,8 @@ All durations are in `Server-Timing`. A request that is not sampled has no span 
 """
 
 import re
-import time
 from collections.abc import Callable, Mapping
+from time import perf_counter, time_ns
 
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer
@@ -67,7 +67,7 @@ class Trace:
         self._resends = -1
         self._route: str | None = None  # the template of the path
         self.history: CallHistory | None = None  # what the admin API shows of it, if there is one
-        self.started = time.perf_counter()  # when the head of the request had been read
+        self.started = perf_counter()  # when the head of the request had been read
         self._incoming: dict[str, str] = {}
         if headers is not None and "traceparent" in headers:
             self._incoming = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
@@ -89,15 +89,15 @@ class Trace:
 
     def elapsed_s(self) -> float:
         """Return the seconds since the request's head was read."""
-        return time.perf_counter() - self.started
+        return perf_counter() - self.started
 
     def step_s(self) -> float:
         """Return the seconds since the step began that was begun last, in steps of 10 microseconds."""
-        return int((time.perf_counter() - self._step_began) * 100_000) / 100_000  # `round` takes several times as long
+        return int((perf_counter() - self._step_began) * 100_000) / 100_000  # `round` takes several times as long
 
     def begin(self, step: str) -> None:
         """Begin a step of the path, which lasts until the next one begins, or until `end_step`."""
-        now = time.perf_counter()
+        now = perf_counter()
         if self._step is not None:
             self.durations.append((self._step, now - self._step_began))
             if self.is_recording:
@@ -107,7 +107,7 @@ class Trace:
     def end_step(self) -> None:
         """End the step that has begun, if one has: what follows is none."""
         if self._step is not None:
-            lasted_s = time.perf_counter() - self._step_began
+            lasted_s = perf_counter() - self._step_began
             self.durations.append((self._step, lasted_s))
             if self.is_recording:
                 self._show_step(self._step, lasted_s)
@@ -126,7 +126,7 @@ class Trace:
     def _show_step(self, step: str, lasted_s: float) -> None:
         """Make a span of a step that has waited, or has failed."""
         if step in WAITING_STEPS and (self._has_worked or self._step_error is not None):
-            ended = time.time_ns()
+            ended = time_ns()
             span = self.start_child(step, SpanKind.INTERNAL, ended - int(lasted_s * 1e9))
             if span is not None and self._step_error is not None:
                 span.set_attribute("error.type", self._step_error)
@@ -178,7 +178,7 @@ class Trace:
     def end_wait(self) -> None:
         """Note the first event of a reply: `Server-Timing` says how long the backend took to begin."""
         if self.waiting is not None:
-            self.durations.append(("backend", time.perf_counter() - self.waiting.started))
+            self.durations.append(("backend", perf_counter() - self.waiting.started))
             self.waiting = None
 
     def event(self, name: str, attributes: Mapping[str, str | None]) -> None:
@@ -195,7 +195,7 @@ class Trace:
         """Note that the reply has begun, also on the call's span; return the seconds since the head was read."""
         if self._call is not None:
             self._call.add_event("headgate.first_event")
-        now = time.perf_counter()
+        now = perf_counter()
         if self.waiting is not None:  # as `end_wait`, without a call of it
             self.durations.append(("backend", now - self.waiting.started))
             self.waiting = None

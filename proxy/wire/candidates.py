@@ -61,22 +61,20 @@ def _places(data: bytes, start: int, matches: re.Pattern[bytes], occurs: Occurs)
     """Return the places of all matches from a place on. In a burst they are at its ends, and only deltas between."""
     head = data.find(b"\n", start + EDGE_BYTES) + 1
     tail = data.rfind(b"\n", head, len(data) - EDGE_BYTES) + 1
-    if not 0 < head < tail:
-        head = tail = len(data)
-    windows = [(start, head)]
-    for first, end in _windows(data, head, tail, tail - head, occurs):
-        windows += _windows(data, first, end, WINDOW_BYTES, occurs)
-    windows.append((tail, len(data)))
-    return [match.start() for first, end in windows for match in matches.finditer(data, first, end)]
+    between = data[head:tail].decode("latin-1") if 0 < head < tail else ""
+    if not (between and between.isascii()):
+        return [match.start() for match in matches.finditer(data, start)]
+    windows = [(start, head), (tail, len(data))]
+    if occurs(between):
+        windows[1:1] = [window for window in _windows(data, head, tail) if occurs(data[slice(*window)].decode())]
+    return [match.start() for window in windows for match in matches.finditer(data, *window)]
 
 
-def _windows(data: bytes, start: int, end: int, size: int, occurs: Occurs) -> Iterator[tuple[int, int]]:
-    """Yield the windows of this size or more, each of whole lines, in which there may be a match."""
+def _windows(data: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the windows of data, each of whole lines."""
     while start < end:
-        stop = min(data.find(b"\n", start + size - 1) + 1 or end, end)
-        text = data[start:stop].decode("latin-1")
-        if not text.isascii() or occurs(text):
-            yield start, stop
+        stop = min(data.find(b"\n", start + WINDOW_BYTES) + 1 or end, end)
+        yield start, stop
         start = stop
 
 
@@ -103,8 +101,8 @@ def candidate_patterns(followed: frozenset[str]) -> Patterns:
             re.compile(rb'y(?=pe"[ \t:]*+(?:[\r\n]|"%b"))' % _any_of(values)),
             compile_linear(rf'ype"[ \t:]*(?:[\r\n]|"{ascii_values}")'),
         ),
-        Pattern(ord("D"), re.compile(rb"D(?=ONE\])")),
-        Pattern(ord("\\"), re.compile(rb"\\(?=%b)" % escapes)),
+        Pattern(ord("D"), re.compile(rb"D(?=ONE\])"), compile_linear(r"DONE\]")),
+        Pattern(ord("\\"), re.compile(rb"\\(?=%b)" % escapes), compile_linear(rf"\\(?:{escapes.decode()})")),
     )
 
 

@@ -27,6 +27,8 @@ def count_text(raw: bytes, text: bytes) -> int:
 
 def find_text(raw: bytes, text: bytes, start: int = 0) -> int:
     """Return where a text occurs first from a place on, -1 if it does not. Searched in windows."""
+    if len(raw) <= WINDOW_BYTES:
+        return raw.find(text, start)
     while start < len(raw):
         found = raw.find(text, start, start + WINDOW_BYTES + len(text) - 1)
         if found >= 0:

@@ -205,8 +205,8 @@ class Context(msgspec.Struct, eq=False):
         self.deadline = None
 
     def note_first_event(self) -> None:
-        """Record how long the reply took to begin."""
-        self.record.first_event_s = round(self.trace.note_first_event(), 4)
+        """Record how long the reply took to begin, to a tenth of a millisecond: `round` takes much longer."""
+        self.record.first_event_s = int(self.trace.note_first_event() * 10_000 + 0.5) / 10_000
 
 
 async def _run_cleanup(callback: EndCallback) -> None:

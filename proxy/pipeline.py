@@ -77,13 +77,13 @@ class Pipeline:
         slot = found if isinstance(found, CacheSlot) else await found
         if slot.is_stale:
             self.cache.refresh(slot, partial(self._ask_again, received, context.for_refresh()))
-        if slot.reply is None:
+        if (reply := slot.reply) is None:
             return await self._ask(call, route, slot, context, is_direct=is_direct, is_background=is_background)
         if not is_direct:
             await self._check_hit(call, route, place, context)
         context.trace.end_step()
         self._note_saved(call, route, context)
-        return await self._guard(call, slot.reply, context)
+        return reply if self.rules.pass_whole(call, reply, context) else await self._guard(call, reply, context)
 
     async def _ask(
         self, call: Call, route: Route, slot: CacheSlot, context: Context, *, is_direct: bool, is_background: bool

@@ -156,10 +156,9 @@ class Cache:
         self, place: Place, entry: Entry | None, call: Call, directives: Directives, context: Context
     ) -> CacheSlot:
         """Return the slot of a call whose place has this entry."""
-        age_s, ages = 0.0 if entry is None else self._age_s(entry), self._ages
-        if entry is None:
-            freshness = EXPIRED
-        else:  # most calls have no directives, and get what is fresh
+        freshness, age_s = EXPIRED, 0.0
+        if entry is not None:  # most calls have no directives, and get what is fresh
+            age_s, ages = self._age_s(entry), self._ages
             freshness = FRESH if directives is ANY and age_s < ages.ttl_s else ages.of(age_s, directives)
         if entry is not None and freshness in GIVEN:
             reply = entry.reply(call, context.followed, paced=self._is_paced)

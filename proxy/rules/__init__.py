@@ -40,8 +40,11 @@ class Rules:
         """Returns the call as the policies allow it. Raises PolicyViolation, Unavailable."""
         self.begin_admission = admission.begin
         """Returns the same, or what returns it. Raises PolicyViolation, Unavailable."""
-        self.guard = Guard(decisions).guard
+        guard = Guard(decisions)
+        self.guard = guard.guard
         """Returns the reply with its checks applied. Raises BackendError, Unavailable."""
+        self.pass_whole = guard.pass_whole
+        """Does the same at once with a body that nothing checks; returns whether it is one."""
         self.close = state.close
         """Gives back what policies hold in the store, after the last call."""
 

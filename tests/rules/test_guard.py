@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -10,9 +11,12 @@ import pytest
 from pydantic import PrivateAttr
 
 from policies import Policy, PolicyState, ReplyCheck, ReplyCheckFactory
+from proxy.rules.admit import REPLY_CHECKS
 from proxy.rules.guard import require_stream, until_terminal
 from proxy.rules.rule import compile_selector
 from proxy.shutdown import cancel_for_shutdown
+from proxy.wire.body_events import terminal_of_body
+from proxy.wire.call import Call
 from proxy.wire.convert import convert
 from proxy.wire.errors import BackendError, Unavailable
 from proxy.wire.event import FOLLOWED, Batch, Event, Reply, Run
@@ -140,6 +144,55 @@ async def test_a_body_passes_unchanged(rules: Any):
 
     assert await guarded(rules, make_call(), reply, context) is reply
     assert context.transcript.response == RESPONSE
+
+
+def kept_reply() -> Reply:
+    """Return a body as the cache gives it."""
+    return replace(body_reply(), terminal=terminal_of_body(RESPONSE))
+
+
+async def test_a_body_with_which_nothing_is_to_be_done_passes_at_once():
+    """What is known of it afterwards is what is known of a body that passed the guard."""
+    (call, kept), (context, other) = (make_call(), kept_reply()), (make_context(), make_context())
+
+    assert NO_RULES.pass_whole(call, kept, context)
+    assert await NO_RULES.guard(call, kept, other) is kept
+    assert context.transcript.terminal is kept.terminal is other.transcript.terminal
+    assert context.transcript.response_bytes == other.transcript.response_bytes > 0
+    assert context.transcript.is_started
+    assert context.record.first_event_s is not None
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        lambda context: context.set(REPLY_CHECKS, [None]),
+        lambda context: context.on_reply(lambda *_: None),
+        lambda context: setattr(context, "binder", NotedResponses()),
+        lambda context: setattr(context, "response_fields", {"previous_response_id": "resp_1"}),
+    ],
+)
+async def test_a_body_does_not_pass_at_once_if_something_is_to_be_done_with_it(prepare: Callable[[Any], None]):
+    """It is checked, kept, bound or completed by the guard."""
+    context = make_context()
+    prepare(context)
+
+    assert not NO_RULES.pass_whole(make_call(), kept_reply(), context)
+    assert context.transcript.terminal is None
+
+
+@pytest.mark.parametrize(
+    ("call", "reply"),
+    [
+        (STREAM, kept_reply()),
+        (make_call(), body_reply()),
+        (make_call(), Reply(400, {}, body=b"{}")),
+        (STREAM, stream_reply(CANONICAL)),
+    ],
+)
+async def test_other_replies_do_not_pass_at_once(call: Call, reply: Reply):
+    """A body in place of a stream, one that was not looked at yet, an error, and a stream."""
+    assert not NO_RULES.pass_whole(call, reply, make_context())
 
 
 @pytest.mark.parametrize("types", [None, (), ("response.created", "response.completed")])

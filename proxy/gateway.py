@@ -6,7 +6,7 @@ not change are the same objects in the next generation. A generation is closed w
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -28,6 +28,7 @@ from proxy.lasting import Lasting
 from proxy.pipeline import Pipeline
 from proxy.shares import Shares
 from proxy.stores import Store
+from proxy.wire.loggable import printable
 
 log = structlog.get_logger()
 
@@ -36,6 +37,8 @@ ReadAgain = Callable[[Config], Config]
 LAST_JOBS_S = 86_400.0
 """How long the background responses of a config that was replaced may go on, in seconds."""
 IN_FLIGHT_CHECK_S = 0.1
+MAX_CHANGES_CHARS = 4096
+"""How much of the changes of a config is written to the audit, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,19 +150,23 @@ class Gateway:
         self.reloads["succeeded"] += 1
         log.info("config.reloaded", changes=prepared.changes)
         if prepared.generation is not None:
-            self._report(prepared.generation.config)
+            self._report(prepared.generation.config, prepared.changes)
 
     async def _close_prepared(self) -> None:
         prepared, self._prepared = self._prepared, None
         if prepared is not None:
             await prepared.undo.aclose()
 
-    def _report(self, config: Config) -> None:
-        """Log what has no effect in a new config, and record that it is served."""
+    def _report(self, config: Config, changes: Sequence[str]) -> None:
+        """Log what has no effect in a new config, and record that it is served and what it has changed.
+
+        The hash of its file alone would not tell that a secret was replaced which the file names.
+        """
         for warning in config.warnings:
             log.warning("config.warned", reason=warning)
         if self._lasting.audit is not None and config.digest is not None:
-            self._lasting.audit.write_event("config.loaded", {"config_sha256": config.digest})
+            changed = printable("; ".join(changes), MAX_CHANGES_CHARS)
+            self._lasting.audit.write_event("config.loaded", {"config_sha256": config.digest, "changes": changed})
 
     async def report(self) -> Report:
         """Return what /readyz answers."""

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from hashlib import sha256
-from itertools import starmap
 from typing import get_args
 
-from proxy.state.references import Kind, ids_of_output
+from proxy.state.references import Kind, is_id
 from proxy.wire.fields import normalize
 
 _NORMAL = b"abcdefghijklmnopqrstuvwxyz0123456789_-"
@@ -41,8 +40,22 @@ def digest_of(*parts: str) -> str:
 
 
 def item_keys(items: object, key_of: OwnerKey, *, are_kept: bool = True) -> list[str]:
-    """Return the keys of items, if they are kept, and of the containers in which their tools ran."""
-    return [*starmap(key_of, ids_of_output(items, are_kept=are_kept))]
+    """Return the keys of items, in a response or a list of an upstream, if they are kept, and of the containers in
+    which their tools ran: later calls can run tools there.
+    """
+    keys: list[str] = []
+    for item in items if type(items) is list else ():  # as JSON is parsed
+        if type(item) is not dict:
+            continue
+        if are_kept and "id" in item and is_id(value := item["id"]):
+            keys.append(key_of("item", value))
+        if "container_id" in item and is_id(value := item["container_id"]):
+            keys.append(key_of("container", value))
+        if "environment" in item and isinstance(environment := item["environment"], dict):
+            value = environment.get("container_id")
+            if is_id(value):
+                keys.append(key_of("container", value))
+    return keys
 
 
 def _framed(part: str) -> bytes:

@@ -88,7 +88,7 @@ def continued(body: Mapping[str, Any]) -> list[Reference]:
 def find_references(call: Call) -> list[Reference]:
     """Return every id in a call's body, each once. Raises RequestError for overlong and for too many ids."""
     body = call.body
-    named = continued(body) if continues(body) else []
+    named = [] if body.get("conversation") is None and body.get("previous_response_id") is None else continued(body)
     for field in ITEM_FIELDS:
         if field in body and isinstance(items := body[field], list):
             named += _stored_items(items, field)
@@ -118,25 +118,6 @@ def conversation_id(holder: Mapping[str, Any]) -> str | None:
     if isinstance(conversation, dict):
         conversation = conversation.get("id")
     return conversation if isinstance(conversation, str) else None
-
-
-def ids_of_output(items: object, *, are_kept: bool = True) -> list[tuple[Kind, str]]:
-    """Return the ids of items, in a response or a list of an upstream, if they are kept, and of the containers in which
-    their tools ran: later calls can run tools there.
-    """
-    found: list[tuple[Kind, str]] = []
-    for item in items if isinstance(items, list) else ():
-        if type(item) is not dict:  # as JSON is parsed
-            continue
-        value = item["id"] if are_kept and "id" in item else None
-        if type(value) is str and len(value) <= MAX_ID_CHARS:  # as `is_id`, without a call of it
-            found.append(("item", value))
-        if "container_id" in item and is_id(value := item["container_id"]):
-            found.append(("container", value))
-        environment = item["environment"] if "environment" in item else None  # noqa: SIM401  without a call
-        if isinstance(environment, dict) and is_id(value := environment.get("container_id")):
-            found.append(("container", value))
-    return found
 
 
 def is_id(value: object) -> TypeGuard[str]:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.state.owner import Owner, encoded_owner
-from proxy.state.owner_keys import USUAL_ID_CHARS, owner_key, private_owner_key
+from proxy.state.owner_keys import USUAL_ID_CHARS, item_keys, owner_key, private_owner_key
+from proxy.state.references import MAX_ID_CHARS
 from proxy.wire.fields import normalize
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -49,3 +50,18 @@ def test_white_space_around_a_long_id_changes_no_private_key(length: int):
     value = "x" * length
 
     assert private_owner_key("response", f" {value} ") == private_owner_key("response", value)
+
+
+def test_ids_and_containers_of_items_have_keys():
+    """Whatever is no item has none, and items that are not kept have only containers."""
+    items = [
+        {"id": "msg_1"}, {"id": 7}, {"id": "x" * (MAX_ID_CHARS + 1)}, {}, "x", {"container_id": "c1"},
+        {"environment": {"container_id": "c2"}}, {"environment": 7, "container_id": None},
+    ]  # fmt: skip
+    keys = item_keys(items, private_owner_key)
+
+    assert keys == [
+        private_owner_key(*named) for named in (("item", "msg_1"), ("container", "c1"), ("container", "c2"))
+    ]
+    assert item_keys(items, private_owner_key, are_kept=False) == keys[1:]
+    assert (item_keys(None, private_owner_key), item_keys("x", private_owner_key)) == ([], [])

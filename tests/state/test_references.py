@@ -6,12 +6,10 @@ import pytest
 from hypothesis import given
 
 from proxy.state.references import (
-    MAX_ID_CHARS,
     MAX_REFERENCES,
     NOT_PERSISTED,
     continued,
     find_references,
-    ids_of_output,
     not_found,
 )
 from proxy.wire.errors import RequestError
@@ -120,17 +118,6 @@ def test_the_words_depend_on_kind_and_place():
         (404, "Item with id 'x' not found." + NOT_PERSISTED, "input"),
         (404, "Vector store with id 'x' not found.", "tools"),
     ]
-
-
-def test_ids_and_containers_of_items_are_listed():
-    """Whatever is no item has none."""
-    items = [
-        {"id": "msg_1"}, {"id": 7}, {"id": "x" * (MAX_ID_CHARS + 1)}, {}, "x", {"container_id": "c1"},
-        {"environment": {"container_id": "c2"}}, {"environment": 7, "container_id": None},
-    ]  # fmt: skip
-
-    assert ids_of_output(items) == [("item", "msg_1"), ("container", "c1"), ("container", "c2")]
-    assert (ids_of_output(None), ids_of_output("x")) == ([], [])
 
 
 @NO_DEADLINE

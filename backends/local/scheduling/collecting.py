@@ -1,15 +1,17 @@
 """Decides when waiting jobs start: at once while nothing runs, else when those that belong together have arrived.
 
 While a batch runs, the next one starts when no job has arrived for QUIET_FRACTION of an answer's time (at most
-QUIET_S), or when its first job has waited COLLECT_FACTOR times as long. The same applies for AFTER_BATCH_S after a
-batch: callers that were answered together send their next requests together, within some milliseconds. When as many
-have come as there were while the batch ran, no other is waited for.
+QUIET_S), or when its first job has waited COLLECT_FACTOR times as long. The same applies to jobs of which the first one
+comes within AFTER_BATCH_S after a batch: callers that were answered together send their next requests together. When as
+many have come as there were while the batch ran, no other is waited for; before that, these times are EXPECTED_FACTOR
+times as long, because a job that comes too late for a batch waits for a whole answer.
 """
 
 import asyncio
 from collections.abc import Callable
 
 QUIET_FRACTION, QUIET_S, COLLECT_FACTOR = 0.02, 0.012, 5
+EXPECTED_FACTOR = 2
 AFTER_BATCH_S = 0.05
 
 
@@ -27,8 +29,12 @@ class Collector:
         """Start `waiting` jobs in time. `answer_s` is how long an answer takes alone; `is_running`: a batch runs."""
         now, quiet_s = self._loop.time(), min(QUIET_S, QUIET_FRACTION * answer_s)
         follows_batch = now < self._after_batch_until
+        if follows_batch and waiting < self._expected:
+            quiet_s *= EXPECTED_FACTOR
         if self._timer is None:
             self._collect_until = now + COLLECT_FACTOR * quiet_s
+            if follows_batch:
+                self._after_batch_until = max(self._after_batch_until, self._collect_until)
         else:
             self._timer.cancel()
         at_once = 0 < self._expected <= waiting if follows_batch else not is_running

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from backends.local.scheduling import collecting
-from backends.local.scheduling.collecting import COLLECT_FACTOR, Collector
+from backends.local.scheduling.collecting import COLLECT_FACTOR, EXPECTED_FACTOR, Collector
 
 QUIET_S = 0.01
 ANSWER_S = QUIET_S / collecting.QUIET_FRACTION
@@ -95,18 +95,32 @@ def test_nothing_is_waited_for_when_all_callers_of_a_batch_are_back(loop):
     assert (early, jobs.started) == ([], [(6, 0)])
 
 
-def test_callers_that_do_not_come_back_are_waited_for_as_others(loop):
+def test_callers_that_do_not_come_back_are_waited_for_longer_than_others(loop):
     """The last of them starts at once when it comes late, and what arrives after that is collected."""
     jobs = Jobs(loop)
     jobs.end(3)
     jobs.arrive(2)
-    jobs.wait(0.9 * QUIET_S)
+    jobs.wait((EXPECTED_FACTOR - 0.1) * QUIET_S)
+    early = [*jobs.started]
     jobs.wait(0.2 * QUIET_S)
     for _ in range(2):
         jobs.arrive()
         jobs.wait()
 
-    assert jobs.started == [(2, pytest.approx(1.1 * QUIET_S)), (1, pytest.approx(1.1 * QUIET_S))]
+    started_s = pytest.approx((EXPECTED_FACTOR + 0.1) * QUIET_S)
+    assert (early, jobs.started) == ([], [(2, started_s), (1, started_s)])
+
+
+def test_jobs_whose_first_one_comes_soon_after_a_batch_are_collected_further(loop):
+    """A busy machine answers many callers one after another; those that come late still share the next batch."""
+    jobs = Jobs(loop)
+    jobs.end(10)
+    jobs.wait(collecting.AFTER_BATCH_S - 2.5 * QUIET_S)
+    for _ in range(10):
+        jobs.arrive()
+        jobs.wait(0.9 * QUIET_S)
+
+    assert [count for count, _ in jobs.started] == [10]
 
 
 def test_a_job_long_after_a_batch_starts_at_once(loop):

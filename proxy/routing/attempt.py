@@ -4,6 +4,7 @@ import time
 from contextlib import AbstractAsyncContextManager
 
 import structlog
+from msgspec import Struct
 
 from backends import unsupported
 from proxy.context import Context
@@ -31,29 +32,24 @@ BREAKS = frozenset({
 """Codes of faults that break off a reply after it has begun."""
 
 
-class Attempt:
+class Attempt(Struct, eq=False):
     """A call and the target it is sent to. `open` returns an outcome, `close` ends the work behind the reply.
 
     A BackendError before the first event is an outcome too; every other error is raised.
     """
 
-    __slots__ = (
-        "_context", "_failure", "_has_begun_well", "_is_turned_away", "_model_call", "_opening", "call",
-        "has_started", "route", "target",
-    )  # fmt: skip
-
-    def __init__(self, target: Target, call: Call, route: Route, context: Context) -> None:
-        self.target = target
-        self.call = call
-        self.route = route
-        """The route by which the target is asked."""
-        self._context = context
-        self._failure: BackendError | None = None
-        self._is_turned_away = self._has_begun_well = False
-        self.has_started = False
-        """Whether it had a place, so that the target may have received the call."""
-        self._opening: AbstractAsyncContextManager[Reply] | None = None
-        self._model_call: ModelCall
+    target: Target
+    call: Call
+    route: Route
+    """The route by which the target is asked."""
+    _context: Context
+    has_started: bool = False
+    """Whether it had a place, so that the target may have received the call."""
+    _failure: BackendError | None = None
+    _is_turned_away: bool = False
+    _has_begun_well: bool = False
+    _opening: AbstractAsyncContextManager[Reply] | None = None
+    _model_call: ModelCall | None = None
 
     async def open(self) -> AttemptOutcome:
         """Send the call and wait for the first event, until the deadline. What it raises has been closed."""
@@ -98,10 +94,12 @@ class Attempt:
 
     async def close(self, error: BaseException | None) -> None:
         """End the work. An error of the backend that broke the reply off is logged, and counts against its target."""
-        target, context = self.target, self._context
+        target, context, model_call = self.target, self._context, self._model_call
+        if model_call is None:  # it was not opened
+            return
         kind, traceback = (None, None) if error is None else (type(error), error.__traceback__)
         if self._is_turned_away:
-            self._model_call.end(error)
+            model_call.end(error)
             return
         try:
             if self._opening is not None:
@@ -112,12 +110,12 @@ class Attempt:
                 code = self._code_of_break(error)
             if code is not None:
                 target.note_break(code)
-                self._model_call.error = self._model_call.error or code
+                model_call.error = model_call.error or code
             target.end(is_well=self._has_begun_well and code is None and error is None)
             if target.places is not None:
                 target.places.give_back(context.caller.team)
             context.record.read(context.transcript)
-            self._model_call.end(error or self._failure)
+            model_call.end(error or self._failure)
 
     async def _take_place(self, places: Places) -> AttemptOutcome | None:
         """Wait for a place; return the outcome if there is none."""

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 import structlog
+from msgspec import Struct
 
 from proxy.context import Context
 from proxy.routing.attempt import Attempt
@@ -75,24 +76,21 @@ class Attempts:
         return budget
 
 
-class AttemptedReply:
+class AttemptedReply(Struct, eq=False):
     """Makes the attempts of a call when it is entered, and ends the last one when it is left.
 
     Almost every call has one attempt at the one target of its route: it begins without a `Plan`, which decides about
     all others. It is a class, because a generator costs every call ten times as many calls of functions.
     """
 
-    __slots__ = ("_attempt", "_attempts", "_call", "_context", "_may_have_run", "_plan", "_route", "_started")
-
-    def __init__(self, attempts: Attempts, call: Call, route: Route, context: Context) -> None:
-        self._attempts = attempts
-        self._call = call
-        self._route = route
-        self._context = context
-        self._may_have_run = False
-        self._plan: Plan | None = None
-        self._attempt: Attempt | HedgedAttempt
-        self._started: float
+    _attempts: Attempts
+    _call: Call
+    _route: Route
+    _context: Context
+    _started: float = 0.0
+    _attempt: Attempt | HedgedAttempt | None = None
+    _plan: Plan | None = None
+    _may_have_run: bool = False
 
     async def __aenter__(self) -> Reply:
         context, made = self._context, 1
@@ -129,6 +127,8 @@ class AttemptedReply:
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Coroutine[Any, Any, None]:
+        if self._attempt is None:
+            raise RuntimeError("A reply was left that was not entered.")
         return self._attempt.close(error)
 
     def _plan_from(self, first: Target | None) -> Plan:

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
+from msgspec import Struct
 from opentelemetry.trace import SpanKind, StatusCode
 
 from proxy.telemetry.http_methods import method_attributes, request_name
@@ -21,26 +22,23 @@ PATHS = {"create": "/responses", "compact": "/responses/compact", "input_tokens"
 PORTS = {"http": 80, "https": 443}
 
 
-class ModelCall:
+class ModelCall(Struct, eq=False):
     """One attempt, as a context manager for a request that has only one: an HTTP CLIENT span under the model's call.
 
     What runs in this process has no span of its own. Source: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
     """
 
-    __slots__ = ("_record", "_target", "_trace", "error", "request", "span", "started", "status")
-
-    def __init__(self, trace: "Trace", record: RequestRecord) -> None:
-        self._trace = trace
-        self._record = record
-        self._target = record.backend
-        self.request: tuple[str, str, int] | None = None
-        """The method and the URL of the request that is its span, and how many were sent before; None without one."""
-        self.started = time.perf_counter()
-        self.span: RecordedSpan | None = None
-        self.status: int | None = None
-        """The status of the answer; None without one."""
-        self.error: str | None = None
-        """The code of the error with which it has failed."""
+    _trace: "Trace"
+    _record: RequestRecord
+    _target: str | None
+    started: float
+    request: tuple[str, str, int] | None = None
+    """The method and the URL of the request that is its span, and how many were sent before; None without one."""
+    span: RecordedSpan | None = None
+    status: int | None = None
+    """The status of the answer; None without one."""
+    error: str | None = None
+    """The code of the error with which it has failed."""
 
     def begin(self) -> None:
         """Start the span: now the backend is sent the request."""

@@ -145,7 +145,7 @@ class Trace:
         if self._step is not None:
             self.end_step()
         self._resends += 1
-        call = self.waiting = ModelCall(self, record)
+        call = self.waiting = ModelCall(self, record, record.backend, perf_counter())
         if self.inference_began is None:
             self.inference_began = call.started
         if not self.is_recording:

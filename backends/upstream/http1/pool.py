@@ -4,13 +4,14 @@ import asyncio
 import ssl
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from msgspec import Struct
+
 from backends.upstream.http1.connection import UpstreamConnection
 from backends.upstream.http1.dial import Dialer
-from backends.upstream.http1.head import AnswerHead
 from backends.upstream.http1.request import BodySource, Origin
 from backends.upstream.http1.timeouts import Timeouts
 from backends.upstream.http1.tunnel import Proxy
@@ -40,7 +41,7 @@ class Client:
         while True:
             try:
                 await connection.send(head, body)
-                return HttpAnswer(self, connection, connection.received_head())
+                return HttpAnswer(self, connection, *connection.received_head())
             except BaseException as error:
                 connection.abort()
                 is_unread = connection is reused and connection.was_refused_unread
@@ -90,15 +91,13 @@ class Client:
             self._sweep_timer = asyncio.get_running_loop().call_at(due, self._sweep)
 
 
-class HttpAnswer:
+class HttpAnswer(Struct, eq=False):
     """An answer whose head has arrived. Its connection belongs to it until `close`."""
 
-    __slots__ = ("_client", "_connection", "fields", "status")
-
-    def __init__(self, client: Client, connection: UpstreamConnection, head: AnswerHead) -> None:
-        self._client = client
-        self._connection = connection
-        self.status, self.fields = head
+    _client: Client
+    _connection: UpstreamConnection
+    status: int
+    fields: Mapping[str, str]
 
     @property
     def content_type(self) -> str:

@@ -145,8 +145,11 @@ class Ownership:
 
     async def bind_items(self, items: object, target: str, context: Context, *, are_kept: bool = True) -> None:
         """Bind items of what the caller's team owns, and their containers. A fault of the store is logged."""
-        size = 0 if type(items) is list and len(items) <= AT_ONCE else work_bytes(items)
-        keys = await context.run(size, partial(item_keys, items, self._key_of, are_kept=are_kept))
+        if type(items) is list and len(items) <= AT_ONCE:  # as of most responses
+            keys = item_keys(items, self._key_of, are_kept=are_kept)
+        else:
+            find = partial(item_keys, items, self._key_of, are_kept=are_kept)
+            keys = await context.run(work_bytes(items), find)
         if not keys:
             return
         team = context.caller.team
@@ -154,7 +157,8 @@ class Ownership:
         try:
             for some in _portions(keys):
                 await self._store.put_new(some, value, ttl_s=self._ttl_s, group=team)
-                await _let_others_run(some)
+                if len(some) == AT_ONCE:  # perhaps one of many, and a store in memory does not wait
+                    await asyncio.sleep(0)
         except StoreError as error:
             _log_failure(error, context)
 
@@ -212,7 +216,8 @@ class Ownership:
         if len(keys) == 1:  # the usual case, without the cost of a task
             return [Owner.decode(await self._store.get(self._key_of(*keys[0])))]
         values = await self._store.get_many([self._key_of(*key) for key in keys])
-        await _let_others_run(keys)
+        if len(keys) == AT_ONCE:  # as in `bind_items`
+            await asyncio.sleep(0)
         return [*map(Owner.decode, values)]
 
     async def _chain(self, references: Sequence[Reference], context: Context) -> str:
@@ -263,11 +268,6 @@ class Ownership:
         if known is not None and keep_chain:
             owner = Owner(owner.team, owner.caller, owner.target, known.chain)
         await self._store.put(key, owner.encode(), ttl_s=self._ttl_s, group=owner.team)
-
-
-async def _let_others_run(portion: Sequence[Any]) -> None:
-    if len(portion) == AT_ONCE:  # perhaps one of many, and a store in memory does not wait
-        await asyncio.sleep(0)
 
 
 def _portions(values: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
@@ -49,7 +50,9 @@ class ModelCall(Struct, eq=False):
         if self.span is not None:
             self.span.set_attribute("headgate.target", self._record.backend or "")
             self.span.set_attributes(method_attributes(method))
-            self.span.set_attributes(server_attributes(url))
+            if server := server_attributes(url):
+                self.span.set_attributes(server)
+                self.span.set_attribute("url.full", url)
             if resends:
                 self.span.set_attribute("http.request.resend_count", resends)
 
@@ -94,6 +97,7 @@ def error_type(error: BaseException | None) -> str | None:
     return "internal_error" if isinstance(error, Exception) else "cancelled"
 
 
+@lru_cache(maxsize=256)
 def server_attributes(url: str) -> Mapping[str, str | int]:
     """Return the attributes of the server that a URL names; none for one that cannot be read."""
     try:
@@ -101,4 +105,4 @@ def server_attributes(url: str) -> Mapping[str, str | int]:
         host, port = parts.hostname or "", parts.port or PORTS.get(parts.scheme, 0)
     except ValueError:
         return {}
-    return {"server.address": host[:LONGEST_CHARS], "server.port": port, "url.full": url}
+    return {"server.address": host[:LONGEST_CHARS], "server.port": port}

@@ -1,7 +1,7 @@
 """A span that is recorded: to set an attribute of the SDK's own span takes fifty times as long.
 
-The SDK decides whether a request is recorded, and makes the context of its first span. What it checks of each value,
-and the lock that it takes for that, are not needed here: the gateway makes the values, and one task sets them.
+What the SDK checks of each value, and the lock that it takes for that, are not needed here: the gateway makes the
+values, and one task sets them.
 """
 
 import time
@@ -24,14 +24,14 @@ class RecordedSpan(ReadableSpan):
     """A span that has begun. Values of attributes are of the types of OpenTelemetry; nothing checks that."""
 
     def __init__(
-        self, name: str, context: SpanContext | None, parent: ReadableSpan, kind: SpanKind, tracer: Tracer,
+        self, name: str, context: SpanContext | None, parent: SpanContext | None, kind: SpanKind, tracer: Tracer,
         start_time: int | None = None,
     ) -> None:  # fmt: skip
         """`tracer` gets the span when it ends; `start_time` is in nanoseconds since 1970, None: now."""
         self._noted: deque[Event] = deque(maxlen=limits().max_events)
         super().__init__(
-            name, context, parent.get_span_context(), parent.resource, {}, self._noted, [], kind,
-            start_time=start_time or time.time_ns(), instrumentation_scope=parent.instrumentation_scope,
+            name, context, parent, tracer.resource, {}, self._noted, [], kind,
+            start_time=start_time or time.time_ns(), instrumentation_scope=tracer._instrumentation_scope,  # noqa: SLF001  as its own spans have it
         )  # fmt: skip
         self._tracer = tracer
         self._event_count = self._link_count = 0
@@ -40,8 +40,8 @@ class RecordedSpan(ReadableSpan):
     @staticmethod
     def of(begun: ReadableSpan, tracer: Tracer) -> "RecordedSpan":
         """Return what takes the place of a span that the SDK has begun."""
-        span = RecordedSpan(begun.name, begun.get_span_context(), begun, begun.kind, tracer, begun.start_time)
-        span._parent, span._links, span._link_count = begun.parent, begun.links, len(begun.links)
+        span = RecordedSpan(begun.name, begun.get_span_context(), begun.parent, begun.kind, tracer, begun.start_time)
+        span._links, span._link_count = begun.links, len(begun.links)
         span._own.update(begun.attributes or {})
         return span
 
@@ -51,7 +51,7 @@ class RecordedSpan(ReadableSpan):
         context = SpanContext(
             own.trace_id, span_id, is_remote=False, trace_flags=own.trace_flags, trace_state=own.trace_state
         )
-        return RecordedSpan(name, context, self, kind, self._tracer, start_time)
+        return RecordedSpan(name, context, own, kind, self._tracer, start_time)
 
     def get_span_context(self) -> SpanContext:
         context: Any = self._context

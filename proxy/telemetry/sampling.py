@@ -1,11 +1,16 @@
-"""Whether a new trace will be recorded, found without starting a span."""
+"""Whether the trace of a request is recorded, found without starting a span of the SDK, and its first span."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from random import getrandbits
 
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import Tracer as SdkTracer
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
-from opentelemetry.trace import Tracer
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, TraceFlags, Tracer
+
+from proxy.telemetry.recorded_span import RecordedSpan, recorded
 
 
 class TraceIds(RandomIdGenerator):
@@ -28,21 +33,30 @@ class TraceIds(RandomIdGenerator):
         return trace_id
 
 
-def is_sampled(tracer: Tracer) -> bool:
-    """Whether a new trace will be recorded: most are not, and starting a span to learn that costs as much as a check.
+def begin_span(tracer: Tracer, context: Context | None, links: Sequence[Link]) -> RecordedSpan | Span | None:
+    """Begin the span of a request, if that is sampled; None without one.
 
-    A tracer with other ids than `TraceIds`, or with a sampler that does not decide by the id alone, is asked by
-    starting a span.
+    Most are not, and a tracer takes as long to find that as all checks of one. It is asked for a request that continues
+    a trace or has links, and if it has other ids than `TraceIds`, or a sampler that does not decide by the id alone.
     """
-    ids, bound = _drawing_of(tracer)
-    return ids is None or ids.is_next_below(bound)
+    drawing = _drawing_of(tracer) if context is None and not links else None
+    if drawing is None:
+        return recorded(tracer.start_span("request", context, SpanKind.SERVER, links=links), tracer)
+    own, ids, bound = drawing
+    if not ids.is_next_below(bound):
+        return None
+    flags = TraceFlags(TraceFlags.SAMPLED | (TraceFlags.RANDOM_TRACE_ID if ids.is_trace_id_random() else 0))
+    drawn = SpanContext(ids.generate_trace_id(), ids.generate_span_id(), is_remote=False, trace_flags=flags)
+    return RecordedSpan("request", drawn, None, SpanKind.SERVER, own)
 
 
 @lru_cache(maxsize=4)
-def _drawing_of(tracer: Tracer) -> tuple[TraceIds | None, int]:
-    """Return what draws the ids of a tracer, and the bound of its sampler; None if these do not decide."""
-    ids, bound = getattr(tracer, "id_generator", None), _bound_of(getattr(tracer, "sampler", None))
-    return (ids, bound) if isinstance(ids, TraceIds) and bound is not None else (None, 0)
+def _drawing_of(tracer: Tracer) -> tuple[SdkTracer, TraceIds, int] | None:
+    """Return a tracer with what draws its ids and the bound of its sampler; None if these do not decide."""
+    if not isinstance(tracer, SdkTracer):
+        return None
+    ids, bound = tracer.id_generator, _bound_of(tracer.sampler)
+    return (tracer, ids, bound) if isinstance(ids, TraceIds) and bound is not None else None
 
 
 def _bound_of(sampler: object) -> int | None:

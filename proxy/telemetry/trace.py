@@ -21,9 +21,9 @@ from proxy.telemetry.http_methods import method_attributes, request_name
 from proxy.telemetry.otlp import is_wanted, make_exporter, resource
 from proxy.telemetry.recent import CallHistory
 from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
-from proxy.telemetry.recorded_span import RecordedSpan, headers_of, recorded
+from proxy.telemetry.recorded_span import RecordedSpan, headers_of
 from proxy.telemetry.request_metrics import outcome_of
-from proxy.telemetry.sampling import TraceIds, is_sampled
+from proxy.telemetry.sampling import TraceIds, begin_span
 from proxy.telemetry.server_timing import server_timing
 from proxy.telemetry.vocabulary import REQUEST, SPAN_KIND, TraceTable, describe_model_call, set_attributes
 from proxy.wire.loggable import printable
@@ -74,10 +74,8 @@ class Trace:
         if tracer is not None:
             context = _PROPAGATOR.extract(self._incoming) if self._incoming else None
             links = [] if linked is None else [Link(linked.get_span_context())]
-            if context is not None or linked is not None or is_sampled(tracer):
-                span = tracer.start_span("request", context=context, kind=SpanKind.SERVER, links=links)
-                self.is_recording = span.is_recording()
-                self.span = recorded(span, tracer) if self.is_recording else span
+            self.span = begin_span(tracer, context, links)
+            self.is_recording = self.span is not None and self.span.is_recording()
 
     @property
     def trace_id(self) -> str | None:
@@ -154,7 +152,7 @@ class Trace:
             kind = SpanKind.INTERNAL if address is None else SpanKind.CLIENT
             self._call, self._operation = self.start_child("chat", kind), OPERATIONS.get(operation, operation)
         if self._call is not None and address is not None:
-            self._call.set_attributes({k: v for k, v in server_attributes(address).items() if k != "url.full"})
+            self._call.set_attributes(server_attributes(address))
         if address is not None:
             path = f"/{relays}" if relays else PATHS.get(operation, "")
             method = "POST" if relays is None else record.method or ""
@@ -209,8 +207,7 @@ class Trace:
     def describe_server(self, scheme: str, host: str, route: str | None) -> None:
         """Say under which address the server was asked, and the template that the path has matched."""
         if self.span is not None:
-            address = server_attributes(f"{scheme}://{host}")
-            self.span.set_attributes({k: v for k, v in address.items() if k != "url.full"})
+            self.span.set_attributes(server_attributes(f"{scheme}://{host}"))
             self.span.set_attribute("url.scheme", scheme)
             if route is not None:
                 self.span.set_attribute("http.route", route)

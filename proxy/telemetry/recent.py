@@ -46,37 +46,35 @@ NO_CONTENT: Mapping[str, str] = MappingProxyType({})
 class CallHistory:
     """What happened to one request beside what its record says."""
 
-    __slots__ = ("_attempts", "content", "decisions")
+    __slots__ = ("content", "decisions", "packed_attempts")
 
     def __init__(self) -> None:
-        self._attempts: list[tuple[str, float, float, int | None, str | None]] = []
+        self.packed_attempts: list[tuple[str, float, float, int | None, str | None]] = []
+        """The attempts as tuples: each request has one, so its class is made when it is read."""
         self.decisions: Sequence[MadeDecision] = NONE
         self.content: Mapping[str, str] = NO_CONTENT
         """What was captured of its content, if the team's is."""
 
     def add_attempt(self, target: str, began_s: float, lasted_s: float, status: int | None, error: str | None) -> None:
-        """Note an attempt. Each request has one, so its class is made when it is read."""
-        if len(self._attempts) < MAX_NOTES:
-            self._attempts.append((target, began_s, lasted_s, status, error))
+        """Note an attempt."""
+        if len(self.packed_attempts) < MAX_NOTES:
+            self.packed_attempts.append((target, began_s, lasted_s, status, error))
 
     @property
     def attempts(self) -> Sequence[MadeAttempt]:
-        return [MadeAttempt(*each) for each in self._attempts]
+        return [MadeAttempt(*each) for each in self.packed_attempts]
 
     def add_decision(self, decision: MadeDecision) -> None:
         if len(self.decisions) < MAX_NOTES:
             self.decisions = [*self.decisions, decision]
 
-    def packed(self) -> tuple[object, ...]:
-        """Return all of it as what JSON can have; `unpacked` makes the same of that."""
-        return self._attempts, self.decisions, self.content or None
-
     @staticmethod
     def unpacked(
         attempts: list[list[Any]], decisions: list[list[Any]], content: Mapping[str, str] | None
     ) -> "CallHistory":
+        """Return the history of which JSON has had these parts."""
         history = CallHistory()
-        history._attempts = [(target, began_s, lasted_s, *end) for target, began_s, lasted_s, *end in attempts]
+        history.packed_attempts = [(target, began_s, lasted_s, *end) for target, began_s, lasted_s, *end in attempts]
         history.decisions = [MadeDecision(*each) for each in decisions]
         history.content = content or NO_CONTENT
         return history
@@ -128,9 +126,12 @@ class RecentRequests:
         """Add requests. A search looks at their log lines, and at what policies have decided."""
         if not self.maxlen:
             return
-        texts = b"\n".join([_text_of(line, history) for line, _, _, _, history in ended])
-        details = [(*times, steps, *history.packed()) for _, *times, steps, history in ended]
-        self._batches.append(_Batch(len(ended), texts, _encode(details)))
+        texts, details = list[bytes](), list[tuple[object, ...]]()
+        for line, ended_at, duration_s, steps, history in ended:
+            made = history.decisions
+            texts.append(b"%b\t%b" % (line, _encode(made)) if made else line)
+            details.append((ended_at, duration_s, steps, history.packed_attempts, made, history.content or None))
+        self._batches.append(_Batch(len(ended), b"\n".join(texts), _encode(details)))
         self._size += len(ended)
         while self._size - self._batches[0].size >= self.maxlen:
             self._size -= self._batches.popleft().size
@@ -162,10 +163,6 @@ class RecentRequests:
                 if work >= MOST_WORK:
                     work = 0
                     await asyncio.sleep(0)
-
-
-def _text_of(line: bytes, history: CallHistory) -> bytes:
-    return b"%b\t%b" % (line, _encode(history.decisions)) if history.decisions else line
 
 
 def _encode(value: object) -> bytes:

@@ -151,21 +151,30 @@ class Flights:
     def _last_end(self, key: str) -> int:
         return self._ended.get(key) or self._ended_before.get(key, 0)
 
-    async def _leave(self, key: str, own: SharedCall, reader: int) -> None:
+    def _leave(self, key: str, own: SharedCall, reader: int) -> Awaitable[None] | None:
         """Leave a flight as the call that began it: the next identical call begins another one."""
-        ended = self._ended
+        if (waiting := own.flight.leave(reader)) is not None:
+            return self._leave_later(key, own, waiting)
+        self._note_left(key, own)
+        return None
+
+    async def _leave_later(self, key: str, own: SharedCall, waiting: Awaitable[None]) -> None:
         try:
-            await own.flight.leave(reader)
+            await waiting
         finally:
-            if own.context.transcript.terminal is None:
-                own.leave()
-            own.context.reply_callbacks = ()  # what would have kept the reply has `own`: a cycle, with all of the call
-            self.ended += 1
-            ended[key] = self.ended
-            if len(ended) >= MAX_ENDED:
-                self._ended_before, self._ended = ended, {}
-            if self._calls.get(key) is own:
-                del self._calls[key]
+            self._note_left(key, own)
+
+    def _note_left(self, key: str, own: SharedCall) -> None:
+        if own.context.transcript.terminal is None:
+            own.leave()
+        own.context.reply_callbacks = ()  # what would have kept the reply has `own`: a cycle, with all of the call
+        ended = self._ended
+        self.ended += 1
+        ended[key] = self.ended
+        if len(ended) >= MAX_ENDED:
+            self._ended_before, self._ended = ended, {}
+        if self._calls.get(key) is own:
+            del self._calls[key]
 
     async def _join(
         self, shared: SharedCall, call: Call, context: Context, cleanup: Cleanup

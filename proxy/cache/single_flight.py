@@ -42,7 +42,18 @@ class Behind(Protocol):
 
 
 class Flight:
-    """One opening of a reply, and those who read it."""
+    """One opening of a reply, and those who read it. What most flights never set has its value in the class."""
+
+    last: Batch = ()
+    """The batch with which the reply has ended as it should; empty until then."""
+    _head: Reply | None = None
+    _readers = 0
+    _dropped = _dropped_bytes = 0  # batches that are no longer kept
+    _behind: Behind | None = None
+    _failure: BaseException | None = None
+    _is_ended = False
+    _is_given_up = False  # whether the work is ended before its end: no other call may join
+    _ending: asyncio.Task[None] | None = None
 
     def __init__(
         self, opening: AbstractAsyncContextManager[Reply], keep_bytes: int,
@@ -54,22 +65,12 @@ class Flight:
         else needs the work when every reader has left.
         """
         self._keep_behind = keep_behind
-        self._behind: Behind | None = None
         self._is_wanted = is_wanted
         self._keep_bytes = keep_bytes
         self._loop = asyncio.get_running_loop()
-        self._head: Reply | None = None
         self._batches: list[Batch] = []
         self._ends: list[int] = []  # of each batch: how many bytes of the reply there are after it
-        self._dropped = self._dropped_bytes = 0  # batches that are no longer kept
         self._positions: dict[int, int] = {}  # of each reader: the number of its next batch
-        self._readers = 0
-        self._failure: BaseException | None = None
-        self._is_ended = False
-        self.last: Batch = ()
-        """The batch with which the reply has ended as it should; empty until then."""
-        self._is_given_up = False  # whether the work is ended before its end: no other call may join
-        self._ending: asyncio.Task[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._task = self._loop.create_task(self._run(opening))
 
@@ -90,7 +91,8 @@ class Flight:
         try:
             yield await self.reply(reader)
         finally:
-            await self.leave(reader)
+            if (waiting := self.leave(reader)) is not None:
+                await waiting
 
     def enter(self) -> int:
         """Return the number of a new reader, which leaves later."""
@@ -108,12 +110,20 @@ class Flight:
             await self._change()
         return head if head.batches is None else replace(head, batches=self._read(reader))
 
-    async def leave(self, reader: int) -> None:
-        """Let a reader leave. The last one ends the work, or waits for its end while another process needs it."""
+    def leave(self, reader: int) -> Awaitable[None] | None:
+        """Let a reader leave. The last one ends the work, or waits for its end while another process needs it.
+
+        Returns what it has to wait for, if there is anything.
+        """
         self._positions.pop(reader, None)
         if self._waiting:
             self._wake()  # the flight may have waited for this reader
-        if not self._positions and not self._task.done():
+        if self._positions or (self._behind is None and self._task.done()):
+            return None
+        return self._leave_last()
+
+    async def _leave_last(self) -> None:
+        if not self._task.done():
             await self._end()
         if self._behind is not None and not self._positions:
             await self._behind.close()

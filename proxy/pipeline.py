@@ -1,7 +1,7 @@
 """The path of one call. HTTP and every other way in are consumers of this one path."""
 
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from proxy.accounting import finish_call, finish_record
@@ -174,7 +174,7 @@ class Pipeline:
         """Queue a background response, and return the answer that says so. Raises RequestError."""
         headers = await self._preview(whole, route, context)
         queued = await self.background.reply(call, whole, route, open_reply, context)
-        return replace(queued, headers={**headers, **queued.headers})
+        return queued.with_fields(headers={**headers, **queued.headers})
 
     async def _preview(self, whole: Call, route: Route, context: Context) -> Mapping[str, str]:
         """Return the headers that a background response gets from its backend. Raises RequestError."""

@@ -213,7 +213,7 @@ async def _read_call(
     """Return the reply to any call, with more headers. Raises BackendError."""
     reply = await reply_of(answer, context, wire.limits, has_id=call.operation == "create")
     if headers:
-        reply = replace(reply, headers={**reply.headers, **headers})
+        reply = reply.with_fields(headers={**reply.headers, **headers})
     if call.operation != "create" and names_missing_endpoint(reply):
         raise unsupported(f"POST /v1/{PATHS[call.operation]}")
     return reply

@@ -10,7 +10,7 @@ import asyncio
 import struct
 import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -165,7 +165,7 @@ def with_own_fields(reply: Reply, first: Mapping[str, Any], own: Mapping[str, An
         return reply
     own = own_fields(own)
     if reply.batches is not None:
-        return replace(reply, batches=_with_echoes(reply.batches, own))
+        return reply.with_fields(batches=_with_echoes(reply.batches, own))
     return response_reply(_with_own(reply.response or {}, own), reply.headers)
 
 

@@ -1,7 +1,6 @@
 """A shared reply that is held back until it cannot break off any more: its client wants no stream, and waits anyway."""
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Batch, Reply
@@ -26,7 +25,7 @@ async def hold(reply: Reply, keep_bytes: int) -> Reply:
         size += sum([len(unit.sse) for unit in batch])
         if size > keep_bytes:
             break
-    return replace(reply, batches=_in_turn(held, rest))
+    return reply.with_fields(batches=_in_turn(held, rest))
 
 
 async def _in_turn(held: Sequence[Batch], rest: AsyncIterator[Batch]) -> AsyncIterator[Batch]:

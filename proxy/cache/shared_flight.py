@@ -13,7 +13,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -135,7 +135,7 @@ class SharedFlights:
                 if not is_shared or not await journal.write_head(reply):
                     yield reply
                     return
-                yield reply if reply.batches is None else replace(reply, batches=journal.record(reply.batches))
+                yield reply if reply.batches is None else reply.with_fields(batches=journal.record(reply.batches))
         finally:
             renewing.cancel()
             await asyncio.shield(asyncio.ensure_future(journal.close()))

@@ -8,7 +8,6 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 from typing import Protocol
 
 from proxy.wire.errors import BackendError
@@ -108,7 +107,7 @@ class Flight:
             if self._is_ended:
                 raise asyncio.CancelledError
             await self._change()
-        return head if head.batches is None else replace(head, batches=self._read(reader))
+        return head if head.batches is None else head.with_fields(batches=self._read(reader))
 
     def leave(self, reader: int) -> Awaitable[None] | None:
         """Let a reader leave. The last one ends the work, or waits for its end while another process needs it.

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -206,7 +205,7 @@ def _settled(outcome: AttemptOutcome, made: int) -> Reply:
             raise RuntimeError("An attempt came to neither a reply nor an error.")
         error.headers = {**advice, **error.headers}
         raise error
-    return replace(reply, headers={**advice, **reply.headers})
+    return reply.with_fields(headers={**advice, **reply.headers})
 
 
 def _log_retry(target: Target, outcome: AttemptOutcome, following: Choice, context: Context) -> None:

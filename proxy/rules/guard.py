@@ -7,7 +7,6 @@ bind the response's id, run the checks, add the batch to the transcript, pass it
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -210,7 +209,7 @@ async def _encode_response(reply: Reply, response: Mapping[str, Any], context: C
     """Return a body with another response object, which is about as long."""
     size = len(reply.body or b"")
     body = await context.run(size, dumps, response, size)
-    return replace(reply, body=body, response=response, terminal=None)
+    return reply.with_fields(body=body, response=response, terminal=None)
 
 
 async def _complete_event(unit: Event | Run, context: Context) -> Event | Run:

@@ -88,7 +88,7 @@ class LocalResources:
         current = await self._background.current(stored, context)
         known -= {"starting_after"}
         reply = await _large_json(current.response, request, known, context, current.size_bytes)
-        return replace(reply, headers={**reply.headers, **poll_header(current)})
+        return reply.with_fields(headers={**reply.headers, **poll_header(current)})
 
     async def _before(
         self, stored: StoredResponse, context: Context

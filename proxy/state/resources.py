@@ -5,7 +5,7 @@ The part that keeps it answers: a backend that keeps state, or the gateway for a
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -152,7 +152,7 @@ class Resources:
         elif owner is None:
             return reply  # reading something gives no ownership
         if reply.batches is not None:
-            return replace(reply, batches=self._bind_stream(reply.batches, target, context))
+            return reply.with_fields(batches=self._bind_stream(reply.batches, target, context))
         await self.ownership.bind_items(_items_in(request, body), target, context)
         return reply
 

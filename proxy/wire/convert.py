@@ -4,7 +4,6 @@ Backends, policies and the cache use whichever form they have; only here is one 
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import orjson
@@ -49,7 +48,7 @@ async def convert(reply: Reply, transcript: Transcript, work: Work, *, stream: b
             size = len(reply.body or b"")
             work.use_memory(COMPOSED_RATIO * size)
             events = await work.run(size, _encoded_events, reply.response or {}, size)
-            return replace(reply, headers=headers, body=None, batches=_batches(events, size))
+            return reply.with_fields(headers=headers, body=None, batches=_batches(events, size))
         response, size = transcript.response, transcript.response_bytes
         return Reply(200, headers, body=await work.run(size, dumps, response, size), response=response)
     except orjson.JSONEncodeError as error:

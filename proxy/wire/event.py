@@ -8,11 +8,12 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-str
 
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from proxy.wire.bounds import NARROW_BYTES, SEPARATORS, VALUE_BYTES, parsed_size
 from proxy.wire.encoded import encode
@@ -190,8 +191,7 @@ Batch = Sequence[Event | Run]
 type_of: Callable[[Event | Run], str] = attrgetter("type")
 
 
-@dataclass(slots=True)  # not frozen, as Call
-class Reply:
+class Reply(Struct):
     """The one kind of answer: a status, headers, and either a JSON body or batches of events.
 
     Batches are read once; the code that opened the reply also ends the work behind it. `response` is the object that a
@@ -204,6 +204,10 @@ class Reply:
     batches: AsyncIterator[Batch] | None = None
     response: Mapping[str, Any] | None = None
     terminal: Event | None = None
+
+    def with_fields(self, **fields: Any) -> "Reply":
+        """Return the reply with other fields."""
+        return replace(self, **fields)
 
 
 class Stop(Exception):  # it ends a reply and is not an error

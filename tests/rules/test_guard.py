@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -148,7 +147,7 @@ async def test_a_body_passes_unchanged(rules: Any):
 
 def kept_reply() -> Reply:
     """Return a body as the cache gives it."""
-    return replace(body_reply(), terminal=terminal_of_body(RESPONSE))
+    return body_reply().with_fields(terminal=terminal_of_body(RESPONSE))
 
 
 async def test_a_body_with_which_nothing_is_to_be_done_passes_at_once():

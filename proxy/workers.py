@@ -210,25 +210,28 @@ class BodyMemory(Shares):
 class MemoryLease:
     """What one call of a team has taken of the budget. It is released when a `with` block of it is left."""
 
-    __slots__ = ("_budget", "_needed", "_taken", "_team")
+    __slots__ = ("_allowed", "_budget", "_needed", "_taken", "_team")
 
     def __init__(self, budget: BodyMemory | None = None, team: str = "") -> None:
         self._budget = budget
         self._team = team
         self._needed = 0
         self._taken = 0
+        self._allowed = FREE_BYTES  # what it may need with what it has taken
 
     def grow(self, amount: int) -> None:
         """Take more. Raises Unavailable when the budget is used up."""
-        missing = self._needed + amount - FREE_BYTES - self._taken
-        if self._budget is None or missing <= 0:
-            self._needed += amount
-            return
-        if not self._budget.take(missing, self._team):
+        needed = self._needed + amount
+        if needed > self._allowed and self._budget is not None:
+            self._take(self._budget, needed - self._allowed)
+        self._needed = needed
+
+    def _take(self, budget: BodyMemory, missing: int) -> None:
+        if not budget.take(missing, self._team):
             message = "The gateway has no memory left for a request of this size; try again later."
             raise Unavailable(message, code="memory_exhausted")
-        self._needed += amount
         self._taken += missing
+        self._allowed += missing
 
     @property
     def needed_bytes(self) -> int:
@@ -247,8 +250,8 @@ class MemoryLease:
     def hand_over(self) -> "MemoryLease":
         """Return a lease that has all that this one has; this one has nothing then."""
         other = MemoryLease(self._budget, self._team)
-        other._needed, other._taken = self._needed, self._taken
-        self._needed = self._taken = 0
+        other._needed, other._taken, other._allowed = self._needed, self._taken, self._allowed
+        self._needed, self._taken, self._allowed = 0, 0, FREE_BYTES
         return other
 
     def __enter__(self) -> Self:
@@ -258,6 +261,6 @@ class MemoryLease:
         """Give everything back."""
         if self._budget is not None and self._taken:
             self._budget.give_back(self._taken, self._team)
-        self._needed = self._taken = 0
+        self._needed, self._taken, self._allowed = 0, 0, FREE_BYTES
 
     __exit__ = release

@@ -17,6 +17,8 @@ from proxy.http.request import Request
 
 STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 WITHOUT_BODY = frozenset({204, 304})
+LINE_ENDS = frozenset("\r\n\0")
+"""With one of these in it, a field could be read as more than one."""
 LAST_CHUNK = b"0\r\n\r\n"
 LARGE_BYTES = 65_536
 """From this size on a body is not copied behind its head."""
@@ -166,7 +168,9 @@ class Answer(web.StreamResponse):
         if framing:
             names.append(framing[0])
             values.append(framing[1])
-        _check_text("".join(values))  # searching one text takes less than searching each value
+        text = "".join(values)  # searching one text takes less than searching each value
+        if "\n" in text or "\r" in text or "\0" in text:
+            raise unfit_field()
         values.append(_format_date(time.time() // 1))
         parts = [*_head_parts(tuple(names), self.status, self._request.version, self.keep_alive)]
         parts[1::2] = values
@@ -192,10 +196,8 @@ class Answer(web.StreamResponse):
         self._request.sent_bytes += len(data)
 
 
-def _check_text(text: str) -> None:
-    """Raises ValueError for a text with which a field could be read as more than one."""
-    if "\n" in text or "\r" in text or "\0" in text:
-        raise ValueError("A header of an answer has a line end in its name or value.")
+def unfit_field() -> ValueError:
+    return ValueError("A header of an answer has a line end in its name or value.")
 
 
 @lru_cache(maxsize=256)
@@ -209,7 +211,8 @@ def _head_parts(
 
     Most answers have the same fields. Raises ValueError for a name that could be read as more than one field.
     """
-    _check_text("".join(names))
+    if not LINE_ENDS.isdisjoint("".join(names)):
+        raise unfit_field()
     connection = ""
     if keep_alive:
         connection = "\r\nConnection: keep-alive" if version == (1, 0) else ""

@@ -128,7 +128,7 @@ class Dispatcher:
     def _open(self, request: Request) -> tuple[Exchange, FoundPath]:
         """Return the exchange of a request, and what its path matches."""
         headers = request.headers if self.trusts_traceparent else None
-        trace = Trace(self.tracer, headers, settings=self.traces)
+        trace = Trace(self.tracer, headers, None, self.traces)
         exchange = Exchange(request, trace, self.finished, self.calls, self.usage)
         found, record = self.router.find(exchange.path), exchange.record
         exchange.template, exchange.path_values = found.template, found.values

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import orjson
 from aiohttp import web
 
@@ -26,41 +27,37 @@ class TooManyCalls(HeadgateError):
     type = "requests"
 
 
-class Exchange:
+class Exchange(msgspec.Struct, eq=False):
     """A request, its id, trace and record, the headers that steps add to its answer, and the values of its path.
 
-    `event` is the event of its log line, `template` the one that its path matches. `calls` are the shares of teams in
-    all calls; None: there is one team only.
+    `event` is the event of its log line, `template` the one that its path matches, `values` how many JSON values the
+    body has. `calls` are the shares of teams in all calls; None: there is one team only.
     """
 
-    __slots__ = (
-        "_is_counted", "answer_headers", "calls", "event", "finished", "path", "path_values", "query", "record",
-        "request", "request_id", "template", "trace", "usage", "values",
-    )  # fmt: skip
+    request: Request
+    trace: Trace
+    finished: FinishedRequests
+    calls: Shares | None = None
+    usage: UsageBook | None = None
+    template: str | None = None
+    _is_counted: bool = False
+    request_id: str = ""
+    event: str = "request.finished"
+    record: RequestRecord = msgspec.field(default_factory=RequestRecord)
+    answer_headers: dict[str, str] = msgspec.field(default_factory=dict)
+    path: str = ""
+    query: str = ""
+    path_values: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    values: int = 0
 
-    def __init__(
-        self,
-        request: Request,
-        trace: Trace,
-        finished: FinishedRequests,
-        calls: Shares | None = None,
-        usage: UsageBook | None = None,
-    ) -> None:
-        self.request = request
-        self.calls = calls
-        self.finished = finished
-        self.usage = usage
-        self.template: str | None = None
-        self._is_counted = False
+    def __post_init__(self) -> None:
         self.request_id = f"req_{os.urandom(16).hex()}"
-        self.trace = trace
-        self.event = "request.finished"
-        self.record = RequestRecord()
-        self.answer_headers: dict[str, str] = {}
-        self.path, _, query = request.raw_path.partition("?")
-        self.query = query and without_keys(query)
-        self.path_values: Mapping[str, Any] = {}
-        self.values = 0  # how many JSON values the body has
+        self.path, _, query = self.request.raw_path.partition("?")
+        if query:
+            self.query = without_keys(query)
+
+    def __repr__(self) -> str:  # the headers have keys
+        return f"Exchange({self.request_id!r})"
 
     def identify(self, directory: Directory) -> Caller:
         """Return the authenticated caller, and record it. Raises Unauthenticated, Unavailable, TooManyCalls."""

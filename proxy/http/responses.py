@@ -1,8 +1,9 @@
 """POST /v1/responses, .../compact and .../input_tokens: identify -> parse -> reply -> send."""
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from aiohttp import web
 
@@ -27,20 +28,11 @@ class Responses:
     pipeline: Pipeline
 
     def endpoints(self) -> Iterator[Endpoint]:
-        yield Endpoint("POST", "/v1/responses", self.create)
-        yield Endpoint("POST", "/v1/responses/compact", self.compact)
-        yield Endpoint("POST", "/v1/responses/input_tokens", self.count_input_tokens)
+        yield Endpoint("POST", "/v1/responses", partial(self.answer, "create"))
+        yield Endpoint("POST", "/v1/responses/compact", partial(self.answer, "compact"))
+        yield Endpoint("POST", "/v1/responses/input_tokens", partial(self.answer, "input_tokens"))
 
-    def create(self, exchange: Exchange) -> Awaitable[web.StreamResponse]:
-        return self._answer(exchange, "create")
-
-    def compact(self, exchange: Exchange) -> Awaitable[web.StreamResponse]:
-        return self._answer(exchange, "compact")
-
-    def count_input_tokens(self, exchange: Exchange) -> Awaitable[web.StreamResponse]:
-        return self._answer(exchange, "input_tokens")
-
-    async def _answer(self, exchange: Exchange, operation: Operation) -> web.StreamResponse:
+    async def answer(self, operation: Operation, exchange: Exchange) -> web.StreamResponse:
         caller = self.ingress.identify(exchange)
         routes = self.pipeline.routes
         needs_model = operation == "compact" or routes.default is None

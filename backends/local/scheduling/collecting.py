@@ -29,11 +29,12 @@ class Collector:
         """Start `waiting` jobs in time. `answer_s` is how long an answer takes alone; `is_running`: a batch runs."""
         now, quiet_s = self._loop.time(), min(QUIET_S, QUIET_FRACTION * answer_s)
         follows_batch = now < self._after_batch_until
-        if follows_batch and waiting < self._expected:
+        misses_callers = follows_batch and waiting < self._expected
+        if misses_callers:
             quiet_s *= EXPECTED_FACTOR
         if self._timer is None:
             self._collect_until = now + COLLECT_FACTOR * quiet_s
-            if follows_batch:
+            if misses_callers:
                 self._after_batch_until = max(self._after_batch_until, self._collect_until)
         else:
             self._timer.cancel()

@@ -123,6 +123,22 @@ def test_jobs_whose_first_one_comes_soon_after_a_batch_are_collected_further(loo
     assert [count for count, _ in jobs.started] == [10]
 
 
+def test_a_job_after_all_callers_are_back_does_not_prolong_the_time_after_a_batch(loop):
+    jobs = Jobs(loop)
+    jobs.end(2)
+    jobs.arrive(2)
+    jobs.wait(collecting.AFTER_BATCH_S - QUIET_S)
+    jobs.arrive()
+    jobs.wait()
+    jobs.wait(1.1 * QUIET_S)
+    jobs.arrive()
+    jobs.wait()
+
+    late_s = collecting.AFTER_BATCH_S + 0.1 * QUIET_S
+    assert [count for count, _ in jobs.started] == [2, 1, 1]
+    assert [at for _, at in jobs.started[1:]] == pytest.approx([late_s, late_s])
+
+
 def test_a_job_long_after_a_batch_starts_at_once(loop):
     jobs = Jobs(loop)
     jobs.end(3)

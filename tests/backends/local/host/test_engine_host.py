@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from backends.local import Local
-from backends.local.decoding.job import DecodingOptions
+from backends.local.decoding.job import DecodingOptions, Token
 from backends.local.host import engine_host
 from backends.local.host.engine import Generation
 from backends.local.host.engine_host import EngineHost
@@ -114,6 +115,32 @@ async def test_workers_share_one_engine(folder: Path, connect):
 
     assert answers == [again] * 20
     assert (len(again), kept, first.workers, first.device) == (16, [number], 1, "cpu")
+
+
+async def test_steps_wake_no_task_between_the_engine_and_the_answer(endless: Path, connect, monkeypatch):
+    """Neither one that reads messages, nor that of the job in the host."""
+    wakes = Counter[str]()
+
+    def count(owner: type, name: str) -> None:
+        called = getattr(owner, name)
+
+        async def counting(self: object) -> object:
+            wakes[name] += 1
+            return await called(self)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    engine = await (await connect()).open(endless)
+    count(Channel, "receive")
+    count(Generation, "__anext__")
+    forwarded: list[Token] = []
+    async with engine.generate(PROMPT, options(1000)) as generation:
+        generation.forward_tokens(lambda tokens: forwarded.extend(tokens) is None)
+        received = [token async for tokens in generation for token in tokens]
+
+    assert len(forwarded) + len(received) == 1000
+    assert len(forwarded) > 900
+    assert wakes.total() < 50
 
 
 async def test_one_queue_admits_the_jobs_of_all_workers(endless: Path, connect):

@@ -83,7 +83,8 @@ class RequestLines:
             except orjson.JSONEncodeError:  # half of a surrogate pair, a number of more than 64 bits
                 return self.encode_whole(event, request_id, record, ended_at, duration_s), b""
             found, pieces = values.split(b","), form.pieces.copy()
-            is_short = len(values) <= LONGEST_CHARS or max(map(len, found)) <= LONGEST_CHARS
+            others = len(request_id) + len(pieces)  # what a longer text would leave: a byte and a comma for each value
+            is_short = len(values) <= LONGEST_CHARS + others or max(map(len, found)) <= LONGEST_CHARS
             if is_short and len(pieces) == 2 * len(found) + 1:
                 found[0] = self._time_of(found[0])
                 pieces[1::2] = found

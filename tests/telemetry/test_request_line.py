@@ -91,6 +91,18 @@ def test_a_field_decides_the_kind_of_a_line_by_its_value_its_type_or_whether_it_
     assert len(kinds) == (4 if name in (*COMMON, "finish_reason") else 3 if is_foreign or name == "metadata" else 2)
 
 
+@pytest.mark.parametrize("others", [(), ("input_tokens",), ("input_tokens", "output_tokens", "cached_tokens")])
+def test_a_text_is_cut_however_little_the_other_values_take(others: tuple[str, ...]):
+    """The length of all values together shows most lines to have none that is too long."""
+    lines = RequestLines()
+    for chars in range(LONGEST_CHARS - 40, LONGEST_CHARS + 40):
+        record = RequestRecord(response_id="r" * chars, **dict.fromkeys(others, 1))
+        known = expected(record)
+
+        assert len(known["response_id"]) == min(chars, LONGEST_CHARS)
+        assert line_of(lines, record) == known
+
+
 def test_few_combinations_are_remembered(monkeypatch: pytest.MonkeyPatch):
     """What is longer than it should be is not."""
     monkeypatch.setattr(request_line, "MAX_FORMS", 3)

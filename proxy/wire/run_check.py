@@ -6,6 +6,8 @@ behind it.
 """
 
 import re
+from collections.abc import Callable
+from functools import lru_cache
 
 from proxy.wire.candidates import Patterns
 
@@ -14,6 +16,7 @@ MAX_STARTS = 16
 """How many beginnings of a stream are learnt: where each delta has another one, learning costs more than it saves."""
 Secrets = tuple[tuple[int, re.Pattern[bytes]], ...]
 """Patterns, each behind the code of a byte that every match of it has."""
+Searches = tuple[tuple[int, Callable[[bytes], re.Match[bytes] | None]], ...]
 
 
 class RunCheck:
@@ -24,11 +27,9 @@ class RunCheck:
     def __init__(self, patterns: Patterns, secrets: Secrets) -> None:
         """`patterns` find what may be a followed event or a sentinel, `secrets` what must not pass."""
         self.secrets = secrets
-        searched = [*((pattern.byte, pattern.matches) for pattern in patterns), *secrets]
-        self._searches = tuple([(byte, pattern.search) for byte, pattern in searched])
+        self._searches, can_learn = _searches(patterns, secrets)
         self._start = b""  # that a chunk has passed with
-        has_comma = any(b"," in pattern.pattern for _, pattern in searched)
-        self._left_starts = 0 if has_comma else MAX_STARTS
+        self._left_starts = MAX_STARTS if can_learn else 0
 
     def passes(self, chunk: bytes) -> bool:
         """Return whether a chunk is one run of whole frames that needs no change."""
@@ -47,3 +48,11 @@ class RunCheck:
         self._left_starts -= 1
         if (at := chunk.find(b'type"')) >= 0:
             self._start = chunk[: chunk.find(b",", at) + 1]
+
+
+@lru_cache(64)
+def _searches(patterns: Patterns, secrets: Secrets) -> tuple[Searches, bool]:
+    """Return the searches of all streams with these patterns, and whether none of them can match a comma."""
+    searched = [*((pattern.byte, pattern.matches) for pattern in patterns), *secrets]
+    has_comma = any(b"," in pattern.pattern for _, pattern in searched)
+    return tuple([(byte, pattern.search) for byte, pattern in searched]), not has_comma

@@ -10,6 +10,7 @@ from typing import Any
 from proxy.wire.errors import Unavailable
 from proxy.wire.event import TERMINALS, Batch, Event, MessageRun, Run, type_of
 from proxy.wire.items import JSON, in_order
+from proxy.wire.packed_run import NOTHING, join_runs
 from proxy.wire.partial_item import end_items, index_of
 from proxy.wire.passage import Outlet, Reserve
 from proxy.wire.sequence_numbers import Numbered, has_number, number_after, numbered
@@ -20,8 +21,8 @@ MAX_KEPT_BYTES = 268_435_456
 """How large the kept part of one reply may be, in bytes."""
 FRAME_WORK = 16
 """How many bytes of an item take as much work as one byte of its frames."""
-JOINED_RUNS, JOINED_BYTES = 16, 16_384
-"""How many runs that came one by one are kept as one, and up to which size: each takes 90 bytes beside its own."""
+JOINED_RUNS = 16
+"""How many runs that came one by one are kept as one, as each takes 90 bytes of memory beside its own."""
 ROOM_BYTES = 1024
 """For how many bytes of forwarded runs memory is reserved ahead, beside that for the one that needs it."""
 MAX_MARKS = 10_000
@@ -49,14 +50,13 @@ class Transcript:
         self._last: Event | Run | None = None
         self._log: list[Event | Run] = []
         self._loose: list[bytes] = []  # what came as runs one by one behind the log, and is not joined yet
-        self._loose_type = Run
+        self._loose_type, self._common = Run, NOTHING
         self._log_bytes = self._room_bytes = 0  # of the log and loose runs; of those that need no more memory reserved
         self._is_log_full = False
         self._frame_limit: int | None = None
         self._clock: Callable[[], float] | None = None
         self._marks: list[tuple[float, int]] = []
-        # The last unit with a sequence number that is not in the log; of an event only the number, in an object.
-        self._numbered: Numbered | None = None
+        self._numbered: Numbered | None = None  # the last unit with a sequence number that is not in the log
         self._item_bytes = self._parsed_bytes = self._body_bytes = 0
         self._output: list[Any] | None = None  # what was composed in place of an empty output
 
@@ -146,11 +146,11 @@ class Transcript:
         return True
 
     def _join_loose(self) -> None:
-        """Add what came as runs one by one to the log: as one run, unless that would be a large one."""
+        """Add what came as runs one by one to the log."""
         if loose := self._loose:
             kind, self._last = self._loose_type, self._loose_type(loose[-1])
-            is_short = sum(map(len, loose)) <= JOINED_BYTES
-            self._log += [kind(kind.SEPARATOR.join(loose))] if is_short else map(kind, loose)
+            runs, self._common = join_runs(loose, kind, self._common)
+            self._log += runs
             loose.clear()
 
     @property

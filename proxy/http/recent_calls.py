@@ -53,9 +53,10 @@ class RecentCalls(Generic[T]):
 
     def find(self, team: str, body: bytes) -> RecentCall[T] | None:
         """Return what is remembered of a body."""
-        if len(body) > MAX_BODY_BYTES or (found := self._calls.get((team, body))) is None:
+        key = (team, body)
+        if len(body) > MAX_BODY_BYTES or (found := self._calls.get(key)) is None:
             return None
-        self._calls.move_to_end((team, body))
+        self._calls.move_to_end(key)
         return found
 
     def note(self, team: str, body: bytes, parsed: T, values: int) -> None:

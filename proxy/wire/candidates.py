@@ -61,7 +61,7 @@ def _places(data: bytes, start: int, matches: re.Pattern[bytes], occurs: Occurs)
     """Return the places of all matches from a place on. In a burst they are at its ends, and only deltas between."""
     head = data.find(b"\n", start + EDGE_BYTES) + 1
     tail = data.rfind(b"\n", head, len(data) - EDGE_BYTES) + 1
-    between = data[head:tail].decode("latin-1") if 0 < head < tail else ""
+    between = str(memoryview(data)[head:tail], "latin-1") if 0 < head < tail else ""  # copied once
     if not (between and between.isascii()):
         return [match.start() for match in matches.finditer(data, start)]
     windows = [(start, head), (tail, len(data))]

@@ -64,9 +64,6 @@ class ThreadEngine(Engine):
         if self._scheduler is not None:
             self._scheduler.cancel(job.id)
 
-    def _note_end(self) -> None:
-        """Nothing depends on when the engine was used."""
-
 
 def _closed() -> BackendError:
     return BackendError(

@@ -5,8 +5,10 @@ import zlib
 
 from aiohttp import StreamReader, web
 from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TYPE
+from aiohttp.streams import EMPTY_PAYLOAD
 
 from proxy.config.process_tables import ServerTable
+from proxy.http.request import Request
 from proxy.wire.compression import CODINGS, MAX_RATIO, decompressor_for, exceeds_ratio
 from proxy.wire.errors import RequestError
 from proxy.wire.lifting import SENTENCES
@@ -36,7 +38,7 @@ async def read_body(request: web.BaseRequest, server: ServerTable, memory: Memor
         raise incomplete_body() from error
 
 
-def read_now(request: web.BaseRequest, server: ServerTable, memory: MemoryLease) -> bytes | None:
+def read_now(request: Request, server: ServerTable, memory: MemoryLease) -> bytes | None:
     """Return a body that has arrived and is plain JSON, as most have and are; None for any other.
 
     Raises RequestError for one that is too large, Unavailable.
@@ -44,7 +46,9 @@ def read_now(request: web.BaseRequest, server: ServerTable, memory: MemoryLease)
     headers, content = request.headers, request.content
     if headers.get(CONTENT_TYPE) != JSON_TYPE or not content.is_eof() or CONTENT_ENCODING in headers:
         return None
-    return _take_received(content, server, memory)
+    body = _take_received(content, server, memory)
+    request.content = EMPTY_PAYLOAD  # its buffer of 1 kB is not kept for as long as the answer takes
+    return body
 
 
 def _take_received(content: StreamReader, server: ServerTable, memory: MemoryLease) -> bytes:

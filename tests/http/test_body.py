@@ -8,12 +8,14 @@ import tracemalloc
 import zlib
 
 import pytest
+from aiohttp.streams import EMPTY_PAYLOAD
 
+from proxy.http.request import Request
 from proxy.wire.lifting import SENTENCES
 from tests.conftest import tables_for
 from tests.http.conftest import LIMIT, of_size
 from tests.raw import ask, no_tasks_left, post, serves, until, wire  # noqa: F401
-from tests.upstream import FakeUpstream
+from tests.upstream import FakeUpstream, canonical
 
 BODY = b'{"model":"m"}'
 
@@ -277,3 +279,17 @@ async def test_a_refused_body_is_freed_when_it_is_refused(gateway: str, without_
 
     assert answer.status == 400
     await until(lambda: tracemalloc.get_traced_memory()[0] < 1_500_000)
+
+
+async def test_the_buffer_of_a_body_is_not_kept_while_the_call_is_answered(gateway: str, upstream: FakeUpstream):
+    """It takes a kilobyte, of each of a thousand slow streams."""
+    contents = []
+
+    async def look(request):
+        contents.extend([each.content for each in gc.get_objects() if type(each) is Request])
+        return await canonical(request)
+
+    upstream.answer = look
+
+    assert (await ask(gateway, post(BODY))).status == 200
+    assert contents == [EMPTY_PAYLOAD]

@@ -160,14 +160,18 @@ class UpstreamConnection(TimedConnection):
             failure.__cause__ = without_frames(error)  # whose frames have this connection, and what arrived
             self._fail(failure)
             return
-        if chunk and (self._taker is None or not self._give(chunk)):
-            if parser.is_complete:
-                self._unread.chunks.append(chunk)
-            else:
-                self._unread.put(chunk)
-        elif chunk and not parser.is_complete:
-            return
-        if parser.head is not None and (waiter := self._waiter) is not None and not waiter.done():
+        waiter, taker = self._waiter, self._taker
+        if waiter is not None and waiter.done():
+            waiter = None
+        if chunk and taker is not None and waiter is not None and taker(chunk):
+            self._deadline = self._event_deadline = time.monotonic() + self._timeouts.between_events_s
+            if not parser.is_complete:
+                return
+        elif chunk and parser.is_complete:
+            self._unread.chunks.append(chunk)
+        elif chunk:
+            self._unread.put(chunk)
+        if waiter is not None and parser.head is not None:
             waiter.set_result(None)
 
     def eof_received(self) -> None:
@@ -190,14 +194,6 @@ class UpstreamConnection(TimedConnection):
         self._is_writing_paused = False
         if not self._is_written:  # it waits for that; else for the answer
             self._wake()
-
-    def _give(self, chunk: bytes) -> bool:
-        """Give a part of the body to the taker, if it is waited for. Return whether it was taken."""
-        waiter, taker = self._waiter, self._taker
-        if taker is None or waiter is None or waiter.done() or not taker(chunk):
-            return False
-        self._deadline = self._event_deadline = time.monotonic() + self._timeouts.between_events_s
-        return True
 
     async def _send_in_pieces(self, head: bytes, body: bytes | BodySource) -> None:
         """Send a large request, and wait for the head of its answer."""

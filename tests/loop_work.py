@@ -9,6 +9,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from msgspec import structs
+
 from proxy.wire.bounds import has_more_values
 from proxy.workers import LARGE_BYTES, MANY_VALUES
 
@@ -57,7 +59,7 @@ class LoopWork:
         elif event == "call" and is_loop:
             self._calls += 1
             self.most_calls = max(self.most_calls, self._calls)
-        elif event == "c_call":
+        elif event == "c_call" and function is not structs.replace:  # which copies no text
             self._record_library_call(frame, function.__name__, is_loop=is_loop)
 
     def _record_library_call(self, frame: FrameType, name: str, *, is_loop: bool) -> None:

@@ -9,7 +9,7 @@ from policies import EventCheck, PolicyState, Repeatable, ReplyCheckFactory, Req
 from proxy.context import Context, Slot
 from proxy.rules.decisions import Decisions
 from proxy.rules.key_models import rule_of_key
-from proxy.rules.repeated import AdmissionNotes, KnownAdmission, Replying
+from proxy.rules.repeated import AdmissionNotes, KnownAdmission, ReplyRule
 from proxy.rules.rule import Rule
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.recorder import Recorder
@@ -109,8 +109,8 @@ class RequestAdmission:
                     return self._go_on(known, position, checked, context)
             except (Unavailable, PolicyViolation) as error:
                 self._refuse(rule, call, context, error)
-        if known.replying:
-            _reply_checks(known.replying, known.call, context)
+        if known.reply_rules:
+            _set_reply_checks(known.reply_rules, known.call, context)
         return known.call
 
     async def _go_on(self, known: KnownAdmission, position: int, checked: Awaitable[Call], context: Context) -> Call:
@@ -128,7 +128,7 @@ class RequestAdmission:
     ) -> Call:  # fmt: skip
         """Return the call as all policies allow it, and note how if there are notes. Raises as `admit`."""
         call, is_large = received, context.is_large(received.size_bytes)
-        applied: list[Replying] = []
+        applied: list[ReplyRule] = []
         plan, models, is_dense = self._plans[call.operation], context.caller.models, context.values >= SOME_VALUES
         for rule, check, repeatable, reply_check, holds in _with_key_models(plan, call, models) if models else plan:
             # A later policy may change the model: which rules apply to the reply is decided by what each one saw.
@@ -151,17 +151,23 @@ class RequestAdmission:
                 notes = None
             call = passed
         chosen = applied, call, context  # to choose may take looking through the whole request
-        checks = await context.run_large(_reply_checks, *chosen) if is_large else _reply_checks(*chosen)
+        if is_large:
+            await context.run_large(_set_reply_checks, *chosen)
+        else:
+            _set_reply_checks(*chosen)
         if not call.is_encoded:
             await context.encode(call)  # everything that follows reads it
-        if notes is not None and not (checks and is_large):
-            self._conclude(received, notes.known(call, context, applied if checks else ()))
+        self._conclude(received, None if applied and is_large else notes, call, applied, context)
         return call
 
-    def _conclude(self, received: Call, known: KnownAdmission) -> None:
-        """Note how a call was let pass, for the next time that it is received."""
-        if received.conclusions is not None:
-            received.conclusions[self] = known
+    def _conclude(
+        self, received: Call, notes: AdmissionNotes | None, call: Call, applied: Sequence[ReplyRule], context: Context
+    ) -> None:  # fmt: skip
+        """Note how a call was let pass as another one, for the next time that it is received, if there are notes."""
+        if notes is not None:
+            known = notes.known(call, context, applied)
+            if received.conclusions is not None:
+                received.conclusions[self] = known
 
     def _refuse(self, rule: Rule, call: Call, context: Context, error: Unavailable | PolicyViolation) -> None:
         """Report what a policy raised; raise it where the rule is enforced."""
@@ -202,8 +208,8 @@ def _step(rule: Rule, check: RequestCheck, reply_check: ReplyCheckFactory | None
     return rule, check, None, reply_check, rule.policy.holds
 
 
-def _reply_checks(applied: Sequence[Replying], call: Call, context: Context) -> Sequence[ActiveCheck]:
-    """Return how the reply to a call is checked by the rules that were applied to it; note that, and what they hold."""
+def _set_reply_checks(applied: Sequence[ReplyRule], call: Call, context: Context) -> None:
+    """Note how the reply to a call is checked by the rules that were applied to it, and which fields they hold."""
     checks = []
     for rule, reply_check, holds in applied:
         found = reply_check(call, context)
@@ -214,4 +220,3 @@ def _reply_checks(applied: Sequence[Replying], call: Call, context: Context) -> 
             checks.append(ActiveCheck(rule, found.check, enforced, found.needs_stream, found.types))
     if checks:
         context.set(REPLY_CHECKS, checks)
-    return checks

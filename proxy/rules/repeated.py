@@ -13,7 +13,7 @@ Again = tuple[Rule, RequestCheck | None, Call]
 rule that changed the call, which is recorded again."""
 
 
-Replying = tuple[Rule, ReplyCheckFactory, frozenset[str]]
+ReplyRule = tuple[Rule, ReplyCheckFactory, frozenset[str]]
 """A rule that was applied to a call, what makes its check of the reply, and the fields that it holds."""
 
 
@@ -23,8 +23,8 @@ class KnownAdmission(NamedTuple):
     caller: Caller
     call: Call
     again: Sequence[Again]
-    replying: Sequence[Replying]
-    """The rules that check the reply, if there are any."""
+    reply_rules: Sequence[ReplyRule]
+    """The rules that may check the reply: each is asked for a check of its own."""
     held_fields: frozenset[str]
 
 
@@ -50,8 +50,8 @@ class AdmissionNotes:
             self._again.append((rule, check.again, after))
         return True
 
-    def known(self, call: Call, context: Context, replying: Sequence[Replying]) -> KnownAdmission:
+    def known(self, call: Call, context: Context, reply_rules: Sequence[ReplyRule]) -> KnownAdmission:
         """Return how the call was let pass, which the policies left as this one."""
         if call.conclusions is None:
             call.conclusions = {}
-        return KnownAdmission(context.caller, call, self._again, replying, context.held_fields)
+        return KnownAdmission(context.caller, call, self._again, reply_rules, context.held_fields)

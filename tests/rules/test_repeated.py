@@ -57,12 +57,20 @@ class Counted(Policy):
 
 
 class NoItems(Policy):
-    """Stops every reply before its first item."""
+    """Stops every reply before its first item, from that to a certain call on."""
+
+    checks_from: int = 1
+
+    _calls: int = PrivateAttr(default=0)
 
     def reply_check(self, state: PolicyState) -> ReplyCheckFactory:
         del state
 
-        def check_for(_call: Call, _context: Context) -> ReplyCheck:
+        def check_for(_call: Call, _context: Context) -> ReplyCheck | None:
+            self._calls += 1
+            if self._calls < self.checks_from:
+                return None
+
             def check(event: Event) -> Event:
                 if event.type == "response.output_item.added":
                     raise Stop("used_up", "The budget has no items left.")
@@ -134,6 +142,15 @@ async def test_the_reply_to_a_call_that_is_received_again_is_checked_as_before(w
         reply = await rules.guard(second, stream_reply(CANONICAL), context)
 
         assert b"response.incomplete" in await sent(reply)
+
+
+async def test_a_reply_that_was_not_checked_before_may_be_checked():
+    """What decides about the reply may look at more than the call: it is asked for each one."""
+    call, policy = remembered(stream=True), NoItems(checks_from=2)
+    rules = make_rules(make_rule(policy))
+    admitted = [await admit(rules, call) for _ in range(2)]
+
+    assert [bool(context.get(REPLY_CHECKS)) for _, context in admitted] == [False, True]
 
 
 @pytest.mark.parametrize("waits", [False, True])

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
 from proxy.context import Context
@@ -17,7 +17,7 @@ def before_deadline(context: Context, opening: AbstractAsyncContextManager[R]) -
 
 
 async def in_time(deadline: float, work: Awaitable[R]) -> R:
-    """Return what work comes to. Raises BackendError if it takes longer than until the deadline."""
+    """Return the result of work. Raises BackendError if it is not there by the deadline, on the clock of the loop."""
     try:
         async with asyncio.timeout_at(deadline) as timeout:
             return await work
@@ -35,11 +35,5 @@ def deadline_exceeded() -> BackendError:
 @asynccontextmanager
 async def _before(deadline: float, opening: AbstractAsyncContextManager[R]) -> AsyncIterator[R]:
     """The reply, if it is opened before the deadline."""
-    try:
-        async with asyncio.timeout_at(deadline) as timeout, opening as reply:
-            timeout.reschedule(None)
-            yield reply
-    except TimeoutError as error:
-        if not timeout.expired():
-            raise
-        raise deadline_exceeded() from error
+    async with AsyncExitStack() as stack:
+        yield await in_time(deadline, stack.enter_async_context(opening))

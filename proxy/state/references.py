@@ -65,14 +65,9 @@ class KeptReference(NamedTuple):
     target: str
 
 
-def continues(body: Mapping[str, Any]) -> bool:
-    """Whether a call may continue something, or asks for a conversation."""
-    return body.get("conversation") is not None or body.get("previous_response_id") is not None
-
-
 def continued(body: Mapping[str, Any]) -> list[Reference]:
     """Return what a call continues; the first reference decides its chain. Raises RequestError for overlong ids."""
-    if not continues(body):
+    if body.get("conversation") is None and body.get("previous_response_id") is None:  # as most
         return []
     found = []
     if (conversation := conversation_id(body)) is not None:
@@ -88,7 +83,7 @@ def continued(body: Mapping[str, Any]) -> list[Reference]:
 def find_references(call: Call) -> list[Reference]:
     """Return every id in a call's body, each once. Raises RequestError for overlong and for too many ids."""
     body = call.body
-    named = [] if body.get("conversation") is None and body.get("previous_response_id") is None else continued(body)
+    named = continued(body)
     for field in ITEM_FIELDS:
         if field in body and isinstance(items := body[field], list):
             named += _stored_items(items, field)

@@ -189,7 +189,8 @@ class ResponseParser:
             coding = fields.get("transfer-encoding")
             if coding is not None and (coding.lower() != "chunked" or not head.startswith(_PERSISTENT)):
                 raise InvalidHttp("a transfer coding other than chunked")
-            self._is_chunked = self._is_between_chunks = coding is not None
+            self._is_chunked = coding is not None
+            self._is_between_chunks = self._is_chunked and not self.is_complete  # it is with 204, which has no body
             self._is_open_ended = not (self._is_chunked or self.is_complete or "content-length" in fields)
         self.head = found
 

@@ -257,6 +257,17 @@ def test_a_chunk_with_wrong_framing_is_refused_where_it_arrives_alone(data: byte
         [*map(ResponseParser().feed, pieces)]
 
 
+@pytest.mark.parametrize("status", [204, 304])
+def test_a_chunk_that_arrives_alone_is_no_body_of_an_answer_without_one(status: int):
+    """It answers nothing that was asked: the connection must not be used again."""
+    parser = ResponseParser()
+    parser.feed(b"HTTP/1.1 %d No\r\nTransfer-Encoding: chunked\r\n\r\n" % status)
+
+    assert (parser.is_complete, parser.has_surplus) == (True, False)
+    assert parser.feed(b"3\r\nabc\r\n") == b""
+    assert (parser.is_complete, parser.has_surplus) == (True, True)
+
+
 def test_trailers_are_bounded_after_many_chunks():
     """A long body earns no unlimited allowance."""
     parser = ResponseParser()

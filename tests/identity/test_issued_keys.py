@@ -168,7 +168,7 @@ async def test_it_is_kept_when_a_key_was_used_last(store: Store):
 @pytest.mark.parametrize("fault", ["stop", "pause"])
 async def test_known_keys_stay_valid_while_the_store_is_away(redis_server: RedisServer, fault: str, logged):
     """Until they expire. One that is not known may be new, if its checksum fits: 503, not 401."""
-    table = {"use": "redis", "url": redis_server.url, "timeout_ms": 100, "max_faults": 1}
+    table = {"use": "redis", "url": redis_server.url, "timeout_ms": 500, "max_faults": 1}
     store = build({**config_with(), "state": table}).state
     await store.start()
     await store.delete(JOURNAL)

@@ -16,16 +16,12 @@ class TokenRate:
     """In ascending order: from more than how many input tokens on, all tokens have which price."""
 
     def price_at(self, input_tokens: int) -> Decimal:
-        """Return the price in a call with this input."""
+        """Return the price of a million tokens in a call with this input."""
         price = self.base
         for start, higher in self.steps:
             if input_tokens > start:
                 price = higher
         return price
-
-    def cost(self, tokens: int, input_tokens: int) -> Decimal:
-        """Return what so many tokens cost, in a call with this input."""
-        return self.price_at(input_tokens) * tokens / MILLION
 
 
 WholePrices = tuple[int, int, int, int]
@@ -41,10 +37,10 @@ class Rates:
     cached_input: TokenRate | None = None
     """Default: as any other input; the same for `cache_write`."""
     cache_write: TokenRate | None = None
-    _scale: int = field(init=False, repr=False, compare=False)
-    """How many steps a dollar has in which all prices are whole: adding up decimals takes five times as long."""
+    _units: int = field(init=False, repr=False, compare=False)
+    """How many units a dollar has, in which all prices are whole: adding up decimals takes five times as long."""
     _prices: Sequence[tuple[int, WholePrices]] = field(init=False, repr=False, compare=False)
-    """In ascending order: from more than how many input tokens on which prices count, in steps."""
+    """In ascending order: from more than how many input tokens on which prices count, in units."""
 
     def __post_init__(self) -> None:
         rates = (self.input, self.cached_input or self.input, self.cache_write or self.input, self.output)
@@ -52,19 +48,19 @@ class Rates:
         unit = 10 ** max(0, *(-int(price.as_tuple().exponent) for price in prices))
         starts = sorted({-1, *(start for rate in rates for start, _ in rate.steps)})
         whole = [(start, tuple(int(rate.price_at(start + 1) * unit) for rate in rates)) for start in starts]
-        object.__setattr__(self, "_scale", unit * int(MILLION))
+        object.__setattr__(self, "_units", unit * int(MILLION))
         object.__setattr__(self, "_prices", whole)
 
     def cost(self, input_tokens: int, output_tokens: int, cached: int = 0, written: int = 0) -> Decimal:
         """Return what a call costs. `cached` and `written` are parts of its input."""
-        return Decimal(self._steps_of(input_tokens, output_tokens, cached, written)) / self._scale
+        return Decimal(self._count_units(input_tokens, output_tokens, cached, written)) / self._units
 
     def cost_usd(self, input_tokens: int, output_tokens: int, cached: int = 0, written: int = 0) -> float:
         """Return the float that is nearest to it."""
-        return self._steps_of(input_tokens, output_tokens, cached, written) / self._scale
+        return self._count_units(input_tokens, output_tokens, cached, written) / self._units
 
-    def _steps_of(self, input_tokens: int, output_tokens: int, cached: int, written: int) -> int:
-        """Return what a call costs in steps."""
+    def _count_units(self, input_tokens: int, output_tokens: int, cached: int, written: int) -> int:
+        """Return what a call costs in units."""
         cached = min(cached, input_tokens)
         written = min(written, input_tokens - cached)
         prices = self._prices[0][1]

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -18,7 +17,6 @@ from proxy.wire.errors import HeadgateError, UnknownModel
 
 DESCRIBE_S = 2.0
 MOST_CALLERS = 500
-A_MILLION = 1_000_000
 
 
 class ModelFilter(Parameters):
@@ -111,7 +109,7 @@ async def _prices(parts: GatewayParts, backend: Backend, model: str) -> tuple[fl
     rates = None if quote is None else await quote.known_rates()
     if rates is None:
         return None, None
-    return tuple(float(rate.cost(1, 1) * Decimal(A_MILLION)) for rate in (rates.input, rates.output))  # type: ignore[return-value]
+    return tuple(float(rate.price_at(1)) for rate in (rates.input, rates.output))  # type: ignore[return-value]
 
 
 async def list_models(request: AdminRequest) -> ModelList:

@@ -3,16 +3,15 @@
 An id that only says where something came from (annotations, results) gives access to nothing, and is none of these.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeGuard
-
-from pydantic_core import SchemaValidator, core_schema
 
 from policies.support.urls import PROVENANCE
 from policies.support.walk import FIELDS_WITHOUT_LISTS, ITEM_FIELDS, SCHEMAS, plain_name
 from proxy.wire.call import PLAIN_FIELDS, Call, unaffected_by
 from proxy.wire.errors import NotFound, RequestError
 from proxy.wire.large_bytes import WINDOW_BYTES
+from proxy.wire.linear_pattern import Occurs, compile_linear
 from proxy.wire.loggable import clip
 
 Kind = Literal["response", "conversation", "item", "file", "vector_store", "container", "skill", "object"]
@@ -33,10 +32,9 @@ _ANY = "[-_]*"
 _NAMES = "|".join(_ANY.join(name) for name in ID_FIELDS)
 
 
-def _finder(before: str, folded: str = "") -> Callable[[object], bool]:
+def _finder(before: str, folded: str = "") -> Occurs:
     """Return a fast pre-filter for any spelling of these names in JSON, after what is before them, and for `folded`."""
-    pattern = f'(?i-u:{before}(?:{_NAMES}){_ANY}":){folded}'
-    return SchemaValidator(core_schema.str_schema(pattern=pattern)).isinstance_python
+    return compile_linear(f'(?i-u:{before}(?:{_NAMES}){_ANY}":){folded}')
 
 
 _FOLDED = "|[\u017f\ufb00-\ufb06]"

@@ -7,8 +7,9 @@ searched by Python's own engine: its patterns are bounded, and possessive, so th
 
 import json
 import re
+from collections.abc import Callable
 
-from proxy.wire.linear_pattern import Occurs, compile_linear
+from proxy.wire.linear_pattern import compile_linear
 
 REDACTED = "[redacted]"
 LONGEST_CHARS = 512
@@ -23,10 +24,11 @@ SPACE = r"[\s\x1c-\x1f]"
 NAMES = r"(?:secret|password|passwd|api[-_]?key|access[-_]?key|access[-_]?token)"
 HYPHEN = r"(?:[-_]|%2d|%5f)"
 """What stands between the parts of a key, as it is or as URLs may have it."""
-LATER = r"(?:[a-z0-9_./-]|%2[df]|%5f)"
+FURTHER = r"(?:[a-z0-9_./-]|%2[df]|%5f)"
+"""A character behind the beginning of a key."""
 PREFIXED = (
-    (rf"(?:sk|hg|xox[a-z]|xapp|gh[a-z]|github{HYPHEN}pat|glpat|gocspx){HYPHEN}", LATER, 12, 512),
-    (rf"[pr]k{HYPHEN}(?:live|test|prod|lf|[0-9]{{1,16}}){HYPHEN}", LATER, 12, 512),
+    (rf"(?:sk|hg|xox[a-z]|xapp|gh[a-z]|github{HYPHEN}pat|glpat|gocspx){HYPHEN}", FURTHER, 12, 512),
+    (rf"[pr]k{HYPHEN}(?:live|test|prod|lf|[0-9]{{1,16}}){HYPHEN}", FURTHER, 12, 512),
     (r"(?:hf|npm)(?:_|%5f)", r"[a-z0-9]", 20, 512),
     (r"a[ks]ia", r"[a-z0-9]", 16, 128),
     (r"(?:aiza|eyj)", r"[\w.-]", 12, 4096),
@@ -66,7 +68,7 @@ class KeyFinder:
         self._known: set[str] = set()
         self._all = _FORM
         self._names: set[str] = set()  # in which it has found no key
-        self._finds: Occurs = self._learn
+        self._finds: Callable[[str], bool] = self._learn
 
     def remember(self, key: str) -> None:
         """Find this key too from now on, whatever it looks like, as it is and as JSON has it."""

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-Occurs = Callable[[str], bool]
-"""Returns whether a pattern occurs anywhere in a text."""
+Occurs = Callable[[str | bytes], bool]
+"""Returns whether a pattern occurs anywhere in a text; bytes are one in UTF-8."""
 
 
 def compile_linear(pattern: str) -> Occurs:
-    """Compile a pattern of Rust's `regex`. It takes no texts with halves of surrogate pairs."""
+    """Return what finds a pattern of Rust's `regex`. It finds nothing in a text that is not valid Unicode."""
     from pydantic_core import SchemaValidator, core_schema  # here: processes of local models start without it
 
     return SchemaValidator(core_schema.str_schema(pattern=pattern), {"regex_engine": "rust-regex"}).isinstance_python

@@ -143,9 +143,9 @@ class MaxToolCalls(Policy):
                 return None
             tally, budget = Tally(is_counted), context.get(slot)
             if budget is None:
-                return ReplyCheck(_limit_check(tally, limit_of(body)), offers, COUNTED_TYPES)
+                return ReplyCheck(_limit_check(tally, limit_of(body)), needs_stream=offers, types=COUNTED_TYPES)
             check = _budget_check(tally, budget, state.chains, call, context)
-            return ReplyCheck(check, offers, BUDGETED_TYPES)
+            return ReplyCheck(check, needs_stream=offers, types=BUDGETED_TYPES)
 
         return factory
 

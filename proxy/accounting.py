@@ -78,7 +78,7 @@ def _finish_cost(context: Context) -> Awaitable[None] | None:
 
 
 async def _price_and_show(context: Context) -> None:
-    """Do so once the price is known, with what is captured of the call."""
+    """Set what the tokens cost once that is known; describe a call that is recorded, and capture its content."""
     await complete_cost(context)
     if not context.trace.is_recording or context.sent_call is None:
         return

@@ -54,7 +54,7 @@ class Scrubber:
         self._bytes = tuple(text.encode() for text in self._texts)
         self._plain_forms, self._forms = _by_rarest_byte(self._plain), _by_rarest_byte(self._bytes)
         self.run_patterns = tuple([(byte, re.compile(_any_of(texts))) for byte, texts in self._plain_forms])
-        """Of the secret in parts of a stream that nothing follows, as `run` searches for it; another object later."""
+        """What finds the secret as `run` does, each behind a byte of its matches; another object for other secrets."""
 
     def secrets(self, *, everywhere: bool) -> tuple[bytes, ...]:
         """Return the forms of the secret that are searched for: in a stream not those in base64."""

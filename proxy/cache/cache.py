@@ -77,7 +77,7 @@ class Cache:
         """
         received = context.received.get("cache-control")
         if received:
-            return self._demanded_slot(call, route, parse_directives(received), context)
+            return self._directed_slot(call, route, parse_directives(received), context)
         if self._lookups is None:
             return CacheSlot()
         lookup = self._lookups.find(call, route, context)
@@ -85,7 +85,7 @@ class Cache:
             return self._look_up(lookup, call, ANY, context)
         return self._look_up_later(lookup, call, ANY, context)
 
-    async def _demanded_slot(self, call: Call, route: Route, directives: Directives, context: Context) -> CacheSlot:
+    async def _directed_slot(self, call: Call, route: Route, directives: Directives, context: Context) -> CacheSlot:
         """Return the slot of a call with directives. Raises RequestError."""
         slot = CacheSlot()
         if self._lookups is not None and directives.no_store:

@@ -17,6 +17,7 @@ from proxy.wire.call import Call
 partition = lru_cache(MAX_KEYS)(Partition)
 """Returns those who share entries, the same object each time."""
 NONE = Partition("none")
+"""That of a call that is not looked up."""
 
 
 class Lookup(Struct, frozen=True):

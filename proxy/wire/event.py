@@ -189,6 +189,7 @@ class MessageRun(Run):
 Batch = Sequence[Event | Run]
 """What one read from the network brought, in order."""
 type_of: Callable[[Event | Run], str] = attrgetter("type")
+"""Returns the type of a unit; "" for a run."""
 
 
 class Reply(Struct):

@@ -38,6 +38,8 @@ class Answer(web.StreamResponse):
 
     keep_alive: bool | None  # attributes and no properties
     status: int
+    written_at: float
+    """When something of a stream was written last, on the monotonic clock."""
 
     def __init__(self, request: Request, status: int, headers: Mapping[str, str]) -> None:
         """aiohttp's own constructor is left out: it prepares headers, cookies and codings, none of which is used."""
@@ -71,7 +73,6 @@ class Answer(web.StreamResponse):
         self._is_chunked = self._request.version >= (1, 1)
         self._is_in_frame = False  # whether a part of a frame was written, and the rest was not
         self.written_at = 0.0
-        """When something was written last, on the monotonic clock."""
         self.keep_alive = self._request.keep_alive and (self._is_chunked or not self._has_body)
         framing = ("Transfer-Encoding", "chunked") if self._is_chunked and self._has_body else ()
         self._unsent_head = self._encode_head(*framing)
@@ -182,7 +183,7 @@ class Answer(web.StreamResponse):
             await self.wait_turn()
 
     def _put_now(self, data: bytes) -> bool:
-        """Write something of a stream; return whether `wait_turn` has to follow. Raises ConnectionError."""
+        """Write a part of something long; return whether `wait_turn` has to follow. Raises ConnectionError."""
         self._put(data)
         self._unpaced_bytes += len(data)
         self.written_at = time.monotonic()

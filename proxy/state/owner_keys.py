@@ -44,8 +44,8 @@ def item_keys(items: object, key_of: OwnerKey, *, are_kept: bool = True) -> list
     which their tools ran: later calls can run tools there.
     """
     keys: list[str] = []
-    for item in items if type(items) is list else ():  # as JSON is parsed
-        if type(item) is not dict:
+    for item in items if isinstance(items, list) else ():
+        if type(item) is not dict:  # as JSON is parsed
             continue
         if are_kept and "id" in item and is_id(value := item["id"]):
             keys.append(key_of("item", value))

@@ -122,7 +122,7 @@ class RequestRecord:
         if status in UNFINISHED:
             self._read_reason(response, transcript)
         usage = response.get("usage")
-        if type(usage) is not dict:
+        if not isinstance(usage, dict):
             return
         if is_saved:
             self.saved_input_tokens, self.saved_output_tokens = usage.get("input_tokens"), usage.get("output_tokens")
@@ -178,11 +178,11 @@ class RequestRecord:
         read, read_details, written, written_details = names
         self.input_tokens, self.output_tokens = usage.get(read), usage.get(written)
         details = usage.get(read_details)
-        if type(details) is dict:
+        if isinstance(details, dict):
             self.cached_tokens = details.get("cached_tokens")
             self.cache_write_tokens = details.get("cache_write_tokens")
         details = usage.get(written_details)
-        if type(details) is dict:
+        if isinstance(details, dict):
             self.reasoning_tokens = details.get("reasoning_tokens")
 
     def known(self) -> dict[str, str | int | float | bool]:

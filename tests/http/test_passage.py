@@ -108,8 +108,8 @@ async def test_each_frame_comes_once_and_in_order(dialect: str, seed: int):
     frames = build_frames(40, dialect)[:-1]
     whole, seen, at = b"".join(frames), list[bytes](), len(frames[0])
 
-    def take(frames: bytes) -> bool:
-        return chosen.random() < 0.7 and seen.append(frames) is None
+    def take(received: bytes) -> bool:
+        return chosen.random() < 0.7 and seen.append(received) is None
 
     async with opened() as (stream, pieces):
         pieces.writer.write(chunk(frames[0]))

@@ -89,9 +89,9 @@ class Pipeline:
         self, call: Call, route: Route, slot: CacheSlot, context: Context, *, is_direct: bool, is_background: bool
     ) -> Reply:  # fmt: skip
         """Return the reply to a call that the cache has none for. Raises HeadgateError."""
-        context.trace.begin("history")
         whole, open_reply = call, self.attempts.reply
         if not is_direct:
+            context.trace.begin("history")
             call, whole, route = await self._complete(call, route, context)
             open_reply = self._answering(whole, route, context)
         context.trace.end_step()

@@ -167,9 +167,10 @@ class AttemptOutcome:
 
 
 async def begin(reply: Reply) -> tuple[Reply, str | None]:
-    """Return a reply once its first event is there, and the code of the error if that is one.
+    """Return the same reply once its first event is there, and the code of the error if that is one.
 
-    Raises what the reply raises before, and BackendError for a stream without any event, or one that refuses the key.
+    Its batches, of which the first were read, are replaced by all of them. Raises what the reply raises before, and
+    BackendError for a stream without any event, or one that refuses the key.
     """
     batches = reply.batches
     if batches is None:

@@ -41,12 +41,18 @@ class HedgedAttempt:
         """Return the outcome of the attempt that has begun to answer, or of the last one that failed."""
         try:
             winner = await self._race()
+            await self._cancel_losers(winner)
         except BaseException:
             await asyncio.gather(*(each.cancel() for each in self._running))
             raise
-        losers = [each for each in self._running if each is not winner]
         self._running = [winner]
-        for loser in losers:
+        winner.attempt.note_target()
+        self.target = winner.attempt.target
+        return winner.outcome.result()
+
+    async def _cancel_losers(self, winner: "_RunningAttempt") -> None:
+        """Cancel the other attempt, if there is one, and note that."""
+        for loser in [each for each in self._running if each is not winner]:
             self._context.runs += loser.may_have_run
             await loser.cancel()
             log.info(
@@ -54,9 +60,6 @@ class HedgedAttempt:
                 request_id=self._context.request_id,
             )  # fmt: skip
             self._context.record.hedged = loser.name
-        winner.attempt.note_target()
-        self.target = winner.attempt.target
-        return winner.outcome.result()
 
     @property
     def has_started(self) -> bool:
@@ -125,8 +128,9 @@ class _RunningAttempt:
         await asyncio.shield(self._task)
 
     async def cancel(self) -> None:
-        """Give the attempt up, whatever it has come to."""
-        self._task.cancel()
+        """Give the attempt up, whatever it has come to. A second time it waits for the end of it."""
+        if not self._task.cancelling():
+            self._task.cancel()
         await asyncio.wait([self._task])
         if not self._task.cancelled():
             self._task.exception()  # it is not missed

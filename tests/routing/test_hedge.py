@@ -155,6 +155,24 @@ async def test_a_caller_that_leaves_in_the_moment_of_the_answer_ends_the_work():
     assert second._log == ["asked", "ended"]
 
 
+@pytest.mark.parametrize("steps", range(12))
+async def test_a_caller_that_leaves_while_the_other_target_is_cancelled_ends_both(steps: int):
+    """The winner has its place and its connection until it is left, and nothing else would leave it then."""
+    first, second = Gated(name="a"), Gated(name="b")
+    opening = Attempts().reply(make_call(), pool(first, second), make_context())
+    entering = asyncio.create_task(opening.__aenter__())
+    await until(lambda: second._log == ["asked"])
+    first._gate.set()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    entering.cancel()
+    await asyncio.wait([entering])
+    if not entering.cancelled():
+        await opening.__aexit__(None, None, None)
+
+    assert (first._log, second._log) == (["asked", "ended"], ["asked", "ended"])
+
+
 async def test_a_caller_that_leaves_while_it_reads_ends_the_work():
     """The winner's block is left with the caller's."""
     first, second = Gated(name="a"), Gated(name="b")

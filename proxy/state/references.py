@@ -37,8 +37,8 @@ def _finder(before: str, folded: str = "") -> Occurs:
     return compile_linear(f'(?i-u:{before}(?:{_NAMES}){_ANY}":){folded}')
 
 
-_FOLDED = "|[\u017f\ufb00-\ufb06]"
-"""A long s and ligatures, which fold to ASCII letters."""
+_FOLDED = "|[\u017f\u212a\ufb00-\ufb06]"
+"""A long s, the sign of kelvins and ligatures fold to ASCII letters: some decoders of JSON read names of fields so."""
 # Where there can be none of them, the search looks for the ends of names first, in a third of the time.
 _may_reference_in_ascii, _may_reference = _finder(""), _finder("", _FOLDED)
 # Without a quotation mark a search takes half as long, and finds longer names that end so. In the long strings of large

@@ -13,6 +13,7 @@ from proxy.state.references import (
     not_found,
 )
 from proxy.wire.errors import RequestError
+from proxy.wire.large_bytes import WINDOW_BYTES
 from tests.examples import JSON, NO_DEADLINE, make_call
 
 
@@ -75,6 +76,13 @@ def test_an_id_that_gives_access_to_nothing_is_no_reference(fields: dict[str, An
 def test_a_name_is_found_in_every_spelling(name: str):
     """A lenient upstream may accept it."""
     assert found(input=[{"role": "user", "content": [{name: "file_1"}]}]) == [("file", "file_1", "input")]
+
+
+@pytest.mark.parametrize("name", ["skill_id", "SkillID", "S\u212aILL_ID", "s\u212aill-id", "\u017fkill_id"])
+@pytest.mark.parametrize("size", [1, 2 * WINDOW_BYTES], ids=["short", "large"])
+def test_a_name_that_folds_to_ascii_letters_is_found(name: str, size: int):
+    """Go's decoder of JSON reads the sign of kelvins as a `k`, and a long s as an `s`."""
+    assert found(tools=[{name: "skill_1"}], input="x" * size) == [("skill", "skill_1", "tools")]
 
 
 def test_an_id_is_named_once():

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from proxy.wire.loggable import clip
+
 RESTARTED_TABLES = frozenset({"admin", "state", "keys", "usage", "audit", "record", "price", "log"})
 """Tables whose parts live as long as the process."""
 RESTARTED_SERVER_KEYS = frozenset({
@@ -86,7 +88,8 @@ def _shown(path: str, value: Any) -> str:
     if UNSHOWN_VALUES.intersection(path.split(".")):
         return "..."
     text = str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}..."
+    shown = clip(text, MAX_VALUE_CHARS)  # a part of a key might not be found any more
+    return shown if len(text) <= MAX_VALUE_CHARS else f"{shown}..."
 
 
 def _needs_restart(path: str) -> bool:

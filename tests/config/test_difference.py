@@ -54,6 +54,15 @@ def test_each_key_that_differs_has_a_line(found: str, replaced: str, lines: list
     assert differences(tomllib.loads(OLD), tomllib.loads(OLD.replace(found, replaced))) == lines
 
 
+def test_no_part_of_a_password_is_shown():
+    """Also of a URL that is cut before the character by which its password is found."""
+    old, new = ({"address": f"https://gateway:{'pass' * 20}{end}@one.example"} for end in "ab")
+
+    assert differences(old, new) == [
+        "address: 'https://[redacted]@one.example'... -> 'https://[redacted]@one.example'..."
+    ]
+
+
 def test_another_order_is_a_difference():
     """The first policy, and the first route that matches, come first."""
     old, new = ({"route": [{"model": name} for name in names]} for names in ("ab", "ba"))

@@ -23,6 +23,8 @@ LINE_BYTES = 16_384
 """How long the line of a frame's data is almost always, in bytes."""
 MAX_FRAME_BYTES = 33_554_432
 """The longest frame, in bytes: a few images in base64. Copying and searching a longer one would delay other calls."""
+MAX_CANDIDATES = 256
+"""How many frames that may be followed events are looked at before `more` returns, whether they are or not."""
 MAX_FRAME_VALUES = 200_000
 """The most values in the JSON of one followed frame: parsing more would delay other calls."""
 
@@ -142,28 +144,24 @@ class SSEParser:
     def _units_in(self, frames: bytes, places: Iterator[int]) -> Iterator[Event | Run | None]:
         """Yield the units of whole frames, of which those at these places may be followed events or sentinels.
 
-        Before a frame that takes long to parse it yields None.
+        Before a frame that takes long to parse it yields None, and after each MAX_CANDIDATES places if `more` has a
+        limit: frames that only look like events give no units, and take time.
         """
-        pairs = _pairs_in(frames, 0, len(frames))
+        pairs, has_limit = _pairs_in(frames, 0, len(frames)), self._max_units is not None
         run = end = 0
-        for at in places:
+        for number, at in enumerate(places):
+            if has_limit and number % MAX_CANDIDATES == MAX_CANDIDATES - 1:
+                yield None
             if at < end:
                 continue  # in the same frame as the one before
-            usual = usual_frame(frames, end, at, at + LINE_BYTES)
-            if usual is not None:
-                start, place, end = usual
-                frame, payload = frames[start:end], frames[place]
-            else:
-                start, end = _frame_around(frames, at, end, pairs)
-                frame = frames[start:end]
-                payload = payload_of(frame)
+            start, end, payload = _frame_at(frames, at, end, pairs)
             event, size = None, len(payload)
             if payload.strip() != SENTINEL:
                 if size > self._max_values and has_more_values(payload, self._max_values):
                     self.takes_long = True
                     yield None
                     self.takes_long = False
-                event = self._followed_event(frame, payload)
+                event = self._followed_event(frames[start:end], payload)
                 if event is None:
                     continue
             if run < start:
@@ -190,6 +188,16 @@ class SSEParser:
         if len(frame) >= LONG_FRAME_BYTES:
             event.count_parsed()  # now: long frames are parsed in a thread
         return event
+
+
+def _frame_at(frames: bytes, at: int, first: int, pairs: tuple[bytes, ...]) -> tuple[int, int, bytes]:
+    """Return where the frame begins and ends that has the byte at this place, and its data; see `_frame_around`."""
+    usual = usual_frame(frames, first, at, at + LINE_BYTES)
+    if usual is not None:
+        start, place, end = usual
+        return start, end, frames[place]
+    start, end = _frame_around(frames, at, first, pairs)
+    return start, end, payload_of(frames[start:end])
 
 
 def _frame_around(frames: bytes, at: int, first: int, pairs: tuple[bytes, ...]) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from proxy.wire import event, json_parser, large_json
 from proxy.wire.event import FOLLOWED, Event, Run, parse_payload
-from proxy.wire.sse import MAX_FRAME_BYTES, SSEParser
+from proxy.wire.sse import MAX_CANDIDATES, MAX_FRAME_BYTES, SSEParser
 from proxy.wire.sse_frame import payload_of
 
 BOM = b"\xef\xbb\xbf"  # U+FEFF in UTF-8
@@ -209,6 +209,19 @@ def test_units_can_be_returned_some_at_a_time(name: str, most: int):
                 assert len(returned) <= most
 
         assert joined((part.type, part.sse) for part in parts + parser.close()) == parsed([stream])
+
+
+@pytest.mark.parametrize("frame", [b"DONE]\n\n", b"data: [DONE]\n\n", b'data: {"a":{"type":"error"}}\n\n'])
+def test_frames_that_only_look_like_events_are_read_in_portions(frame: bytes):
+    """They give no units that could be counted: one chunk of them would hold other calls for 80 ms."""
+    parser, count = SSEParser(FOLLOWED, max_units=24), 4 * MAX_CANDIDATES
+    parts, steps = parser.feed(frame * count), 0
+    while parser.has_more:
+        parts += parser.more()
+        steps += 1
+
+    assert steps == 4
+    assert concatenated([(part.type, part.sse) for part in parts]) == (b"" if b"[DONE]" in frame else frame * count)
 
 
 @pytest.mark.parametrize("end", [b"\r\n", b"\r"])

@@ -20,7 +20,9 @@ def _check_number(value: object) -> object:
     return value
 
 
-Amount = Annotated[Decimal, BeforeValidator(_check_number), Field(ge=0, allow_inf_nan=False)]
+MOST_USD = 1_000_000_000
+"""The highest price of a million tokens: what a call costs must be a number that a float can hold."""
+Amount = Annotated[Decimal, BeforeValidator(_check_number), Field(ge=0, le=MOST_USD, allow_inf_nan=False)]
 
 
 @lru_cache(1024)

@@ -41,6 +41,14 @@ def test_what_is_not_followed_passes(data: bytes):
     assert checked(*WARM_UP).passes(frame(data) + WARM_UP[0])
 
 
+def test_a_comment_passes_before_and_between_deltas():
+    """It has no type, so that nothing is known of how later chunks begin."""
+    comment = b": keep-alive\n\n"
+    check = checked(comment, *WARM_UP, comment, WARM_UP[0])
+
+    assert not check.passes(frame(b'"type":"response.completed"'))
+
+
 @pytest.mark.parametrize("text", [b"sk-secret", b"the sk-secrets", b"kkkk sk-secret"])
 def test_a_secret_does_not_pass(text: bytes):
     """It is removed then."""

@@ -154,14 +154,14 @@ class SSEParser:
                 yield None
             if at < end:
                 continue  # in the same frame as the one before
-            start, end, payload = _frame_at(frames, at, end, pairs)
+            start, end, frame, payload = _frame_at(frames, at, end, pairs)
             event, size = None, len(payload)
             if payload.strip() != SENTINEL:
                 if size > self._max_values and has_more_values(payload, self._max_values):
                     self.takes_long = True
                     yield None
                     self.takes_long = False
-                event = self._followed_event(frames[start:end], payload)
+                event = self._followed_event(frame, payload)
                 if event is None:
                     continue
             if run < start:
@@ -190,14 +190,18 @@ class SSEParser:
         return event
 
 
-def _frame_at(frames: bytes, at: int, first: int, pairs: tuple[bytes, ...]) -> tuple[int, int, bytes]:
-    """Return where the frame begins and ends that has the byte at this place, and its data; see `_frame_around`."""
+def _frame_at(frames: bytes, at: int, first: int, pairs: tuple[bytes, ...]) -> tuple[int, int, bytes, bytes]:
+    """Return where the frame begins and ends that has the byte at this place, the frame, and its data.
+
+    No frame before `first` has the byte.
+    """
     usual = usual_frame(frames, first, at, at + LINE_BYTES)
     if usual is not None:
         start, place, end = usual
-        return start, end, frames[place]
+        return start, end, frames[start:end], frames[place]
     start, end = _frame_around(frames, at, first, pairs)
-    return start, end, payload_of(frames[start:end])
+    frame = frames[start:end]
+    return start, end, frame, payload_of(frame)
 
 
 def _frame_around(frames: bytes, at: int, first: int, pairs: tuple[bytes, ...]) -> tuple[int, int]:

@@ -44,7 +44,7 @@ def test_the_first_span_is_that_of_the_sdk(sampler: Sampler):
 @pytest.mark.parametrize("ids", [TraceIds(), RandomIdGenerator()])
 @pytest.mark.parametrize("links", [[], [Link(ELSEWHERE)]])
 def test_a_share_of_requests_is_sampled(ids: RandomIdGenerator, links: list[Link]):
-    """As many as the sampler says, whoever draws the ids and decides."""
+    """As many as the sampler says, with the SDK or without it."""
     tracer = tracer_of(ParentBased(TraceIdRatioBased(0.25)), ids)
     spans = [begin_span(tracer, None, links) for _ in range(4000)]
     sampled = [span for span in spans if span is not None and span.is_recording()]

@@ -161,25 +161,17 @@ class Ingress:
     ) -> web.StreamResponse:
         """Send a reply, and record its status: a client that disconnects from here on has its whole stream."""
         answer: web.StreamResponse
+        request = exchange.request
         if reply.batches is None:
-            answer, unsent = send_body(exchange, reply)
-            if unsent is not None:
-                await unsent
+            headers = exchange.add_common_headers({**BODY_HEADERS, **reply.headers})
+            answer = whole = Answer(request, reply.status, headers)
+            if (unsent := whole.send(reply.body or b"")) is not None:
+                await unsent  # here, while the memory of the body is still accounted for
         else:
-            request, common_headers = exchange.request, exchange.common_headers
+            common_headers = exchange.common_headers
             answer = await send_stream(request, reply, reply.batches, common_headers, self.heartbeats, begun)
         exchange.record.status = answer.status
         return answer
-
-
-def send_body(exchange: Exchange, reply: Reply) -> tuple[Answer, Awaitable[None] | None]:
-    """Send a reply that is one body; return the answer, and what to wait for if not all was written at once.
-
-    That is to be awaited while the memory of the body is still accounted for. Raises ConnectionError.
-    """
-    headers = exchange.add_common_headers({**BODY_HEADERS, **reply.headers})
-    answer = Answer(exchange.request, reply.status, headers)
-    return answer, answer.send(reply.body or b"")
 
 
 def _deadline(deadline_s: float, exchange: Exchange) -> float:

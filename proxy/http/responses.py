@@ -10,7 +10,7 @@ from aiohttp import web
 from proxy.context import Context
 from proxy.http.early import EarlyStream
 from proxy.http.exchange import Exchange
-from proxy.http.ingress import Ingress, send_body
+from proxy.http.ingress import Ingress
 from proxy.http.router import Endpoint
 from proxy.pipeline import Pipeline
 from proxy.shutdown import shutdown_error
@@ -46,14 +46,7 @@ class Responses:
             if is_stream:
                 return await self._stream(call, exchange, context)
             async with context.cleanup:
-                reply = await self.pipeline.reply(call, context)
-                if reply.batches is not None:
-                    return await self.ingress.send(exchange, reply)
-                answer, unsent = send_body(exchange, reply)
-                if unsent is not None:
-                    await unsent
-                record.status = answer.status
-                return answer
+                return await self.ingress.send(exchange, await self.pipeline.reply(call, context))
 
     async def _stream(self, call: Call, exchange: Exchange, context: Context) -> web.StreamResponse:
         """Answer a call for a stream, whose head may be written before its first event is there."""

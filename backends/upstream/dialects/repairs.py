@@ -95,7 +95,8 @@ class StreamRepairs:
         if self._item is None:  # no item has begun, or not even the response
             self._is_parsing = not self._is_open or b"_index" in frames
             return self._is_parsing
-        is_first, self._looks = self._looks, False
+        is_first = self._looks
+        self._looks = is_first and b".delta" not in frames and b"part.added" not in frames
         has_id = frames.count(ITEM_ID) == frames.count(self._pin)
         has_part = not is_first or b"_text.delta" not in frames or b"part.added" in frames
         self._is_parsing = not (has_id and has_part)
@@ -158,7 +159,12 @@ class StreamRepairs:
             self._open.add(index)
 
     def _note_finished(self, index: int) -> None:
-        """Note that an item has ended: what was received before is not needed, unless another one is open."""
+        """Note that an item has ended: what was received before is not needed, unless another one is open.
+
+        What follows belongs to an item that was not added, unless it is added first.
+        """
+        if index == self._item:
+            self._item, self._looks = None, True
         self._open.discard(index)
         if not self._open:
             self._kept.clear()

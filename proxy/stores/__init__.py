@@ -206,8 +206,26 @@ class Store(Table, ABC):
     async def check_durable(self) -> None:
         """Raises ValueError if the store may drop values to make room; if it cannot be reached, nothing is checked."""
 
+    async def probe_keys(self) -> Sequence[str]:
+        """Return keys that are for probes only, one on each server of the store. Memory has none."""
+        return []
+
+    async def check_writable(self) -> None:
+        """Write a value to each server of the store and read it. Raises StoreError if one of them fails.
+
+        A replica, and a file on a full disk, can be read, and are of no use.
+        """
+        keys = await self.probe_keys()
+        await self.put_many([(key, b"1") for key in keys], ttl_s=PROBE_TTL_S)
+        if any(value != b"1" for value in await self.get_many(keys)):
+            raise StoreError("what was written could not be read")
+
     async def ready(self) -> bool:
         """Whether the store can be reached now, and takes writes."""
+        try:
+            await self.check_writable()
+        except StoreError:
+            return False
         return True
 
 

@@ -79,5 +79,5 @@ class MeasuredStore(Store):
     async def check_durable(self) -> None:
         await self._store.check_durable()
 
-    async def ready(self) -> bool:
-        return await self._store.ready()
+    async def check_writable(self) -> None:
+        await self._store.check_writable()

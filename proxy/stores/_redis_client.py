@@ -14,6 +14,7 @@ from redis.asyncio import BlockingConnectionPool, Connection, Redis, RedisCluste
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 from redis.exceptions import ConnectionError as NotConnected
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 from redis.maint_notifications import MaintNotificationsConfig
@@ -101,6 +102,23 @@ async def memory_of(client: Redis | RedisCluster) -> list[Callable[[], Awaitable
         return [partial(client.info, "memory")]
     await client.initialize()
     return [partial(client.info, "memory", target_nodes=node) for node in client.get_nodes()]
+
+
+async def spread_key(client: Redis | RedisCluster, key: str) -> Sequence[str]:
+    """Return keys that begin with this one, one on each server that takes writes."""
+    if isinstance(client, Redis):
+        return [key]
+    await client.initialize()
+    missing = {node.name for node in client.get_primaries()}
+    keys = []
+    for number in range(REDIS_CLUSTER_HASH_SLOTS):
+        numbered = f"{key}:{number}"
+        if (node := node_of(client, numbered)) in missing:
+            keys.append(numbered)
+            missing.remove(node)
+        if not missing:
+            break
+    return keys
 
 
 async def _scan_node(node: Any, cursor: int, *, match: str, count: int) -> Any:

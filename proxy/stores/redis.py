@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from proxy.config.secrets import Secret
-from proxy.stores import PROBE_KEY, PROBE_TTL_S, Grant, Holder, HoldRequest, Store, StoreError
+from proxy.stores import PROBE_KEY, Grant, Holder, HoldRequest, Store, StoreError
 from proxy.stores._breaker import StoreBreaker
 from proxy.stores._redis_address import check_address, host_and_port
 from proxy.stores._redis_answers import bytes_in, join_value, reading, rows_in, value_in
@@ -34,6 +34,7 @@ from proxy.stores._redis_client import (
     scans_of,
     sentinel_client,
     server_client,
+    spread_key,
 )
 from proxy.stores._redis_cluster import RedisNodes
 from proxy.stores._redis_eviction import check_eviction
@@ -264,12 +265,9 @@ class RedisStore(Store):
     async def check_durable(self) -> None:
         await check_eviction(self._client, self._server.wait, self.url)
 
-    async def ready(self) -> bool:
-        """Whether it takes writes: a replica answers reads, and is of no use."""
-        try:
-            return await self.put(PROBE_KEY, b"1", ttl_s=PROBE_TTL_S)
-        except StoreError:
-            return False
+    async def probe_keys(self) -> Sequence[str]:
+        keys: Sequence[str] = await self._server.wait(partial(spread_key, self._client, PROBE_KEY))
+        return keys
 
     async def _run(self, script: str, key: str, *arguments: bytes | int) -> Any:
         """Run a script atomically in one round trip; a server that does not know it yet needs a second one."""

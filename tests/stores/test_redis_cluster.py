@@ -196,12 +196,14 @@ async def test_a_node_that_dies_fails_its_own_keys_only(store: RedisStore, clust
     """And they are reached again when it is back."""
     keys = [f"cluster:{secrets.token_hex(8)}" for _ in range(30)]
     await store.put_many([(key, b"1") for key in keys], ttl_s=60)
+    before = await store.ready()
     cluster[2].stop()
-    outcomes = [await outcome_of(store.get(key)) for key in keys]
+    outcomes, without = [await outcome_of(store.get(key)) for key in keys], await store.ready()
     cluster[2].start()
     await until(lambda: store.put_many([(key, b"2") for key in keys], ttl_s=60))
 
     assert {b"1", StoreError} == set(outcomes)
+    assert (before, without, await store.ready()) == (True, False, True)
     assert set(await store.get_many(keys)) == {b"2"}
 
 

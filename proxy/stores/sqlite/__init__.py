@@ -21,7 +21,7 @@ from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 from pydantic import AfterValidator, PositiveInt, PrivateAttr
 
 from proxy.config.paths import check_writable
-from proxy.stores import PROBE_KEY, PROBE_TTL_S, Grant, Holder, HoldRequest, Store, StoreError
+from proxy.stores import PROBE_KEY, Grant, Holder, HoldRequest, Store, StoreError
 from proxy.stores.sqlite.commit_thread import CommitThread, StoreCommand
 from proxy.stores.sqlite.database import copy_database, open_with_clock
 from proxy.stores.sqlite.transaction import Pieces, Transaction
@@ -147,13 +147,8 @@ class SqliteStore(Store):
                 yield key
             last = keys[-1]
 
-    async def ready(self) -> bool:
-        """Whether it takes writes: a file on a full disk can be read, and is of no use."""
-        try:
-            await self.put(PROBE_KEY, b"1", ttl_s=PROBE_TTL_S)
-        except StoreError:
-            return False
-        return True
+    async def probe_keys(self) -> Sequence[str]:
+        return [PROBE_KEY]
 
     async def _get_in_pieces(self, key: str) -> bytes | None:
         """Return a value that was in pieces when it was looked up: another one may have replaced it since."""

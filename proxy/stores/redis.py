@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from proxy.config.secrets import Secret
-from proxy.stores import PROBE_KEY, Grant, Holder, HoldRequest, Store, StoreError
+from proxy.stores import PROBE_KEY, Grant, Holder, HoldRequest, Store
 from proxy.stores._breaker import StoreBreaker
 from proxy.stores._redis_address import check_address, host_and_port
 from proxy.stores._redis_answers import bytes_in, join_value, reading, rows_in, value_in

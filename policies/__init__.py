@@ -50,6 +50,21 @@ class ReplyCheck:
 
 ReplyCheckFactory = Callable[[Call, Context], ReplyCheck | None]
 """Returns the check for the reply to one call, or None for a reply that is not checked."""
+_BY_CALL = "decides_by_call"
+
+
+def decides_by_call(factory: ReplyCheckFactory) -> ReplyCheckFactory:
+    """Declare of a factory that nothing but the call decides whether it returns a check.
+
+    If it returned None, it is not asked again for the same call.
+    """
+    vars(factory)[_BY_CALL] = True
+    return factory
+
+
+def is_decided_by_call(factory: ReplyCheckFactory) -> bool:
+    """Whether that is declared of a factory."""
+    return getattr(factory, _BY_CALL, False)
 
 
 class Chains(Protocol):
@@ -153,7 +168,8 @@ class Policy(Table):
     def reply_check(self, state: PolicyState) -> ReplyCheckFactory | None:
         """Return the function that decides how the reply to a call is checked; None if no reply is checked.
 
-        Called once at startup. The function is called for each call before a backend is asked.
+        Called once at startup. The function is called for each call before a backend is asked, unless it
+        `decides_by_call`.
         """
         del state
         return None

@@ -24,6 +24,7 @@ from policies import (
     ReplyCheck,
     ReplyCheckFactory,
     RequestCheck,
+    decides_by_call,
 )
 from policies.support.integers import checked_integer
 from policies.support.reservation import Reservation, counter_key
@@ -136,6 +137,7 @@ class MaxToolCalls(Policy):
         counts_offered_only = self.count == ("server",) and self.scope == "response"
         slot, is_counted, limit_of = _budget_slot(state), self._count_rule(), self._limit_rule()
 
+        @decides_by_call
         def factory(call: Call, context: Context) -> ReplyCheck | None:
             body = call.body
             offers = call.fact(offers_server_tools)

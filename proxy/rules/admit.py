@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from policies import EventCheck, PolicyState, Repeatable, ReplyCheckFactory, RequestCheck
+from policies import EventCheck, PolicyState, Repeatable, ReplyCheckFactory, RequestCheck, is_decided_by_call
 from proxy.context import Context, Slot
 from proxy.rules.decisions import Decisions
 from proxy.rules.key_models import rule_of_key
@@ -165,7 +165,9 @@ class RequestAdmission:
     ) -> None:  # fmt: skip
         """Note how a call was let pass as another one, for the next time that it is received, if there are notes."""
         if notes is not None:
-            known = notes.known(call, context, applied)
+            checked = [each.rule for each in context.get(REPLY_CHECKS) or ()]
+            asked_again = [each for each in applied if each[0] in checked or not is_decided_by_call(each[1])]
+            known = notes.known(call, context, asked_again)
             if received.conclusions is not None:
                 received.conclusions[self] = known
 

@@ -24,7 +24,7 @@ class KnownAdmission(NamedTuple):
     call: Call
     again: Sequence[Again]
     reply_rules: Sequence[ReplyRule]
-    """The rules that may check the reply: each is asked for a check of its own."""
+    """The rules that may check the reply: each is asked for a check of its own, for each reply."""
     held_fields: frozenset[str]
 
 

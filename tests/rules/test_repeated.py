@@ -7,7 +7,16 @@ from functools import partial
 import pytest
 from pydantic import PrivateAttr
 
-from policies import Policy, PolicyState, Repeatable, ReplyCheck, ReplyCheckFactory, RequestCheck
+from policies import (
+    Policy,
+    PolicyState,
+    Repeatable,
+    ReplyCheck,
+    ReplyCheckFactory,
+    RequestCheck,
+    decides_by_call,
+    is_decided_by_call,
+)
 from policies.max_tool_calls import MaxToolCalls
 from policies.metadata_limits import MetadataLimits
 from policies.models import Models
@@ -151,6 +160,32 @@ async def test_a_reply_that_was_not_checked_before_may_be_checked():
     admitted = [await admit(rules, call) for _ in range(2)]
 
     assert [bool(context.get(REPLY_CHECKS)) for _, context in admitted] == [False, True]
+
+
+@pytest.mark.parametrize(("fields", "asked"), [({}, 1), ({"tools": [{"type": "web_search"}]}, 3)])
+async def test_what_decides_by_the_call_alone_is_asked_once_for_no_check(fields: dict[str, object], asked: int):
+    """A check that there is has a state of its own for each reply; the fields that are held stay so."""
+    calls: list[Call] = []
+
+    class NotedMaxToolCalls(MaxToolCalls):
+        def reply_check(self, state: PolicyState) -> ReplyCheckFactory:
+            decide = super().reply_check(state)
+            assert is_decided_by_call(decide)
+
+            @decides_by_call
+            def noted(call: Call, context: Context) -> ReplyCheck | None:
+                calls.append(call)
+                return decide(call, context)
+
+            return noted
+
+    call = remembered(max_tool_calls=1, **fields)
+    rules = make_rules(make_rule(NotedMaxToolCalls(max=3)))
+    contexts = [(await admit(rules, call))[1] for _ in range(3)]
+
+    assert calls == [call] * asked
+    assert [context.held_fields for context in contexts] == [{"max_tool_calls"}] * 3
+    assert [bool(context.get(REPLY_CHECKS)) for context in contexts] == [bool(fields)] * 3
 
 
 @pytest.mark.parametrize("waits", [False, True])

@@ -10,7 +10,7 @@ Source: https://docs.python.org/3/library/collections.html#collections.OrderedDi
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
@@ -21,6 +21,7 @@ from pydantic import PositiveInt
 from proxy.stores import LARGEST, LONGEST_S, Grant, Holder, HoldRequest, Store, StoreError, added, grantable
 from proxy.stores._groups import GroupedCache
 from proxy.stores._holds import Holds, change_hold
+from proxy.stores._memory_values import MemoryValues, mismatch, name_of
 
 ENTRY_BYTES = 64
 """What an entry of a journal is charged beside its own bytes, so that many small ones are bounded too."""
@@ -76,13 +77,9 @@ class MemoryStore(Store):
         return time.monotonic
 
     @cached_property
-    def _limits(self) -> tuple[int, int]:
-        """The largest size and number of values: a field of a pydantic model takes longer to read."""
-        return self.store_max_bytes, self.store_max_entries
-
-    @cached_property
-    def _values(self) -> GroupedCache[bytes]:
-        return GroupedCache(self._clock)
+    def _values(self) -> MemoryValues:
+        limits = {"max_bytes": self.store_max_bytes, "max_entries": self.store_max_entries}
+        return MemoryValues(self._clock, self._records, **limits)
 
     @cached_property
     def _records(self) -> GroupedCache[_Record]:
@@ -95,70 +92,28 @@ class MemoryStore(Store):
     def _windows(self) -> Iterator[int]:
         return count(1)
 
+    @property
+    def peek(self) -> Callable[[str], bytes | None]:
+        """What returns the same as `get`, which need not wait here. It raises StoreError."""
+        return self._values.peek
+
     async def get(self, key: str) -> bytes | None:
-        return self.peek(key)
+        return self._values.peek(key)
 
     async def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        return [*map(self.peek, keys)]
-
-    def peek(self, key: str) -> bytes | None:
-        """Return the same as `get`, which need not wait here. Raises StoreError."""
-        values = self._values
-        value = values.get(key) if key in values.index else None
-        if value is None and key in self._records.index and (record := self._records.get(key)) is not None:
-            raise _mismatch(record, "value")
-        return value
+        return [*map(self._values.peek, keys)]
 
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
-        size, is_known = len(value), key in self._values.index or key in self._records.index
-        if size > self._limits[0] or (if_absent and is_known and self._holds(key)):
-            return False
-        self._replace(((key, value),), ttl_s, group)
-        return True
+        if if_absent:
+            return self._values.put_new((key,), value, ttl_s, group)[0]
+        self._values.put_all(((key, value),), ttl_s, group)
+        return len(value) <= self.store_max_bytes
 
     async def put_many(self, values: Sequence[tuple[str, bytes]], *, ttl_s: float, group: str = "") -> None:
-        self._replace(values, ttl_s, group)
-
-    def _replace(self, new: Iterable[tuple[str, bytes]], ttl_s: float, group: str) -> None:
-        """Keep values in place of what their keys hold, except those that are larger than the store."""
-        values, records, (max_bytes, max_entries) = self._values, self._records, self._limits
-        ends_at = self._clock() + ttl_s
-        for key, value in new:
-            size = len(value)
-            if size > max_bytes:
-                continue
-            if key in records.index:
-                records.pop(key)
-            if key in values.index:
-                values.pop(key)
-            if values.most_size + size > max_bytes or len(values.index) >= max_entries:
-                self._make_room(size)
-            values.put(key, value, group, size=size, ends_at=ends_at)
+        self._values.put_all(values, ttl_s, group)
 
     async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> Sequence[bool]:
-        values, records, size, (max_bytes, max_entries) = self._values, self._records, len(value), self._limits
-        if size > max_bytes:
-            return [False] * len(keys)
-        ends_at, found = self._clock() + ttl_s, []
-        known, recorded = values.index, records.index
-        for key in keys:
-            is_new = (key not in known and key not in recorded) or not self._holds(key)
-            if is_new:
-                if values.most_size + size > max_bytes or len(known) >= max_entries:
-                    self._make_room(size)
-                values.put(key, value, group, size=size, ends_at=ends_at)
-            found.append(is_new)
-        return found
-
-    def _make_room(self, size_bytes: int) -> None:
-        """Drop values, if expired ones do not leave enough room for one of this size."""
-        values = self._values
-        if values.is_count_due:
-            values.count_again()
-        max_bytes, max_entries = self._limits
-        while values.most_size and values.most_size + size_bytes > max_bytes:
-            values.evict_largest()
-        values.evict_down_to(max_entries - 1)
+        return self._values.put_new(keys, value, ttl_s, group)
 
     async def delete(self, key: str) -> None:
         self._values.pop(key)
@@ -256,13 +211,10 @@ class MemoryStore(Store):
         if isinstance(record, kind):
             return record
         if record is not None:
-            raise _mismatch(record, _name(kind))
+            raise mismatch(record, name_of(kind))
         if self._values.get(key) is not None:
-            raise _mismatch(None, _name(kind))
+            raise mismatch(None, name_of(kind))
         return None
-
-    def _holds(self, key: str) -> bool:
-        return self._values.get(key) is not None or self._records.get(key) is not None
 
     def _keep(self, key: str, record: _Record, group: str = "") -> None:
         """Set or renew a record. Raises StoreError if there is no room, or if its group has half of what the others
@@ -287,12 +239,3 @@ class MemoryStore(Store):
 
 def _end(now: float, seconds: float) -> float:
     return now + min(seconds, LONGEST_S)
-
-
-def _name(kind: type[_Record]) -> str:
-    return kind.__name__.strip("_").lower()
-
-
-def _mismatch(record: _Record | None, wanted: str) -> StoreError:
-    found = "value" if record is None else _name(type(record))
-    return StoreError(f"the key holds a {found}, not a {wanted}")

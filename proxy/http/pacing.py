@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
 from aiohttp.base_protocol import BaseProtocol
 
 from proxy.loop_turns import LoopTurns
@@ -45,6 +45,18 @@ class PacedConnection(web.RequestHandler):
         """Wait while the client reads too slowly. Raises ConnectionError when it has disconnected."""
         if self.transport is not None and self._paused:
             await self._drain_helper()
+
+    async def _drain_helper(self) -> None:
+        """Wait as `wait_until_writable` does; aiohttp calls it after its own writes.
+
+        aiohttp's own function has the future in its frame: with the error, whose traceback has the frame, it would be a
+        cycle that keeps all of an answer whose client has disconnected.
+        """
+        if self.transport is None:
+            raise ClientConnectionResetError("Connection lost")
+        if self._paused:
+            self._drain_waiter = self._drain_waiter or self._loop.create_future()
+            await self._drain_waiter
 
     def note_read(self, size_bytes: int) -> None:
         """Read nothing for a while after a large read, if that is necessary for the pace."""

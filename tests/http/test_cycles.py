@@ -12,12 +12,13 @@ import pytest
 from aiohttp import web
 
 from proxy.context import Context
+from proxy.http.server import Connection
 from proxy.wire.call import Call
 from proxy.wire.sse import MAX_FRAME_BYTES
 from tests.conftest import tables_for
 from tests.http.test_memory_budget import ENDS, LARGE_INPUT, break_off, refuse
 from tests.loop_work import GATEWAY
-from tests.raw import RawConnection, ask, no_tasks_left, post, until  # noqa: F401
+from tests.raw import RawConnection, ask, no_tasks_left, post, until, wire  # noqa: F401
 from tests.sockets import masked, raw_socket
 from tests.upstream import CANONICAL, Answer, FakeUpstream, hang, streaming
 
@@ -77,6 +78,23 @@ def messages(data: bytes, answer: Answer | None, then: Then) -> End:
     return send
 
 
+LONG_EVENT = b'data: {"type":"x","text":"%b"}\n\n' % (b"a" * 20_000_000)
+"""More than sockets and an unread connection take."""
+BEGUN = CANONICAL[: CANONICAL.index(b"\n\n") + 2]
+
+
+async def stall(_: RawConnection, __: FakeUpstream) -> None:
+    """Disconnect while the gateway waits until more of its answer is read: it gets a reset."""
+    await until(lambda: any(type(each) is Connection and each.writing_paused for each in gc.get_objects()))
+
+
+async def stall_in_stream(gateway: str, upstream: FakeUpstream) -> None:
+    upstream.answer = streaming(BEGUN, LONG_EVENT, then=hang)
+    async with wire(gateway) as connection:
+        await connection.send(post(b'{"model":"m","stream":true,%b}' % LARGE_INPUT))
+        await stall(connection, upstream)
+
+
 SOCKET_ENDS = {
     "WebSocket: answered": messages(MESSAGE, None, reading(b'"response.completed"')),
     "WebSocket: invalid JSON": messages(masked(1, b'{"model":"m",%b]' % LARGE_INPUT), None, reading(b'"invalid_json"')),
@@ -91,13 +109,15 @@ SOCKET_ENDS = {
     "WebSocket: the client disconnects in the stream": messages(
         MESSAGE, streaming(CANONICAL[:2000], then=hang), reading(b'"response.created"')
     ),
+    "WebSocket: the client disconnects in a long event": messages(
+        MESSAGE, streaming(BEGUN, LONG_EVENT, then=hang), stall
+    ),
 }
 
 
 async def send_long_frame(gateway: str, upstream: FakeUpstream) -> None:
     """Read a stream that ends where a frame is longer than what is kept of one."""
-    begun = CANONICAL[: CANONICAL.index(b"\n\n") + 2]
-    upstream.answer = streaming(begun, *[b"data: " + b"x" * 1_000_000 + b"\n"] * (MAX_FRAME_BYTES // 1_000_000 + 1))
+    upstream.answer = streaming(BEGUN, *[b"data: " + b"x" * 1_000_000 + b"\n"] * (MAX_FRAME_BYTES // 1_000_000 + 1))
     answer = await ask(gateway, post(b'{"model":"m","stream":true,%b}' % LARGE_INPUT))
     assert b"response.failed" in answer.body
 
@@ -142,6 +162,7 @@ HEAD_ENDS = {
     "an invalid length": invalid_head(b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n" + b"z" * 200_000),
 }
 UPSTREAM_ENDS = {
+    "the client disconnects in a long event": stall_in_stream,
     "a frame is too long": send_long_frame,
     "a stream for a body breaks off": stream_for_a_body(CANONICAL[:2000]),
     "a stream for a body has an invalid frame": stream_for_a_body(CANONICAL[:2000], b"\n\ndata: {]\n\n"),

@@ -7,10 +7,7 @@ import gc
 import sys
 from collections.abc import Sequence
 
-from proxy.early_start import hold_hang_ups, open_standard_streams
-
-INTERRUPTED = 130
-"""The exit status of a command that Ctrl-C has ended: 128 and the number of the signal."""
+from proxy.early_start import INTERRUPTED, exit_on_interrupt, hold_hang_ups, open_standard_streams
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,9 +16,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     open_standard_streams()
     if arguments[:1] == ["serve"]:
         hold_hang_ups()
+        exit_on_interrupt()
     try:
         return _run(arguments)
-    except KeyboardInterrupt:  # before anything is served
+    except KeyboardInterrupt:
         return INTERRUPTED
 
 

@@ -1,4 +1,4 @@
-"""What a process needs before anything else: SIGHUP must not end it, and its standard streams must be open.
+"""What a process needs before anything else: SIGHUP must not end it, Ctrl-C must, and its streams must be open.
 
 Between its start and its first answer lie half a second of imports and, with a model, more. A reload that is asked for
 in that time is done once the gateway serves. uvloop aborts a process that begins without one of its standard streams.
@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 
+INTERRUPTED = 130
+"""The exit status of a command that Ctrl-C has ended: 128 and the number of the signal."""
 _held: list[int] = []
 
 
@@ -16,6 +18,15 @@ def hold_hang_ups() -> None:
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL and not is_terminal:
         signal.signal(signal.SIGHUP, lambda number, _frame: _held.append(number))
+
+
+def exit_on_interrupt() -> None:
+    """End the process at once on Ctrl-C, until the gateway handles it; nothing is open that would have to be closed.
+
+    A KeyboardInterrupt would be lost in a destructor, and pydantic makes an error of a schema of it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(INTERRUPTED))
 
 
 def was_hung_up() -> bool:

@@ -105,6 +105,21 @@ def test_ctrl_c_before_it_serves_ends_it_without_a_traceback(tmp_path: Path):
     assert "Traceback" not in (tmp_path / "stderr").read_text()
 
 
+def test_ctrl_c_in_a_destructor_ends_a_start():
+    """Python ignores a KeyboardInterrupt there, and the gateway would serve after Ctrl-C."""
+    program = """
+import os, signal
+from proxy.early_start import exit_on_interrupt
+class Interrupting:
+    def __del__(self): os.kill(os.getpid(), signal.SIGINT)
+exit_on_interrupt()
+Interrupting()
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 @pytest.mark.parametrize("redirected", [">/dev/full 2>stderr", "<&- >&- 2>&-"])
 def test_a_stream_that_takes_nothing_does_not_keep_it_from_serving(tmp_path: Path, redirected: str):
     """Nothing that it prints is worth an outage."""

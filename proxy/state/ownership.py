@@ -122,11 +122,12 @@ class Ownership:
         try:
             if chain is None:
                 continues = named is not None or body.get("previous_response_id") is not None
-                chain = await self._chain(continued(body), context) if continues else self._new_chain()
+                chain = await self._chain(continued(body), context) if continues else self._first_chain(conversation)
             if type(response_id) is str and len(response_id) <= MAX_ID_CHARS:  # as `is_id`, without a call of it
                 key, team = self._key_of("response", response_id), context.caller.team
                 keys = [key, *self._keys_along(call, response, context)] if is_stored else [key]
-                value = encoded_owner(team, context.caller.name, target, chain)
+                known = encoded_owner(team, context.caller.name, target)
+                value = self._owner_of(context, target, chain).encode() if chain else known
                 is_new, *_ = await self._store.put_new(keys, value, ttl_s=self._ttl_s, group=team)
                 if not is_new:
                     await self._put_again("response", key, self._owner_of(context, target, chain))
@@ -153,7 +154,7 @@ class Ownership:
         if not keys:
             return
         team = context.caller.team
-        value = encoded_owner(team, context.caller.name, target, "")
+        value = encoded_owner(team, context.caller.name, target)
         try:
             for some in _portions(keys):
                 await self._store.put_new(some, value, ttl_s=self._ttl_s, group=team)
@@ -225,10 +226,17 @@ class Ownership:
         if not references:
             return self._new_chain()
         owner, *_ = await self.owners(references[:1], context)
-        if owner is not None and owner.team == context.caller.team:
+        if owner is not None and owner.team == context.caller.team and owner.chain:
             return owner.chain
         first = references[0]
         return digest_of("chain", context.caller.team, first.kind, normalize(first.id))  # the same for parallel calls
+
+    def _first_chain(self, conversation: str | None) -> str:
+        """Return the chain of a response that continues nothing, and for which nothing is counted.
+
+        It is named by the response's id if it is ever continued, as almost none is; a conversation has another id.
+        """
+        return "" if conversation is None else self._new_chain()
 
     def _new_chain(self) -> str:
         """Return the id of a new chain, which no process makes twice: to ask the system for each would cost as much

@@ -211,6 +211,28 @@ async def test_calls_that_continue_an_unknown_id_in_parallel_are_one_chain():
     assert await gateway.chain(conversation=" CONV_x") == await gateway.chain(conversation="conv_x")
 
 
+async def test_a_chain_that_nothing_was_counted_for_begins_with_the_call_that_continues_it():
+    """It is named by the id of its first response, for all calls that continue that one or those that follow."""
+    gateway = Gateway()
+    await gateway.respond({"id": "resp_1"})
+    await gateway.respond({"id": "resp_2"})
+    chain = await gateway.chain(previous_response_id="resp_1")
+    await gateway.respond({"id": "resp_3"}, previous_response_id="resp_1")
+    await gateway.respond({"id": "resp_4"}, counted=True, previous_response_id="resp_3")
+
+    assert chain == await gateway.chain(TEAMMATE, previous_response_id=" RESP_1")
+    assert {await gateway.chain(previous_response_id=f"resp_{number}") for number in (1, 3, 4)} == {chain}
+    assert await gateway.chain(previous_response_id="resp_2") != chain
+
+
+async def test_a_conversation_that_an_uncounted_response_created_is_in_its_chain():
+    """The next call may name either of both."""
+    gateway = Gateway()
+    await gateway.respond({"id": "resp_1", "conversation": "conv_1"})
+
+    assert await gateway.chain(conversation="conv_1") == await gateway.chain(previous_response_id="resp_1")
+
+
 async def test_a_call_of_another_team_is_not_in_the_chain():
     """The call is refused later; before that it must not use the chain's budget."""
     gateway = Gateway()

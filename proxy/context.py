@@ -56,6 +56,12 @@ class Slot(Generic[T]):
 class Binder(Protocol):
     """Binds the ids in a reply to the team of its caller. A fault never fails the reply."""
 
+    def bind_now(self, call: Call, context: "Context", response: Mapping[str, Any]) -> bool:
+        """Bind all that the other two do of a response that came as one body, if nothing has to be waited for.
+
+        Returns whether it is bound.
+        """
+
     async def bind(self, call: Call, context: "Context", response: Mapping[str, Any]) -> None:
         """Bind those of a response object, before anything of it is checked or sent."""
 

@@ -105,7 +105,7 @@ class Pipeline:
         else:
             reply = await self.cache.fill(slot, opening, call, context)
             self._note_saved(call, route, context)
-        return await self._guard(call, reply, context)
+        return reply if self.rules.pass_whole(call, reply, context) else await self._guard(call, reply, context)
 
     async def _complete(self, call: Call, route: Route, context: Context) -> tuple[Call, Call, Route]:
         """Return a call whose conversation exists, the same with everything that it refers to, and its route.

@@ -59,6 +59,9 @@ class NotedResponses:
         self.responses: list[Mapping[str, Any]] = []
         self.transcripts: list[Transcript] = []
 
+    def bind_now(self, _call: Call, _context: Context, _response: Mapping[str, Any]) -> bool:
+        return False
+
     async def bind(self, _call: Call, _context: Context, response: Mapping[str, Any]) -> None:
         self.responses.append(response)
 

@@ -55,15 +55,17 @@ class Guard:
     def pass_whole(self, call: Call, reply: Reply, context: Context) -> bool:
         """Add a body to the transcript as it is, if `guard` would do no more; return whether it was added.
 
-        That is so for most bodies that the cache gives: nothing checks them, and their ids are bound.
+        That is so for most bodies: nothing checks them, and their ids are bound or can be bound at once.
         """
-        terminal, body, checks = reply.terminal, reply.body, context.get(REPLY_CHECKS)
-        if terminal is None or body is None or call.is_stream or checks:
+        response, body, checks, binder = reply.response, reply.body, context.get(REPLY_CHECKS), context.binder
+        if response is None or body is None or reply.status != 200 or call.is_stream:
             return False
-        if context.binder is not None or context.response_fields or context.reply_callbacks:
+        if checks or context.response_fields or context.reply_callbacks:
+            return False
+        if binder is not None and not binder.bind_now(call, context, response):
             return False
         context.note_first_event()
-        context.transcript.see_whole(terminal, len(body))
+        context.transcript.see_whole(reply.terminal or terminal_of_body(response), len(body))
         return True
 
     async def guard(self, call: Call, reply: Reply, context: Context) -> Reply:

@@ -32,6 +32,7 @@ from proxy.state.references import (
     not_found,
 )
 from proxy.stores import Store, StoreError
+from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call, resource_call
 from proxy.wire.errors import Unavailable
 from proxy.wire.fields import normalize
@@ -64,6 +65,7 @@ class Ownership:
     def __init__(self, store: Store, ttl_s: float = TTL_S, *, allows_unknown: bool = True) -> None:
         """`allows_unknown` is whether an id without a known owner passes."""
         self._store = store
+        self._put_new_now = store.put_new_now if type(store) is MemoryStore else None  # a subclass may wait
         self._key_of: OwnerKey = private_owner_key if store.has_private_keys else owner_key
         self._ttl_s = ttl_s
         self._allows_unknown = allows_unknown
@@ -103,6 +105,25 @@ class Ownership:
         """False when the response of this call could not be bound, so that its chain would be lost."""
         return context.get(_UNBOUND) is None
 
+    def bind_now(self, call: Call, context: Context, response: Mapping[str, Any]) -> bool:
+        """Bind a whole response and its items, as `bind` and `bind_output`, if nothing has to be waited for.
+
+        Returns whether they are bound: as most, which continue nothing, if they are kept in this process's memory.
+        """
+        body, target, response_id = call.body, context.target, response.get("id")
+        if self._put_new_now is None or target is None or context.chain is not None or body.get("store") is False:
+            return False
+        if body.get("previous_response_id") is not None or body.get("conversation") is not None:
+            return False
+        keys = self._keys_along(call, response)
+        if not keys or not is_id(response_id) or response.get("conversation"):
+            return False
+        team = context.caller.team
+        value = encoded_owner(team, context.caller.name, target)
+        keys.append(self._key_of("response", response_id))
+        context.is_output_bound = self._put_new_now(keys, value, self._ttl_s, team)[-1]
+        return context.is_output_bound
+
     async def bind(self, call: Call, context: Context, response: Mapping[str, Any]) -> None:
         """Bind the ids of a response, and of the conversation it is in, to the caller's team.
 
@@ -121,14 +142,16 @@ class Ownership:
         response_id = response.get("id") if is_stored or chain is not None else None
         try:
             if chain is None:
-                continues = named is not None or body.get("previous_response_id") is not None
-                chain = await self._chain(continued(body), context) if continues else self._first_chain(conversation)
+                is_linked = named is not None or body.get("previous_response_id") is not None
+                # What nothing links has no chain yet: the response's id names it if it is continued.
+                chain = await self._chain(continued(body), context) if is_linked or conversation is not None else ""
             if type(response_id) is str and len(response_id) <= MAX_ID_CHARS:  # as `is_id`, without a call of it
                 key, team = self._key_of("response", response_id), context.caller.team
-                keys = [key, *self._keys_along(call, response, context)] if is_stored else [key]
+                along = self._keys_along(call, response) if is_stored else []
+                context.is_output_bound = context.is_output_bound or bool(along)
                 known = encoded_owner(team, context.caller.name, target)
                 value = self._owner_of(context, target, chain).encode() if chain else known
-                is_new, *_ = await self._store.put_new(keys, value, ttl_s=self._ttl_s, group=team)
+                is_new, *_ = await self._store.put_new([key, *along], value, ttl_s=self._ttl_s, group=team)
                 if not is_new:
                     await self._put_again("response", key, self._owner_of(context, target, chain))
             if conversation is not None and is_id(conversation):
@@ -231,13 +254,6 @@ class Ownership:
         first = references[0]
         return digest_of("chain", context.caller.team, first.kind, normalize(first.id))  # the same for parallel calls
 
-    def _first_chain(self, conversation: str | None) -> str:
-        """Return the chain of a response that continues nothing, and for which nothing is counted.
-
-        It is named by the response's id if it is ever continued, as almost none is; a conversation has another id.
-        """
-        return "" if conversation is None else self._new_chain()
-
     def _new_chain(self) -> str:
         """Return the id of a new chain, which no process makes twice: to ask the system for each would cost as much
         as all that is written.
@@ -248,16 +264,13 @@ class Ownership:
     def _owner_of(context: Context, target: str, chain: str) -> Owner:
         return Owner(context.caller.team, context.caller.name, target, chain)
 
-    def _keys_along(self, call: Call, response: Mapping[str, Any], context: Context) -> Sequence[str]:
+    def _keys_along(self, call: Call, response: Mapping[str, Any]) -> list[str]:
         """Return the keys of what is in a stored response that came as one body: they are written with its own."""
         output = response.get("output")
         if call.operation != "create" or type(output) is not list or not 0 < len(output) <= AT_ONCE:
-            return ()
+            return []
         keys = item_keys(output, self._key_of)
-        if not 0 < len(keys) < AT_ONCE:
-            return ()
-        context.is_output_bound = True
-        return keys
+        return keys if len(keys) < AT_ONCE else []
 
     async def _put(self, kind: Kind, value: str, owner: Owner) -> None:
         """Set an id to an owner; one that is known keeps its chain."""

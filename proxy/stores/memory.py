@@ -97,6 +97,11 @@ class MemoryStore(Store):
         """What returns the same as `get`, which need not wait here. It raises StoreError."""
         return self._values.peek
 
+    @property
+    def put_new_now(self) -> Callable[[Sequence[str], bytes, float, str], Sequence[bool]]:
+        """What does the same as `put_new`, which need not wait here: it gets keys, a value, `ttl_s` and a group."""
+        return self._values.put_new
+
     async def get(self, key: str) -> bytes | None:
         return self._values.peek(key)
 

@@ -14,11 +14,14 @@ from proxy.rules.admit import REPLY_CHECKS
 from proxy.rules.guard import require_stream, until_terminal
 from proxy.rules.rule import compile_selector
 from proxy.shutdown import cancel_for_shutdown
+from proxy.state.ownership import Ownership
+from proxy.stores.memory import MemoryStore
 from proxy.wire.body_events import terminal_of_body
 from proxy.wire.call import Call
 from proxy.wire.convert import convert
 from proxy.wire.errors import BackendError, Unavailable
 from proxy.wire.event import FOLLOWED, Batch, Event, Reply, Run
+from proxy.wire.resource import ResourceRequest
 from proxy.wire.sse import SSEParser
 from proxy.workers import FREE_BYTES, BodyMemory, MemoryLease
 from tests.examples import NotedResponses, make_call, make_context
@@ -150,13 +153,21 @@ def kept_reply() -> Reply:
     return body_reply().with_fields(terminal=terminal_of_body(RESPONSE))
 
 
-async def test_a_body_with_which_nothing_is_to_be_done_passes_at_once():
-    """What is known of it afterwards is what is known of a body that passed the guard."""
-    (call, kept), (context, other) = (make_call(), kept_reply()), (make_context(), make_context())
+@pytest.mark.parametrize("reply", [kept_reply(), body_reply()], ids=["of_the_cache", "of_a_backend"])
+@pytest.mark.parametrize("is_bound", [False, True])
+async def test_a_body_with_which_nothing_is_to_be_done_passes_at_once(reply: Reply, is_bound: bool):
+    """What is known of it afterwards is what is known of a body that passed the guard; its ids are bound by then."""
+    call, context, other, ownership = make_call(), make_context(), make_context(), Ownership(MemoryStore())
+    if is_bound:
+        context.target, context.binder = "b", ownership
 
-    assert NO_RULES.pass_whole(call, kept, context)
-    assert await NO_RULES.guard(call, kept, other) is kept
-    assert context.transcript.terminal is kept.terminal is other.transcript.terminal
+    assert NO_RULES.pass_whole(call, reply, context)
+    assert await NO_RULES.guard(call, reply, other) is reply
+    assert context.transcript.response == other.transcript.response == RESPONSE
+    assert context.transcript.terminal is not None
+    assert (reply.terminal or context.transcript.terminal) is context.transcript.terminal
+    request = ResourceRequest("GET", "responses", RESPONSE["id"])
+    assert (await ownership.check_resource(request, make_context()) is not None) is is_bound
     assert context.transcript.response_bytes == other.transcript.response_bytes > 0
     assert context.transcript.is_started
     assert context.record.first_event_s is not None
@@ -184,13 +195,12 @@ async def test_a_body_does_not_pass_at_once_if_something_is_to_be_done_with_it(p
     ("call", "reply"),
     [
         (STREAM, kept_reply()),
-        (make_call(), body_reply()),
         (make_call(), Reply(400, {}, body=b"{}")),
         (STREAM, stream_reply(CANONICAL)),
     ],
 )
 async def test_other_replies_do_not_pass_at_once(call: Call, reply: Reply):
-    """A body in place of a stream, one that was not looked at yet, an error, and a stream."""
+    """A body in place of a stream, an error, and a stream."""
     assert not NO_RULES.pass_whole(call, reply, make_context())
 
 

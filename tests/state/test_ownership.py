@@ -557,3 +557,82 @@ async def test_a_response_in_one_body_is_bound_by_one_command(store: bool, items
         reference = [{"type": "item_reference", "id": item["id"]}]
         with pytest.raises(RequestError):
             await ownership.check(make_call(input=reference), make_context(BEN))
+
+
+ANSWER: dict[str, Any] = {"id": "resp_1", "output": [{"id": "msg_1", "container_id": "cntr_1"}]}
+
+
+def context_of(target: str | None, caller: Caller = ANNA) -> Context:
+    """Return the context of a call that this target answers."""
+    context = make_context(caller)
+    context.target = target
+    return context
+
+
+async def test_a_whole_response_is_bound_at_once():
+    """It, its items and their containers belong to the team then, as if they had been bound one after the other."""
+    at_once, one_by_one = Gateway(), Gateway()
+    context, call = context_of("b"), make_call()
+    at_once.ownership = Ownership(MemoryStore())
+
+    assert at_once.ownership.bind_now(call, context, ANSWER)
+    assert context.is_output_bound
+    await one_by_one.respond(ANSWER)
+    for gateway in (at_once, one_by_one):
+        for fields in (
+            {"previous_response_id": "resp_1"}, {"input": [{"type": "item_reference", "id": "msg_1"}]},
+            {"tools": [{"type": "code_interpreter", "container": "cntr_1"}]},
+        ):  # fmt: skip
+            assert await gateway.refusal(TEAMMATE, **fields) is None
+            assert await gateway.refusal(BEN, **fields) is not None
+    request, chain = RETRIEVE, {"previous_response_id": "resp_1"}
+    assert await at_once.ownership.check_resource(request, make_context()) == (
+        await one_by_one.ownership.check_resource(request, make_context())
+    )
+    assert await at_once.chain(**chain) == await one_by_one.chain(**chain)
+
+
+@pytest.mark.parametrize(
+    ("fields", "response", "target"),
+    [
+        ({}, ANSWER, None),
+        ({"store": False}, ANSWER, "b"),
+        ({"previous_response_id": "resp_0"}, ANSWER, "b"),
+        ({"conversation": {}}, ANSWER, "b"),
+        ({}, {**ANSWER, "conversation": {"id": "conv_1"}}, "b"),
+        ({}, {**ANSWER, "id": "x" * (MAX_ID_CHARS + 1)}, "b"),
+        ({}, {**ANSWER, "id": 7}, "b"),
+        ({}, {"id": "resp_1", "output": []}, "b"),
+        ({}, {"id": "resp_1", "output": [{"id": f"msg_{number}"} for number in range(17)]}, "b"),
+        ({}, {"id": "resp_1", "output": [{"id": "m", "container_id": str(number)} for number in range(16)]}, "b"),
+    ],
+)
+async def test_a_response_with_more_to_do_is_not_bound_at_once(fields: Any, response: Any, target: str | None):
+    """One that nothing answered, that is kept nowhere, that continues something, or has too many items."""
+    ownership, context = Ownership(MemoryStore()), context_of(target)
+
+    assert not ownership.bind_now(make_call(**fields), context, response)
+    assert not context.is_output_bound
+    assert await ownership.check_resource(RETRIEVE, make_context()) is None
+
+
+async def test_a_response_in_a_counted_chain_or_in_another_store_is_not_bound_at_once():
+    """The chain is kept with it, and the store has to be waited for."""
+    context = context_of("b")
+    await Ownership(MemoryStore()).chain_of(make_call(), context)
+
+    assert not Ownership(MemoryStore()).bind_now(make_call(), context, ANSWER)
+    assert not Ownership(OneByOneStore()).bind_now(make_call(), context_of("b"), ANSWER)
+
+
+async def test_the_id_of_another_team_is_not_bound_at_once(logged):
+    """Nor are items with its ids: the team that received them first keeps them."""
+    ownership, context = Ownership(MemoryStore()), context_of("b", BEN)
+    ownership.bind_now(make_call(), context_of("b"), ANSWER)
+
+    assert not ownership.bind_now(make_call(), context, {**ANSWER, "output": [{"id": "msg_2"}]})
+    await ownership.bind(make_call(), context, {**ANSWER, "output": [{"id": "msg_2"}]})
+    assert [line["event"] for line in logged] == ["ownership.conflicted"]
+    assert ownership.bind_now(make_call(), context, {**ANSWER, "id": "resp_2"})
+    owners = await ownership.owners([Reference("response", "resp_1", None), Reference("item", "msg_1", None)], context)
+    assert [owner and owner.team for owner in owners] == ["search", "search"]

@@ -24,7 +24,7 @@ def _write(value: Any, depth: int) -> int | list[bytes]:
     kind = type(value)
     if kind is str:
         return len(value) + VALUE_CHARS if len(value) <= PIECE_CHARS else list(_write_string(value))
-    if kind is not dict and kind is not list:
+    if kind not in (dict, list, tuple):
         return VALUE_CHARS
     if depth > MAX_DEPTH:
         raise orjson.JSONEncodeError("Recursion limit reached")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire import json_parser, json_writer, large_json
+from proxy.wire import encoded, json_parser, json_writer, large_json
 from proxy.wire.json_parser import TooMuchText
 from proxy.wire.large_json import dumps, dumps_again, loads, loads_in_thread, loads_leniently, loads_own
 from tests.examples import NO_DEADLINE
@@ -240,6 +240,7 @@ def test_no_piece_is_large(monkeypatch: pytest.MonkeyPatch):
             return text
 
     monkeypatch.setattr(json_writer, "orjson", Measured)
+    monkeypatch.setattr(encoded, "orjson", Measured)
     value = {
         "input": [{"file_data": "A" * 10_000}, {"text": "line\n" + "é" * 5_000}],
         "tools": [{"name": str(number), "parameters": {}} for number in range(900)],
@@ -247,7 +248,11 @@ def test_no_piece_is_large(monkeypatch: pytest.MonkeyPatch):
     }
     text = write(value)
 
+    pairs = [("a", value), ("b",)]
+    expected = write(pairs)
+
     assert (json_parser.parse_in_pieces(text, Measured.loads), dumps(value, 1)) == (value, text)
+    assert dumps(pairs, 1) == expected
     assert max(sizes) < 300
 
 

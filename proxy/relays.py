@@ -26,6 +26,7 @@ from proxy.state.relayed_ids import RelayedIds
 from proxy.wire.bounds import parsed_size
 from proxy.wire.call import MAX_MODEL_CHARS, Call
 from proxy.wire.errors import BackendError, RequestError
+from proxy.wire.large_bytes import join_pieces
 from proxy.wire.large_json import dumps
 from proxy.wire.loggable import clip
 from proxy.wire.refusals import shorten
@@ -226,7 +227,7 @@ async def _read(chunks: AsyncIterator[bytes], context: Context) -> bytes:
     async for chunk in chunks:
         context.use_memory(len(chunk))
         read.append(chunk)
-    return await context.run(sum(map(len, read)), b"".join, read)
+    return await context.run(sum(map(len, read)), join_pieces, read)
 
 
 async def _parse(body: bytes, context: Context, max_values: int) -> dict[str, Any] | list[Any] | None:

@@ -16,6 +16,7 @@ from proxy.context import Context
 from proxy.wire.bounds import parsed_size
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply, parse_leniently, response_reply
+from proxy.wire.large_bytes import join_pieces
 
 EVENT_STREAM = "text/event-stream"
 # How a stream begins, and how JSON does: after a byte order mark and blank lines.
@@ -112,7 +113,7 @@ async def read_body(
         chunks.append(chunk)
 
     def joined() -> bytes:
-        return limits.scrubber.data(b"".join(chunks))
+        return limits.scrubber.data(join_pieces(chunks))
 
     return joined() if context is None else await context.run(size, joined)
 

@@ -11,6 +11,7 @@ from proxy.config.process_tables import ServerTable
 from proxy.http.request import Request
 from proxy.wire.compression import CODINGS, MAX_RATIO, decompressor_for, exceeds_ratio
 from proxy.wire.errors import RequestError
+from proxy.wire.large_bytes import join_pieces
 from proxy.wire.lifting import SENTENCES
 from proxy.wire.loggable import in_ascii
 from proxy.workers import LARGE_BYTES, MemoryLease, Workers
@@ -101,7 +102,7 @@ async def _receive(
     except web.RequestPayloadError as error:
         raise incomplete_body() from error
     else:
-        return await workers.run(size, b"".join, chunks)
+        return await workers.run(size, join_pieces, chunks)
     finally:
         chunks.clear()  # the traceback of a failure keeps this frame until the next garbage collection
 
@@ -126,7 +127,7 @@ async def _decompress(raw: bytes, encoding: str, server: ServerTable, memory: Me
             step_bytes = STEP_BYTES
     if not decompressor.eof or decompressor.unused_data:
         raise incomplete_body()
-    return await workers.run(size, b"".join, parts)
+    return await workers.run(size, join_pieces, parts)
 
 
 def _check_size(size: int, raw_size: int, server: ServerTable) -> None:

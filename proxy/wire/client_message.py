@@ -14,7 +14,7 @@ from proxy.wire.body import parse_object
 from proxy.wire.call import Call, call_of_body
 from proxy.wire.errors import HeadgateError, RequestError, envelope
 from proxy.wire.event import Reply
-from proxy.wire.large_bytes import as_utf8, pieces_of
+from proxy.wire.large_bytes import as_utf8, join_pieces, pieces_of
 from proxy.wire.refusals import invalid_type, invalid_value
 from proxy.wire.side_message import INJECT, INJECT_BETA, STEER, SideMessage
 
@@ -122,7 +122,7 @@ def in_lane(payload: bytes, stream_id: str | None) -> bytes:
         return payload
     end = payload.rfind(b"}")
     separator = b"" if _EMPTY.match(payload) else b","
-    return b"".join((*pieces_of(payload, 0, end), separator, b'"stream_id":"%b"}' % stream_id.encode()))
+    return join_pieces([*pieces_of(payload, 0, end), separator, b'"stream_id":"%b"}' % stream_id.encode()])
 
 
 def lines_in_lane(lines: bytes, stream_id: str | None) -> bytes:

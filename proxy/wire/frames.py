@@ -41,17 +41,17 @@ PART_BYTES = 131_072
 class Message:
     """One message, whole. `code` is the status of a close, NO_STATUS if it has none.
 
-    A long one has its data in `parts`, and none in `data`: joining them takes time.
+    A long one has its data in `parts`, and none in `data`: joining them takes time. Who joins them empties the list.
     """
 
     kind: Kind
     data: bytes
     code: int = NO_STATUS
-    parts: tuple[bytes, ...] = ()
+    parts: list[bytes] | None = None
 
     @property
     def size_bytes(self) -> int:
-        return len(self.data) + sum(map(len, self.parts))
+        return len(self.data) + sum(map(len, self.parts or ()))
 
 
 class FrameParser:
@@ -200,7 +200,7 @@ class FrameParser:
         if not head.first & FIN:
             return None
         kind, end = KINDS[self._opcode], bytes(self._payload)
-        message = Message(kind, b"", parts=(*self._parts, end)) if self._parts else Message(kind, end)
+        message = Message(kind, b"", parts=[*self._parts, end]) if self._parts else Message(kind, end)
         self._opcode, self._payload, self._parts, self._parts_bytes = CONTINUATION, bytearray(), [], 0
         self._frames = self._size = 0
         return message

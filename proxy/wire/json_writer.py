@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from proxy.wire.encoded import encode
+from proxy.wire.large_bytes import join_pieces
 
 PIECE_CHARS = 65_536
 """How much orjson encodes at a time: characters of strings and names, and VALUE_CHARS for each value."""
@@ -16,7 +17,7 @@ MAX_DEPTH = 254  # of what orjson encodes
 def write_in_pieces(value: Any) -> bytes:
     """Return the JSON text of a value. Raises orjson.JSONEncodeError."""
     written = _write(value, 1)
-    return encode(value) if isinstance(written, int) else b"".join(written)
+    return encode(value) if isinstance(written, int) else join_pieces(written)
 
 
 def _write(value: Any, depth: int) -> int | list[bytes]:

@@ -47,7 +47,7 @@ def replace_text(raw: bytes, text: bytes, other: bytes) -> bytes:
         parts += (*pieces_of(raw, start, found), other)
         start = found + len(text)
         found = find_text(raw, text, start)
-    return b"".join((*parts, *pieces_of(raw, start, len(raw))))
+    return join_pieces([*parts, *pieces_of(raw, start, len(raw))])
 
 
 def pieces_of(raw: bytes, start: int, end: int) -> list[bytes]:
@@ -59,7 +59,15 @@ def pieces_of(raw: bytes, start: int, end: int) -> list[bytes]:
 
 def cut_out(raw: bytes, start: int, end: int) -> bytes:
     """Return the bytes from one place up to another."""
-    return raw[start:end] if end - start <= WINDOW_BYTES else b"".join(pieces_of(raw, start, end))
+    return raw[start:end] if end - start <= WINDOW_BYTES else join_pieces(pieces_of(raw, start, end))
+
+
+def join_pieces(pieces: list[bytes]) -> bytes:
+    """Return the pieces as one, and empty the list piece by piece: to free 60 MB at once takes 7 ms."""
+    joined = b"".join(pieces)
+    while pieces:
+        del pieces[-1:]  # not `pop`: a call that is cancelled may empty the list meanwhile
+    return joined
 
 
 def as_utf8(raw: bytes, errors: str = "replace") -> bytes:
@@ -74,4 +82,4 @@ def as_utf8(raw: bytes, errors: str = "replace") -> bytes:
         return raw
     decode = getincrementaldecoder("utf-8")(errors).decode
     pieces = [decode(raw[start : start + WINDOW_BYTES]).encode() for start in starts]
-    return b"".join((*pieces, decode(b"", final=True).encode()))
+    return join_pieces([*pieces, decode(b"", final=True).encode()])

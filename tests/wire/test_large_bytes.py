@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from backends.upstream.websocket.messages import split_lane
 from proxy.wire import large_bytes
 from proxy.wire.client_message import in_lane
-from proxy.wire.large_bytes import WINDOW_BYTES, as_utf8, count_text, cut_out, find_text, pieces_of, replace_text
+from proxy.wire.large_bytes import (
+    WINDOW_BYTES,
+    as_utf8,
+    count_text,
+    cut_out,
+    find_text,
+    join_pieces,
+    pieces_of,
+    replace_text,
+)
 from proxy.wire.sse_frame import LONG_FRAME_BYTES, payload_of
 from tests.examples import NO_DEADLINE
 from tests.wire.watched import WatchedBytes
@@ -37,6 +46,21 @@ def test_a_part_is_copied_as_a_slice_is(text: bytes, start: int, end: int):
 
         assert cut_out(text, start, end) == text[start:end]
         assert max(map(len, pieces_of(text, start, end)), default=0) <= 7
+
+
+def test_pieces_that_were_joined_are_freed_one_by_one():
+    """Other threads run in between."""
+    pieces: list[bytes] = []
+    left: list[int] = []
+
+    class Piece(bytes):
+        def __del__(self) -> None:
+            left.append(len(pieces))
+
+    pieces += [Piece(b"a"), Piece(b"b"), Piece(b"c")]
+
+    assert join_pieces(pieces) == b"abc"
+    assert left == [2, 1, 0]
 
 
 @NO_DEADLINE

@@ -16,6 +16,7 @@ from backends.upstream.websocket.steering import Steering
 from proxy.wire.bounds import has_more_values
 from proxy.wire.errors import BackendError, HeadgateError
 from proxy.wire.event import Event, Run
+from proxy.wire.large_bytes import join_pieces
 from proxy.workers import LARGE_BYTES, MANY_VALUES, MemoryLease
 
 Start = Callable[[Coroutine[Any, Any, None]], object]
@@ -135,7 +136,7 @@ class UpstreamSocket:
             return
         self._deliver(units)
 
-    def receive_parts(self, parts: tuple[bytes, ...]) -> None:
+    def receive_parts(self, parts: list[bytes]) -> None:
         """Give a long message to its turn; one that is read in a thread keeps those after it waiting."""
         size = sum(map(len, parts))
         if size < LARGE_BYTES and not has_more_values(payload := b"".join(parts), MANY_VALUES):
@@ -171,7 +172,7 @@ class UpstreamSocket:
         except TimeoutError as error:
             raise timed_out(self._first_s, sent=False) from error
 
-    async def _read_parts(self, size: int, parts: tuple[bytes, ...]) -> None:
+    async def _read_parts(self, size: int, parts: list[bytes]) -> None:
         try:
             self._deliver(await self._run_large(size, _read_joined, self._reader, parts))
         except HeadgateError as error:
@@ -252,5 +253,5 @@ class UpstreamSocket:
                 waiter.set_result(None)
 
 
-def _read_joined(reader: MessageReader, parts: tuple[bytes, ...]) -> list[tuple[str | None, Event | Run]]:
-    return reader.read([b"".join(parts)])
+def _read_joined(reader: MessageReader, parts: list[bytes]) -> list[tuple[str | None, Event | Run]]:
+    return reader.read([join_pieces(parts)])

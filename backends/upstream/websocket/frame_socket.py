@@ -46,7 +46,7 @@ class MessageReceiver(Protocol):
     def receive(self, payloads: list[bytes]) -> None:
         """Take text messages that have arrived together, in their order."""
 
-    def receive_parts(self, parts: tuple[bytes, ...]) -> None:
+    def receive_parts(self, parts: list[bytes]) -> None:
         """Take a long text message."""
 
     def lose(self, error: HeadgateError) -> None:

@@ -21,7 +21,7 @@ from proxy.wire.candidates import Pattern, candidate_patterns, candidates
 from proxy.wire.event import FOLLOWED, TERMINALS, Event, MessageRun, Run, parse_leniently
 from proxy.wire.foreign_errors import read_error
 from proxy.wire.json_parser import TooMuchText
-from proxy.wire.large_bytes import as_utf8, find_text, pieces_of
+from proxy.wire.large_bytes import as_utf8, find_text, join_pieces, pieces_of
 from proxy.wire.large_json import dumps
 from proxy.wire.sse import MAX_FRAME_VALUES
 from proxy.wire.sse_frame import LONG_FRAME_BYTES
@@ -144,11 +144,11 @@ def split_lane(payload: bytes) -> tuple[bytes, str | None]:
     if find_text(payload, LANE, at + 1) < 0:
         if (first := _LANE_FIRST.match(payload)) is not None:
             rest = pieces_of(payload, first.end(), len(payload))
-            return b"".join((first[1], *rest)), first[2].decode()
+            return join_pieces([first[1], *rest]), first[2].decode()
         before = _BEFORE_LAST.search(payload, max(0, at - 8), at)
         last = _LANE_LAST.fullmatch(payload, at + len(LANE))
         if before is not None and last is not None:
-            return b"".join((*pieces_of(payload, 0, before.start()), last[2])), last[1].decode()
+            return join_pieces([*pieces_of(payload, 0, before.start()), last[2]]), last[1].decode()
     return _split_parsed_lane(payload)
 
 

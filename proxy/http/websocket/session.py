@@ -22,6 +22,7 @@ from proxy.wire.client_message import CREATE, ClientMessage, call_headers, error
 from proxy.wire.errors import HeadgateError, RequestError, Unauthenticated, Unavailable
 from proxy.wire.frames import GOING_AWAY, POLICY
 from proxy.wire.headers import IDEMPOTENCY_KEY, forwarded_headers
+from proxy.wire.large_bytes import join_pieces
 from proxy.wire.lifting import add_lifter
 from proxy.wire.side_message import SideMessage
 from proxy.workers import BodyMemory, MemoryLease
@@ -213,8 +214,9 @@ class Session:
             needs_model=self._routes.default is None,
         )
         exchange.trace.begin("parse")
-        message = received.message
-        data = await self._ingress.workers.run(message.size_bytes, b"".join, message.parts) or message.data
+        message, data = received.message, received.message.data
+        if message.parts:
+            data = await self._ingress.workers.run(message.size_bytes, join_pieces, message.parts)
         recent, team = self._ingress.messages, self._caller.team
         if not exchange.query and (found := recent.find(team, data)) is not None:
             received.memory.grow(found.parsed_bytes)

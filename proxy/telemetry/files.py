@@ -46,11 +46,17 @@ def append_lines(file: BinaryIO, lines: Sequence[bytes]) -> int:
     return text.count(b"\n", 0, whole)
 
 
+def count_lines(lines: Sequence[bytes]) -> int:
+    """Return how many lines there are, of which some may be one text with line ends between them."""
+    return len(lines) + sum(text.count(b"\n") for text in lines)
+
+
 class LineQueue:
     """Passes lines to `write` in a thread. `put` never blocks; a line that does not fit into the queue is lost.
 
-    `write` receives the lines of a batch in order and the number of lines lost before it. It returns how many of all
-    these it could neither write nor report. While that is not 0, and while the queue is full, `is_healthy` is False.
+    `write` receives the lines of a batch in order, of which some may be one text, and the number of lines lost before
+    it. It returns how many of all these it could neither write nor report. While that is not 0, and while the queue is
+    full, `is_healthy` is False.
     """
 
     def __init__(
@@ -92,18 +98,12 @@ class LineQueue:
             if self._is_idle:
                 self._end_pause()
 
-    def put_all(self, lines: Sequence[bytes]) -> None:
-        """Queue lines, or count as lost what does not fit."""
-        size = sum(map(len, lines))
+    def put_all(self, lines: bytes) -> None:
+        """Queue lines, with line ends between them, or count as lost those that do not fit."""
         with self._lock:
-            fits = self._size + size <= self._max_bytes
-            if fits:
-                self._lines += lines
-                self._size += size
-                if self._is_idle:
-                    self._end_pause()
-        for line in () if fits else lines:
-            self.put(line)
+            fits = self._size + len(lines) <= self._max_bytes
+        for part in (lines,) if fits else lines.split(b"\n"):
+            self.put(part)
 
     def flush(self, timeout_s: float = 2.0) -> bool:
         """Wait until the lines so far were handed to `write`; return False after `timeout_s`."""
@@ -164,9 +164,10 @@ class LineQueue:
         size = sum(map(len, lines))
         self._size -= size
         self._lost += unreported
-        self.lost_lines += min(unreported, len(lines))  # the others were counted before
+        count = count_lines(lines)
+        self.lost_lines += min(unreported, count)  # the others were counted before
         self.is_healthy = self._lost == 0
-        is_busy = len(lines) >= MANY_LINES and size < self._max_bytes // 16  # large ones would soon fill the queue
+        is_busy = count >= MANY_LINES and size < self._max_bytes // 16  # large ones would soon fill the queue
         self._delay_s = self._longest_delay_s if is_busy else DELAY_S
 
 

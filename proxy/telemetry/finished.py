@@ -7,15 +7,14 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
 import structlog
 
-from proxy.telemetry.recent import CallHistory, EndedRequest
 from proxy.telemetry.record import RequestRecord
-from proxy.telemetry.request_line import LineForm, RequestLines, is_fit
+from proxy.telemetry.request_line import FinishedRequest, LineForm, RequestLines
 from proxy.telemetry.request_metrics import RequestMetrics
 from proxy.telemetry.trace import Trace
 
@@ -29,25 +28,17 @@ PROBES = frozenset({"/healthz", "/readyz"})
 """Templates of requests that say nothing of calls: they are not among the recent ones."""
 
 
-FinishedRequest = tuple[
-    str, str, RequestRecord, str | None, float, float, Sequence[tuple[str, float]], CallHistory | None
-]  # fmt: skip
-"""What is known of a request when it has ended: event, id, record, template, when that was in seconds since 1970, how
-long it took, steps, history. A tuple without a class of its own is made in a tenth of the time.
-"""
-
-
 class FinishedRequests:
     """The requests that have ended in this process and are not logged yet."""
 
-    def __init__(self, put_lines: Callable[[list[bytes]], None] | None = None) -> None:
+    def __init__(self, put_lines: Callable[[bytes], None] | None = None) -> None:
         """`put_lines` takes their log lines as JSON; None: lines are of another format, and structlog makes them."""
         self.metrics: RequestMetrics | None = None
         """What they are added to; None: nothing is measured."""
         self._put_lines = put_lines
         self._lines = RequestLines()
         self._waiting: list[FinishedRequest] = []
-        self._logged: deque[tuple[FinishedRequest, LineForm, bytes]] = deque()  # those that are not measured yet
+        self._unmeasured: deque[tuple[LineForm, list[FinishedRequest]]] = deque()  # those with a form that are logged
         self._is_due = False
 
     def add(
@@ -70,51 +61,33 @@ class FinishedRequests:
         if self._waiting:
             ended, self._waiting = self._waiting, []
             self._log(ended)
-        logged, metrics, listed = self._logged, self.metrics, list[EndedRequest]()
-        while logged:
-            (_, _, record, template, ended_at, duration_s, steps, history), form, line = logged.popleft()
-            if metrics is None:
-                continue
+        while self._unmeasured and self.metrics is not None:
+            form, requests = self._unmeasured.popleft()
+            _, _, records, templates, _, durations_s, steps, _ = zip(*requests, strict=True)
             if form.plan is None:
-                form.plan = metrics.plan(record, template)
-            metrics.add(form.plan, record, duration_s, steps)
-            if history is not None:
-                listed.append((line, ended_at, duration_s, steps, history))
-        if metrics is not None:
-            metrics.flush()
-            if listed:
-                metrics.recent.add(listed)
+                form.plan = self.metrics.plan(records[0], templates[0])
+            self.metrics.add(form.plan, records, durations_s, steps)
 
     def _write_due(self) -> None:
         self._is_due = False
         self.write()
 
     def _log(self, ended: list[FinishedRequest]) -> None:
-        """Log requests; those that are to be measured wait for that with their lines."""
+        """Log and list requests; those that are to be measured wait for that by their forms."""
         if self._put_lines is not None or self.metrics is not None:
-            forms, lines = self._encode(ended)
-            self._logged.extend(zip(ended, forms, lines, strict=True))
+            forms = [*map(self._lines.form_of, ended)]
+            lines = self._lines.encode(ended, forms)
         if self._put_lines is not None:
             self._put_lines(lines)
         else:
             for request in ended:
                 _log(request)
-
-    def _encode(self, ended: list[FinishedRequest]) -> tuple[list[LineForm], list[bytes]]:
-        """Return the lines of requests. Their values are searched for keys together: to begin a search costs most."""
-        forms, lines, values = list[LineForm](), list[bytes](), list[bytes]()
-        form_of, draft = self._lines.form_of, self._lines.draft
-        for event, name, record, template, ended_at, duration_s, _, _ in ended:
-            form = form_of(event, record, template)
-            line, of_line = draft(form, event, name, record, ended_at, duration_s)
-            forms.append(form)
-            lines.append(line)
-            values.append(of_line)
-        if not is_fit(b" ".join(values)):
-            for number, (event, name, record, _, ended_at, duration_s, _, _) in enumerate(ended):
-                if not is_fit(values[number]):
-                    lines[number] = self._lines.encode_whole(event, name, record, ended_at, duration_s)
-        return forms, lines
+        if self.metrics is not None:
+            alike: dict[LineForm, list[FinishedRequest]] = {}
+            for form, request in zip(forms, ended, strict=True):
+                alike.setdefault(form, []).append(request)
+            self._unmeasured.extend(alike.items())
+            self.metrics.recent.add(lines, [request[4:] for request in ended])
 
 
 def _log(request: FinishedRequest) -> None:

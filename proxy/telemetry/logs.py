@@ -23,7 +23,7 @@ import orjson
 import structlog
 
 from proxy.telemetry.console import render
-from proxy.telemetry.files import LineQueue
+from proxy.telemetry.files import LineQueue, count_lines
 from proxy.wire.encoded import trimmed
 from proxy.wire.key_patterns import has_key, redact_keys
 from proxy.wire.loggable import describe_crash, printable
@@ -39,8 +39,8 @@ class LogTally:
         """How often something other than information was logged: by event and level."""
         self.losses: dict[str, Callable[[], int]] = {}
         """What returns how much of an output was lost, by its name."""
-        self.put_lines: Callable[[list[bytes]], None] | None = None
-        """What takes lines of level info that are JSON already; None: lines are of another format."""
+        self.put_lines: Callable[[bytes], None] | None = None
+        """What takes lines of level info that are JSON already, as one text; None: lines are of another format."""
 
     def count(self, _logger: Any, level: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         """Count one line, as a processor of structlog."""
@@ -196,7 +196,7 @@ class _LineWriter:
                     fcntl.lockf(self._file, fcntl.LOCK_EX)
                     stack.callback(fcntl.lockf, self._file, fcntl.LOCK_UN)
                 except OSError:  # there are no locks for this file
-                    batches = [[line] for line in lines]
+                    batches = [[line] for text in lines for line in text.split(b"\n")]
             rests = [self.write(b"\n".join([*each, b""]), waits=True) for each in batches]
         return sum(rest.count(b"\n") for rest in rests)
 
@@ -225,7 +225,7 @@ def _write_batch(output: _LineWriter, lines: list[bytes], lost: int) -> int:
     """Write lines, after a report of those lost before; see `LineQueue`."""
     if lost:
         report = {"timestamp": datetime.now(UTC), "level": "warning", "event": "log.lines_lost", "count": lost}
-        return lost + len(lines) if output.write_batch([orjson.dumps(report)]) else output.write_batch(lines)
+        return lost + count_lines(lines) if output.write_batch([orjson.dumps(report)]) else output.write_batch(lines)
     return output.write_batch(lines)
 
 

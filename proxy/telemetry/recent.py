@@ -95,8 +95,8 @@ class RecentRequest(NamedTuple):
     history: CallHistory
 
 
-EndedRequest = tuple[bytes, float, float, Sequence[tuple[str, float]], CallHistory]
-"""The log line of a request, when it ended, how long it took in seconds, its steps, and what happened."""
+EndedRequest = tuple[float, float, Sequence[tuple[str, float]], CallHistory | None]
+"""When a request ended, how long it took in seconds, its steps, and what happened; None: it is not listed."""
 
 
 class _Batch(NamedTuple):
@@ -122,17 +122,21 @@ class RecentRequests:
         self._size = 0
         self._turn = asyncio.Lock()
 
-    def add(self, ended: Sequence[EndedRequest]) -> None:
-        """Add requests. A search looks at their log lines, and at what policies have decided."""
+    def add(self, lines: bytes, ended: Sequence[EndedRequest]) -> None:
+        """Add requests and their log lines. A search looks at these, and at what policies have decided."""
         if not self.maxlen:
             return
-        texts, details = list[bytes](), list[tuple[object, ...]]()
-        for line, ended_at, duration_s, steps, history in ended:
-            made = history.decisions
-            texts.append(b"%b\t%b" % (line, _encode(made)) if made else line)
-            details.append((ended_at, duration_s, steps, history.packed_attempts, made, history.content or None))
-        self._batches.append(_Batch(len(ended), b"\n".join(texts), _encode(details)))
-        self._size += len(ended)
+        if any(history is None or history.decisions for _, _, _, history in ended):
+            lines, ended = _add_decisions(lines, ended)
+        details = [
+            (ended_at, duration_s, steps, history.packed_attempts, history.decisions, history.content or None)
+            for ended_at, duration_s, steps, history in ended
+            if history is not None
+        ]
+        if not details:
+            return
+        self._batches.append(_Batch(len(details), lines, _encode(details)))
+        self._size += len(details)
         while self._size - self._batches[0].size >= self.maxlen:
             self._size -= self._batches.popleft().size
 
@@ -163,6 +167,16 @@ class RecentRequests:
                 if work >= MOST_WORK:
                     work = 0
                     await asyncio.sleep(0)
+
+
+def _add_decisions(lines: bytes, ended: Sequence[EndedRequest]) -> tuple[bytes, Sequence[EndedRequest]]:
+    """Return the requests that are listed, and their lines, each followed by what policies have decided."""
+    listed, texts = list[EndedRequest](), list[bytes]()
+    for line, request in zip(lines.split(b"\n"), ended, strict=True):
+        if (history := request[3]) is not None:
+            listed.append(request)
+            texts.append(b"%b\t%b" % (line, _encode(history.decisions)) if history.decisions else line)
+    return b"\n".join(texts), listed
 
 
 def _encode(value: object) -> bytes:

@@ -1,4 +1,4 @@
-"""The log line of a request as JSON, in a third of the time that structlog's steps and one whole encoding take."""
+"""The log lines of requests as JSON, in a fifth of the time that structlog's steps and whole encodings take."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,7 +8,8 @@ from typing import Any
 
 import orjson
 
-from proxy.telemetry.record import LONGEST_CHARS, RECORDED, SCALARS, RequestRecord, add_known, fit_for_log
+from proxy.telemetry.recent import CallHistory
+from proxy.telemetry.record import LONGEST_CHARS, NUMBERS, RECORDED, SCALARS, RequestRecord, add_known, fit_for_log
 from proxy.telemetry.request_metrics import MetricsPlan
 from proxy.wire.key_patterns import has_key
 
@@ -21,24 +22,32 @@ OWN = tuple(name for name in RECORDED if name not in COMMON)
 """The fields whose values are a request's own."""
 MAX_FORMS = 2000
 """How many forms of lines are remembered; then all are made again as they come."""
+START, SEPARATOR = b'\n{"timestamp":"', b",\n  "
+"""What a line begins with, and what orjson writes between values that it indents: no text in JSON has a line end."""
 _common_of = attrgetter(*COMMON)
 _own_of = attrgetter(*OWN)
 
 Values = tuple[Any, ...]
+FinishedRequest = tuple[
+    str, str, RequestRecord, str | None, float, float, Sequence[tuple[str, float]], CallHistory | None
+]  # fmt: skip
+"""What is known of a request when it has ended: event, id, record, template, when that was in seconds since 1970, how
+long it took, steps, history. A tuple without a class of its own is made in a tenth of the time.
+"""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class LineForm:
     """How lines of one kind are put together: with the same common values, and with the same own ones known."""
 
     end: bytes
     """The common fields, as JSON."""
     read: Callable[[RequestRecord], Values] | None = None
-    """Returns the own values that are known, in order. None: each value has to be looked at."""
-    metadata_at: int = 0
-    """Before which of these the values of metadata are, if there are any."""
+    """Returns the own values that are known, texts first. None: each value has to be looked at."""
+    texts: int = 0
+    """How many of them are texts."""
     pieces: list[bytes] = field(default_factory=list)
-    """A line, in which each second piece is a value."""
+    """A line, in which each second piece is a value, beginning with the first one."""
     plan: MetricsPlan | None = None
     """To which series of metrics such requests are added, once that is known."""
 
@@ -48,61 +57,76 @@ class RequestLines:
 
     def __init__(self) -> None:
         self._forms: dict[Values, LineForm] = {}
+        self._last_kind: Values = ()
+        self._last_form = LineForm(b"")
         self._second, self._time = b"", b""
 
-    def encode(self, event: str, request_id: str, record: RequestRecord, ended_at: float, duration_s: float) -> bytes:
-        """Return the line of a request that has ended: its record is complete."""
-        line, values = self.draft(self.form_of(event, record), event, request_id, record, ended_at, duration_s)
-        return line if is_fit(values) else self.encode_whole(event, request_id, record, ended_at, duration_s)
-
-    def form_of(self, event: str, record: RequestRecord, template: str | None = None) -> LineForm:
-        """Return the form of a request's line. Requests of one form are added to the same metrics.
-
-        `template` is that of its path.
-        """
+    def form_of(self, request: FinishedRequest) -> LineForm:
+        """Return the form of a request's line. Requests of one form are added to the same metrics."""
+        event, _, record, template, _, _, _, _ = request
         kind = event, template, kind_of(record)
+        if kind == self._last_kind:  # most are like the one before
+            return self._last_form
         try:
             form = self._forms.get(kind)
         except TypeError:  # a value of the upstream's that is no scalar
             return LineForm(_end_of(event, record)[0])
-        return form or self._make_form(kind, event, record)
+        self._last_form = form or self._make_form(kind, event, record)
+        self._last_kind = kind
+        return self._last_form
 
-    def draft(
-        self, form: LineForm, event: str, request_id: str, record: RequestRecord, ended_at: float, duration_s: float
-    ) -> tuple[bytes, bytes]:
-        """Return a line and the values in it that are not common ones: it is the line if `is_fit` says so of these.
+    def encode(self, requests: Sequence[FinishedRequest], forms: Sequence[LineForm]) -> bytes:
+        """Return the lines of requests, each of which has one of the forms, with line ends between them.
 
-        They are encoded together, and put between names: so a text with a comma has to be looked at.
+        They are encoded together. If one of them does not fit, each half is; each value of that one is looked at.
         """
-        if form.read is not None:
-            own = form.read(record)
-            if record.metadata is not None:
-                own = (*own[: form.metadata_at], *record.metadata.values(), *own[form.metadata_at :])
-            try:
-                values = orjson.dumps((ended_at, request_id, round(duration_s * 1e5) / 100, *own))[1:-1]
-            except orjson.JSONEncodeError:  # half of a surrogate pair, a number of more than 64 bits
-                return self.encode_whole(event, request_id, record, ended_at, duration_s), b""
-            found, pieces = values.split(b","), form.pieces.copy()
-            others = len(request_id) + len(pieces)  # what a longer text would leave: a byte and a comma for each value
-            is_short = len(values) <= LONGEST_CHARS + others or max(map(len, found)) <= LONGEST_CHARS
-            if is_short and len(pieces) == 2 * len(found) + 1:
-                found[0] = self._time_of(found[0])
-                pieces[1::2] = found
-                return b"".join(pieces), values
-        return self.encode_whole(event, request_id, record, ended_at, duration_s), b""
+        lines = self._encode_together(requests, forms)
+        if lines is not None:
+            return lines
+        if len(requests) == 1:
+            return self._encode_whole(requests[0])
+        half = len(requests) // 2
+        return self.encode(requests[:half], forms[:half]) + b"\n" + self.encode(requests[half:], forms[half:])
 
-    def encode_whole(
-        self, event: str, request_id: str, record: RequestRecord, ended_at: float, duration_s: float
-    ) -> bytes:
+    def _encode_together(self, requests: Sequence[FinishedRequest], forms: Sequence[LineForm]) -> bytes | None:
+        """Return the lines; None if one has a value that has to be looked at.
+
+        All values are encoded at once, and put between names.
+        """
+        values, texts, pieces, starts = list[Any](), list[str](), list[bytes](), list[int]()
+        for (_, request_id, record, _, ended_at, duration_s, _, _), form in zip(requests, forms, strict=True):
+            if form.read is None:
+                return None
+            own = form.read(record)
+            texts += own[: form.texts]
+            starts.append(len(values))
+            values += ended_at, request_id, _in_ms(duration_s)
+            values += own
+            pieces += form.pieces
+        if not _are_fit(texts):
+            return None
+        try:
+            encoded = orjson.dumps(values, option=orjson.OPT_INDENT_2)[4:-2]
+        except orjson.JSONEncodeError:  # half of a surrogate pair, a number of more than 64 bits
+            return None
+        if b"\\" in encoded:  # a text with an escape
+            return None
+        found = encoded.split(SEPARATOR)
+        for start in starts:
+            found[start] = START + self._time_of(found[start])
+        pieces[::2] = found
+        return b"".join(pieces)[1:]
+
+    def _encode_whole(self, request: FinishedRequest) -> bytes:
         """Return a line, each value of which is looked at."""
+        event, request_id, record, _, ended_at, duration_s, _, _ = request
         own: dict[str, Any] = {}
         if not add_known(own, OWN, _own_of(record)):
             own = fit_for_log(own)
-        duration_ms = round(duration_s * 1e5) / 100
         own = {
             "timestamp": f"{self._time_of(str(ended_at).encode()).decode()}+00:00",
             "request_id": request_id,
-            "duration_ms": duration_ms,
+            "duration_ms": _in_ms(duration_s),
             **own,
         }
         return b"%b,%b" % (orjson.dumps(own)[:-1], _end_of(event, record)[0])
@@ -126,11 +150,12 @@ class RequestLines:
         return self._time + fraction[:6].ljust(6, b"0")
 
 
-def is_fit(values: bytes) -> bool:
-    """Whether values that are JSON can be logged as they are: printable, without keys, nothing that is escaped."""
-    text = values.decode()
-    is_plain = "\x7f" not in text if text.isascii() else text.isprintable()
-    return is_plain and "\\" not in text and not has_key(text)
+def _are_fit(texts: Sequence[str]) -> bool:
+    """Whether texts without escapes can be logged as they are: short, printable, without keys."""
+    if max(map(len, texts), default=0) > LONGEST_CHARS:
+        return False
+    text = " ".join(texts)
+    return ("\x7f" not in text if text.isascii() else text.isprintable()) and not has_key(text)
 
 
 def kind_of(record: RequestRecord) -> Values:
@@ -173,16 +198,20 @@ def _form(end: bytes, record: RequestRecord) -> LineForm:
     known = [(name, value) for name, value in zip(OWN, _own_of(record), strict=True) if value is not None]
     if not all(type(value) in SCALARS or name == "metadata" for name, value in known):
         return LineForm(end)
-    names = [name for name, _ in known if name != "metadata"]
-    metadata_at = sum(OWN.index(name) < OWN.index("metadata") for name in names)
+    texts = [name for name, value in known if type(value) is str]
+    numbers = [name for name, value in known if type(value) in NUMBERS]
     metadata = [f"metadata.{name}" for name in record.metadata or ()]
-    shown = ["request_id", "duration_ms", *names[:metadata_at], *metadata, *names[metadata_at:]]
-    pieces = [b'{"timestamp":"', b"", b'+00:00",']
-    for name in shown:
-        pieces[-1] += b"%b:" % orjson.dumps(name)
-        pieces += [b"", b","]
-    pieces[-1] += end
-    return LineForm(end, _reader(names), metadata_at, pieces)
+    pieces = [b"", b'+00:00"']
+    for name in ("request_id", "duration_ms", *metadata, *texts, *numbers):
+        pieces[-1] += b",%b:" % orjson.dumps(name)
+        pieces += [b"", b""]
+    pieces[-1] = b"," + end
+    read = _reader([*texts, *numbers])
+    if not metadata:
+        return LineForm(end, read, len(texts), pieces)
+    return LineForm(
+        end, lambda found: (*(found.metadata or {}).values(), *read(found)), len(metadata) + len(texts), pieces
+    )
 
 
 def _reader(names: Sequence[str]) -> Callable[[RequestRecord], Values]:
@@ -193,3 +222,8 @@ def _reader(names: Sequence[str]) -> Callable[[RequestRecord], Values]:
         return lambda _: ()
     only = attrgetter(names[0])
     return lambda record: (only(record),)
+
+
+def _in_ms(seconds: float) -> float:
+    """Return a duration in steps of 0.01 ms."""
+    return round(seconds * 1e5) / 100

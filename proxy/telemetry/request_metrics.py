@@ -1,10 +1,9 @@
-"""Adds each finished request to the metrics: one call for a request, from its record."""
+"""Adds finished requests to the metrics, many at a time, from their records."""
 
 from collections import Counter as Count
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any
 
 from proxy.telemetry import metrics
 from proxy.telemetry.http_methods import SOCKET, known_method
@@ -21,6 +20,7 @@ LOOKED_UP = FROM_CACHE | {"miss", "refresh"}
 LARGEST_COUNT = 2**53
 
 Steps = Sequence[tuple[str, float]]
+_inference_of: Callable[[RequestRecord], float] = attrgetter("inference_s")
 
 
 @dataclass(slots=True)
@@ -33,28 +33,14 @@ class MetricsPlan:
     http: Buckets | None = None
     counted: list[Cell] = field(default_factory=list)
     summed: list[tuple[str, Cell]] = field(default_factory=list)
-    """Fields of the record that are added to a counter, read at once by `read` ..."""
-    read: Callable[[RequestRecord], tuple[Any, ...]] = attrgetter("status", "code")
+    """Fields of the record that are added to a counter ..."""
     inference: Buckets | None = None
     first_chunk: Buckets | None = None
     per_token: Buckets | None = None
     lookup: Buckets | None = None
     """... and durations that are added to histograms."""
-    rows: list[tuple[float, float | None, tuple[Any, ...]]] = field(default_factory=list)
-    """Of requests that are not added yet: their duration, that of their inference, and the fields of `summed`."""
-
-    def flush(self) -> None:
-        """Add the rows."""
-        durations, inferences, counts = zip(*self.rows, strict=True)
-        self.rows.clear()
-        if self.http is not None:
-            self.http.add_all(durations)
-        if self.inference is not None:
-            self.inference.add_all(inferences)
-        for cell in self.counted:
-            cell.value += len(durations)
-        for (_, cell), column in zip(self.summed, zip(*counts, strict=True), strict=False):
-            cell.value += _sum(column)
+    has_more: bool = False
+    """Whether there is something to be added that most requests have not: retries, a wait for a place, repairs."""
 
 
 class RequestMetrics:
@@ -79,28 +65,30 @@ class RequestMetrics:
         self._retries, self._queue = counter(metrics.RETRIES), histogram(metrics.QUEUE_DURATION)
         self._repairs = counter(metrics.REPAIRS)
         self._models, self._codes = Names(), Names()
-        self._unflushed: list[MetricsPlan] = []
         instruments.observe("requests", self._read_active)
 
     def record(self, record: RequestRecord, seconds: float, steps: Steps, template: str | None = None) -> None:
         """Add a finished request. `template` is that of its path, `steps` are the durations of its steps."""
-        self.add(self.plan(record, template), record, seconds, steps)
-        self.flush()
+        self.add(self.plan(record, template), [record], [seconds], [steps])
 
-    def flush(self) -> None:
-        """Add what is not added yet: what `add` was called for since the last time."""
-        while self._unflushed:
-            self._unflushed.pop().flush()
-
-    def add(self, plan: MetricsPlan, record: RequestRecord, seconds: float, steps: Steps) -> None:
-        """Add a finished request, for which this is the plan, with the next `flush`."""
-        if not plan.rows:
-            self._unflushed.append(plan)
-        plan.rows.append((seconds, record.inference_s, plan.read(record)))
-        if record.attempts is not None or record.repairs is not None or record.queue_s is not None:
-            self._add_rare(record, record.backend or "")
+    def add(
+        self, plan: MetricsPlan, records: Sequence[RequestRecord], durations_s: Sequence[float], steps: Sequence[Steps]
+    ) -> None:  # fmt: skip
+        """Add finished requests, for which this is the plan."""
+        if plan.http is not None:
+            plan.http.add_all(durations_s)
+        if plan.inference is not None:
+            plan.inference.add_all(map(_inference_of, records))
+        for cell in plan.counted:
+            cell.value += len(records)
+        for name, cell in plan.summed:
+            cell.value += _sum([*map(attrgetter(name), records)])
+        if plan.has_more:
+            for record in records:
+                self._add_rare(record, record.backend or "")
         if plan.first_chunk is not None or plan.lookup is not None:
-            self._add_durations(plan, record, steps)
+            for record, of_record in zip(records, steps, strict=True):
+                self._add_durations(plan, record, of_record)
 
     def _add_rare(self, record: RequestRecord, target: str) -> None:
         """Add what most requests have not."""
@@ -138,7 +126,7 @@ class RequestMetrics:
         """Return where requests like this one are added."""
         plan = self._series(record, template)
         plan.summed = [each for each in plan.summed if type(getattr(record, each[0])) in (int, float)]
-        plan.read = attrgetter(*(name for name, _ in plan.summed), "status", "code")  # two more: it returns a tuple
+        plan.has_more = any(value is not None for value in (record.attempts, record.repairs, record.queue_s))
         return plan
 
     def _series(self, record: RequestRecord, template: str | None) -> MetricsPlan:

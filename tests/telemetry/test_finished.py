@@ -129,7 +129,7 @@ async def test_one_that_cannot_be_written_takes_no_other_with_it(logged: Lines):
 async def test_lines_of_both_kinds_say_the_same_and_what_is_listed_is_bounded(logged: Lines, is_json: bool):
     """A large value of an upstream is not kept."""
     lines: list[bytes] = []
-    requests = FinishedRequests(lines.extend if is_json else None)
+    requests = FinishedRequests(lines.append if is_json else None)
     requests.metrics = RequestMetrics(Instruments())
     requests.metrics.recent = RecentRequests(maxlen=9)
     trace = Trace()

@@ -15,7 +15,7 @@ from proxy.telemetry.recent import (
     RecentRequests,
 )
 from proxy.telemetry.record import RequestRecord
-from proxy.telemetry.request_line import RequestLines
+from proxy.telemetry.request_line import FinishedRequest, RequestLines
 
 STEPS = 10
 
@@ -27,8 +27,8 @@ def recent(*records: RequestRecord, decision: str = "") -> RecentRequests:
         history = CallHistory()
         if decision:
             history.add_decision(MadeDecision("p", "reported", decision, None))
-        line = lines.encode("request.finished", f"req_{number}", record, float(number), 1.0)
-        requests.add([(line, float(number), 1.0, [], history)])
+        request = ("request.finished", f"req_{number}", record, None, float(number), 1.0, [], history)
+        requests.add(lines.encode([request], [lines.form_of(request)]), [request[4:]])
     return requests
 
 
@@ -81,15 +81,16 @@ async def test_of_those_that_came_together_as_many_are_shown_as_are_kept(maxlen:
     """They are kept together; each is shown with all that happened, even with half of a surrogate pair in it."""
     requests, lines = RecentRequests(maxlen=maxlen), RequestLines()
     for first in range(0, 12, 3):
-        batch = []
+        batch = list[FinishedRequest]()
         for number in range(first, first + 3):
             history = CallHistory()
             history.add_attempt(f"target {number}", 0.5, 0.25, None, "upstream_timeout")
             history.content = {"input": "\udc80"} if number == 10 else {}
             history.add_decision(MadeDecision("p", "reported", "p.x", "input[1]"))
-            line = lines.encode("request.finished", f"req_{number}", RequestRecord(model="m"), 1.5, 1.0)
-            batch.append((line, float(number), 1.0, [("parse", 0.125)], history))
-        requests.add(batch)
+            steps = [("parse", 0.125)]
+            record = RequestRecord(model="m")
+            batch.append(("request.finished", f"req_{number}", record, None, float(number), 1.0, steps, history))
+        requests.add(lines.encode(batch, [*map(lines.form_of, batch)]), [request[4:] for request in batch])
     found: list[RecentRequest] = []
     await requests.search(found.append, "m")
 

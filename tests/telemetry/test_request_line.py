@@ -9,14 +9,22 @@ import pytest
 
 from proxy.telemetry import request_line
 from proxy.telemetry.record import LONGEST_CHARS, RECORDED, RequestRecord
-from proxy.telemetry.request_line import COMMON, OWN, RequestLines, kind_of
+from proxy.telemetry.request_line import COMMON, OWN, FinishedRequest, RequestLines, kind_of
 
 ENDED_AT = 1_796_000_000.5
 
 
+def request_of(record: RequestRecord, event: str = "request.finished", number: int = 1) -> FinishedRequest:
+    return event, f"req_{number}", record, None, ENDED_AT, 0.123456, (), None
+
+
+def encode(lines: RequestLines, *requests: FinishedRequest) -> bytes:
+    return lines.encode(requests, [*map(lines.form_of, requests)])
+
+
 def line_of(lines: RequestLines, record: RequestRecord, event: str = "request.finished") -> dict[str, Any]:
     """Return the fields of a line, in which each has one value."""
-    line = lines.encode(event, "req_1", record, ENDED_AT, 0.123456)
+    line = encode(lines, request_of(record, event))
     pairs: list[tuple[str, Any]] = [*orjson.loads(line).items()]
 
     assert all(line.count(b'"%b":' % name.encode()) == 1 for name, _ in pairs)
@@ -62,6 +70,19 @@ def test_a_line_has_the_fields_of_the_record():
             known = expected(record, event)
 
             assert line_of(lines, record, event) == known
+
+
+@pytest.mark.parametrize("others", [[], RECORDS[:5], RECORDS[5:]])
+def test_lines_that_are_encoded_together_are_those_of_each(others: list[RequestRecord]):
+    """In their order, whatever the others are; a text with a comma or a line end in it is one value."""
+    texts = [RequestRecord(response_id="a,b", path="/x"), RequestRecord(tags="a=b,\n  c=d"), RequestRecord()]
+    records = [*others, *texts, *others, *texts[::-1]]
+    requests = [request_of(record, number=number) for number, record in enumerate(records)]
+    found = encode(RequestLines(), *requests).split(b"\n")
+
+    assert [orjson.loads(line) for line in found] == [
+        {**expected(record), "request_id": f"req_{number}"} for number, record in enumerate(records)
+    ]
 
 
 def test_a_key_is_in_no_line():

@@ -8,6 +8,7 @@ from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TYPE
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from proxy.config.process_tables import ServerTable
+from proxy.http.received_body import ReceivedBody
 from proxy.http.request import Request
 from proxy.wire.compression import CODINGS, MAX_RATIO, decompressor_for, exceeds_ratio
 from proxy.wire.errors import RequestError
@@ -53,22 +54,23 @@ def read_now(request: Request, server: ServerTable, memory: MemoryLease) -> byte
 
 
 def _take_received(content: StreamReader, server: ServerTable, memory: MemoryLease) -> bytes:
-    """Return a body that has arrived; if that is one piece, without the calls that flow control needs.
-
-    Raises RequestError for one that is too large, Unavailable.
-    """
-    size, body = content.total_bytes, b""
-    if size and content.exception() is None:  # else it may have no buffer
-        chunks = content._buffer  # noqa: SLF001
-        if len(chunks) == 1 and size == len(chunks[0]):
-            body = chunks.popleft()
-    if not body:
-        body = content.read_nowait()
-        size = len(body)
+    """Return a body that has arrived. Raises RequestError for one that is too large, Unavailable."""
+    body = content.read_nowait() if type(content) is ReceivedBody else _join_received(content)
+    size = len(body)
     if size > server.max_body_bytes:
         raise body_too_large(server)
     memory.grow(size)
     return body
+
+
+def _join_received(content: StreamReader) -> bytes:
+    """Return a body that has arrived; if that is one piece, without the calls that flow control needs."""
+    size = content.total_bytes
+    if size and content.exception() is None:  # else it may have no buffer
+        chunks = content._buffer  # noqa: SLF001
+        if len(chunks) == 1 and size == len(chunks[0]):
+            return chunks.popleft()
+    return content.read_nowait()
 
 
 async def continue_if_expected(request: web.BaseRequest) -> None:

@@ -11,7 +11,7 @@ from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
 
-from proxy.http.pacing import PacedConnection
+from proxy.http.repeated_heads import RepeatedHeads
 from proxy.wire.errors import RequestError
 from proxy.workers import LARGE_READ_BYTES
 
@@ -21,7 +21,7 @@ TOO_LARGE = 431
 """Source: https://www.rfc-editor.org/rfc/rfc6585#section-5."""
 
 
-class BoundedHeads(PacedConnection):
+class BoundedHeads(RepeatedHeads):
     """A connection that is closed if a head takes too long, and answers one that is too large with 431."""
 
     __slots__ = ("_head_began", "_head_bytes", "_head_check", "_head_timeout_s", "_max_head_bytes", "_next_request")
@@ -45,7 +45,7 @@ class BoundedHeads(PacedConnection):
     def data_received(self, data: bytes) -> None:
         complete, size_bytes = self._request_count, self._head_bytes + len(data)
         is_ahead = self._request_in_progress and self._is_before_next
-        web.RequestHandler.data_received(self, data)  # for each read: `super` takes longer
+        self.receive(data)
         if len(data) >= LARGE_READ_BYTES:
             self.note_read(len(data))
         if self._messages and type(refused := self._messages[-1][0]) is _ErrInfo:

@@ -5,8 +5,11 @@ from functools import partial
 
 from proxy.context import Context
 from proxy.wire.errors import BackendError, Unavailable
-from proxy.wire.event import Batch, Run
+from proxy.wire.event import TERMINALS, Batch, Run, ends_with_output
 from proxy.wire.passage import Outlet, Passage, forward_runs
+
+RESPONSE_EVENTS = TERMINALS | {"response.created", "error"}
+"""The events that are kept of a batch whose last event has the items of the response."""
 
 
 def add_to_transcript(batch: Batch, context: Context) -> None:
@@ -15,6 +18,9 @@ def add_to_transcript(batch: Batch, context: Context) -> None:
     Raises BackendError or Unavailable before anything is added, if there is no room for the batch.
     """
     transcript, memory = context.transcript, context.memory
+    is_end = ends_with_output(batch) and not transcript.keeps_frames
+    if is_end:
+        batch = [unit for unit in batch if unit.type in RESPONSE_EVENTS]
     before, size = transcript.kept_bytes, transcript.size_of(batch)
     if size == before == 0:  # nothing of it is kept
         transcript.see(batch)
@@ -29,6 +35,8 @@ def add_to_transcript(batch: Batch, context: Context) -> None:
         memory.grow(transcript.kept_bytes - before)  # the cache keeps nothing of this reply: it never fails a call
         before, size = transcript.kept_bytes, transcript.size_of(batch)
         memory.grow(size)
+    if is_end:
+        transcript.drop_items()
     transcript.see(batch)
     if difference := transcript.kept_bytes - before - size:
         memory.grow(difference)

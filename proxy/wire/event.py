@@ -277,6 +277,12 @@ def has_terminal(batch: Batch) -> bool:
     return not TERMINALS.isdisjoint(map(type_of, batch))
 
 
+def ends_with_output(batch: Batch) -> bool:
+    """Whether a stream ends with a batch, and its last event has the items of the response."""
+    last = batch[-1] if batch else None
+    return isinstance(last, Event) and last.type in TERMINALS and bool(last.response.get("output"))
+
+
 def terminal_type(status: object) -> str:
     """The type of the event that carries a response of this status."""
     kind = f"response.{status}"

@@ -95,6 +95,11 @@ class Transcript:
         if self._clock is not None and len(self._marks) < MAX_MARKS:
             self._marks.append((self._clock(), self._log_bytes))
 
+    def drop_items(self) -> None:
+        """Drop what is kept of items, finished and open: the last event has all of them."""
+        self._log, self._loose, self._open, self._items = [], [], {}, {}
+        self._log_bytes = self._room_bytes = self._item_bytes = 0
+
     def _clear_log(self) -> None:
         self._numbered = self._last_numbered(JOINED_RUNS)  # not in all of it: a long stream may have no numbers
         self._log.clear()
@@ -223,8 +228,9 @@ class Transcript:
 
     @property
     def items(self) -> list[Any]:
-        """The finished items, in the order of their output_index."""
-        return in_order(self._items)
+        """The finished items, in the order of their output_index; those of the last event if only that was kept."""
+        output = None if self._items or self.terminal is None else self.terminal.response.get("output")
+        return output if isinstance(output, list) else in_order(self._items)
 
     @property
     def lacks_output(self) -> bool:
@@ -248,12 +254,6 @@ class Transcript:
             items.update({(index, None): item for index, item in unfinished})
             self._output = in_order(items)
         return self._output
-
-    @property
-    def usage(self) -> Mapping[str, Any]:
-        """The token counts of the final response; empty when there are none."""
-        usage = self.terminal.response.get("usage") if self.terminal is not None else None
-        return usage if isinstance(usage, dict) else {}
 
     @property
     def next_number(self) -> int:

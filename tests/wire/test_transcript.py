@@ -142,15 +142,6 @@ def test_the_output_of_the_final_response_is_kept_as_sent():
     assert transcript_of([completed(output=[])]).response == {"output": []}
 
 
-@pytest.mark.parametrize(
-    ("usage", "expected"), [({"input_tokens": 5}, {"input_tokens": 5}), (None, {}), ([1], {}), ("x", {})]
-)
-def test_usage_is_an_object(usage: object, expected: JSON):
-    """Null and other types count as no usage."""
-    assert transcript_of([completed(usage=usage)]).usage == expected
-    assert Transcript().usage == {}
-
-
 @pytest.mark.parametrize("cut", range(1, len(CANONICAL)))
 def test_the_next_number_follows_the_last_event(cut: int):
     """The same whether the frames came one by one or in one read."""
@@ -605,4 +596,3 @@ def test_no_event_breaks_the_transcript(events: list[tuple[str, JSON]]):
     assert isinstance(transcript.next_number, int)
     assert all(item["status"] == "incomplete" for _, item in transcript.cut_open_items())
     assert isinstance(transcript.items, list)
-    assert isinstance(transcript.usage, dict)

@@ -39,19 +39,24 @@ class Keeper:
         self._frame_clock = time.monotonic if settings.pace == "recorded" else None
 
     def keep(self, slot: CacheSlot, reply: Reply, call: Call, context: Context) -> None:
-        """Keep a reply in its slot once it is complete. What was found in the cache is kept already."""
+        """Keep a reply in its slot once it is complete, if it is within the size limit.
+
+        What was found in the cache is kept already.
+        """
         if slot.place is None or reply.status != 200 or (slot.is_collapsed and slot.keeping is None):
             return
         if context.get(FALLBACK) is not None:  # another model's answer, which the next caller need not be given
             return
         if reply.batches is not None:
             context.transcript.keep_frames(self._max_bytes, self._frame_clock)
+        elif len(reply.body or b"") > self._max_bytes:
+            return
         context.on_reply(partial(self._keep_complete, slot.place, slot.keeping, call, reply))
 
     async def _keep_complete(
         self, place: Place, keeping: Keeping | None, call: Call, reply: Reply, context: Context, transcript: Transcript
     ) -> None:  # fmt: skip
-        """Keep a reply that is complete, is as the backend sent it, and is within the size limit."""
+        """Keep a reply that is complete, and is as the backend sent it."""
         terminal = transcript.terminal
         if terminal is None or terminal.type != "response.completed":
             return
@@ -61,7 +66,7 @@ class Keeper:
         if reason_not_to_keep(response) or context.get(NOT_KEPT):  # its id cannot be retrieved
             return
         frames = transcript.frames() if reply.batches is not None else b""
-        if frames is None or len(reply.body or b"") > self._max_bytes:
+        if frames is None:  # they are beyond the size limit
             return
         if keeping is None:
             await self._write(place, call, reply, response, frames, context)

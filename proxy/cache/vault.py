@@ -95,18 +95,22 @@ class Vault:
     async def read(self, place: Place) -> Entry | None:
         """Return the entry at a place, if there is one that can be read. Raises StoreError."""
         changes = 0 if self._tier is None else self._tier.changes
-        partition, rings, names = place.partition, self._rings, list[str]()
+        partition = place.partition
+        names: list[str] = []
         for number, key in enumerate(place.keys):
-            names += (ENTRIES + key, rings[number].generation_of(partition))
+            names += (ENTRIES + key, self._rings[number].generation_of(partition))
         values = await self._store.get_many(names)
         newest = _generation(values[1])
         place.generation, place.is_read = newest, True
         if self._known.get(partition) != newest:
             self._know(partition, newest)
-        for number, key in enumerate(place.keys):
-            value, generation = values[2 * number], values[2 * number + 1]
+        return self._open_first(values, place, changes) if any(values[::2]) else None
+
+    def _open_first(self, values: Sequence[bytes | None], place: Place, changes: int) -> Entry | None:
+        """Return the first entry that can be opened; `values` are those of its keys, each with the generation there."""
+        for ring, key, value, generation in zip(self._rings, place.keys, values[::2], values[1::2], strict=True):
             if value is not None and generation is not None:
-                entry = self._open(rings[number], key, place, StoredAs(value, generation), changes)
+                entry = self._open(ring, key, place, StoredAs(value, generation), changes)
                 if entry is not None:
                     return entry
         return None

@@ -33,13 +33,11 @@ class Answer(web.StreamResponse):
 
     __slots__ = (
         "_connection", "_fields", "_has_body", "_is_chunked", "_is_in_frame", "_request", "_unpaced_bytes",
-        "_unsent_head", "keep_alive", "status", "written_at",
+        "_unsent_head", "checked_bytes", "keep_alive", "silent_checks", "status",
     )  # fmt: skip
 
     keep_alive: bool | None  # attributes and no properties
     status: int
-    written_at: float
-    """When something of a stream was written last, on the monotonic clock."""
 
     def __init__(self, request: Request, status: int, headers: Mapping[str, str]) -> None:
         """aiohttp's own constructor is left out: it prepares headers, cookies and codings, none of which is used."""
@@ -72,7 +70,7 @@ class Answer(web.StreamResponse):
         """Prepare the head of a stream; it is sent with the first write."""
         self._is_chunked = self._request.version >= (1, 1)
         self._is_in_frame = False  # whether a part of a frame was written, and the rest was not
-        self.written_at = 0.0
+        self.checked_bytes, self.silent_checks = -1, 0  # for heartbeats
         self.keep_alive = self._request.keep_alive and (self._is_chunked or not self._has_body)
         framing = ("Transfer-Encoding", "chunked") if self._is_chunked and self._has_body else ()
         self._unsent_head = self._encode_head(*framing)
@@ -106,7 +104,6 @@ class Answer(web.StreamResponse):
         transport.write(data)
         self._request.sent_bytes += size
         self._unpaced_bytes = unpaced_bytes
-        self.written_at = time.monotonic()
         return True
 
     async def wait_turn(self) -> None:
@@ -142,6 +139,11 @@ class Answer(web.StreamResponse):
             return
         if transport is not None and not transport.is_closing() and not connection.writing_paused:
             self._put_now(self._frame((data,), len(data)))
+
+    @property
+    def sent_bytes(self) -> int:
+        """How much of the answer was written, in bytes."""
+        return self._request.sent_bytes
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """aiohttp calls this when all is written."""
@@ -186,7 +188,6 @@ class Answer(web.StreamResponse):
         """Write a part of something long; return whether `wait_turn` has to follow. Raises ConnectionError."""
         self._put(data)
         self._unpaced_bytes += len(data)
-        self.written_at = time.monotonic()
         return self._unpaced_bytes >= PIECE_BYTES or self._connection.writing_paused
 
     def _put(self, data: bytes) -> None:

@@ -27,7 +27,7 @@ class EarlyStream:
     A crash in the block ends the connection: a regular end would look complete.
     """
 
-    __slots__ = ("_answer", "_common_headers", "_heartbeats", "_is_taken", "_request", "written_at")
+    __slots__ = ("_answer", "_common_headers", "_heartbeats", "_is_taken", "_request", "checked_bytes", "silent_checks")
 
     def __init__(
         self, request: Request, common_headers: Callable[[], Mapping[str, str]], heartbeats: Heartbeats
@@ -37,8 +37,7 @@ class EarlyStream:
         self._heartbeats = heartbeats
         self._answer: Answer | None = None
         self._is_taken = False
-        self.written_at = time.monotonic()
-        """When it began to wait, or when something was written last, on the monotonic clock."""
+        self.checked_bytes, self.silent_checks = -1, 0  # for heartbeats
 
     def write_between(self, data: bytes) -> None:
         """Write a comment, after the head if it is the first one."""
@@ -48,7 +47,11 @@ class EarlyStream:
             self._answer = Answer(self._request, 200, {**STREAM_HEADERS, **self._common_headers()})
             self._answer.begin_stream()
         self._answer.write_between(data)
-        self.written_at = time.monotonic()
+
+    @property
+    def sent_bytes(self) -> int:
+        """How much of the stream was written, in bytes."""
+        return self._request.sent_bytes
 
     def take(self) -> Answer | None:
         """Write no more comments; return the answer if its head was written."""

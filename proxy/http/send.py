@@ -1,7 +1,6 @@
 """Reply -> HTTP, as server-sent events."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Protocol
 
@@ -15,6 +14,8 @@ from proxy.wire.passage import forward_runs
 
 SENTINEL = b"data: [DONE]\n\n"
 COMMENT = b": keep-alive\n\n"
+CHECKS = 4
+"""How often a stream is checked in the interval after which it counts as silent."""
 STREAM_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
@@ -26,8 +27,14 @@ BODY_HEADERS = {"Content-Type": "application/json", "Cache-Control": "no-store"}
 class Silent(Protocol):
     """A stream into which comments are written while it is silent."""
 
-    written_at: float
-    """When something was written last, on the monotonic clock."""
+    checked_bytes: int
+    """How much of it was written when it was checked last, in bytes; -1 before that."""
+    silent_checks: int
+    """How often it was checked since something was written."""
+
+    @property
+    def sent_bytes(self) -> int:
+        """How much of it was written, in bytes."""
 
     def write_between(self, data: bytes) -> None:
         """Write something between two frames."""
@@ -99,9 +106,10 @@ async def _write_batch(answer: Answer, batch: Batch) -> bool:
 
 
 class Heartbeats:
-    """Writes a comment into each stream that has been silent for an interval, checked four times in each.
+    """Writes a comment into each stream that has been silent for an interval, checked CHECKS times in each.
 
-    No frame is interrupted. One timer serves all streams.
+    No frame is interrupted. One timer serves all streams, and how much they have sent shows which are silent: nothing
+    has to be noted for each write.
     """
 
     def __init__(self, interval_s: float) -> None:
@@ -119,13 +127,16 @@ class Heartbeats:
         self._streams.pop(id(stream), None)
 
     def _schedule(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._interval_s / 4, self._check)
+        self._timer = asyncio.get_running_loop().call_later(self._interval_s / CHECKS, self._check)
 
     def _check(self) -> None:
         self._timer = None
-        silent_since = time.monotonic() - self._interval_s
         for stream in self._streams.values():
-            if stream.written_at <= silent_since:
-                stream.write_between(COMMENT)
+            if stream.sent_bytes == stream.checked_bytes:
+                stream.silent_checks += 1
+                if stream.silent_checks >= CHECKS:
+                    stream.write_between(COMMENT)
+            if stream.sent_bytes != stream.checked_bytes:
+                stream.checked_bytes, stream.silent_checks = stream.sent_bytes, 0
         if self._streams:
             self._schedule()

@@ -8,6 +8,7 @@ from openai import APIError, APIStatusError, BadRequestError
 
 from proxy.http.answer import Answer
 from proxy.http.pieces import PIECE_BYTES
+from proxy.http.send import CHECKS, Heartbeats
 from tests.conftest import tables_for
 from tests.raw import ask, events, no_tasks_left, post, until, wire  # noqa: F401
 from tests.sdk import connect_sdk
@@ -56,6 +57,48 @@ async def test_a_silent_stream_is_kept_alive_with_comments(heartbeat_gateway: st
 
     assert body.replace(COMMENT, b"") == CANONICAL
     assert (before, after.replace(COMMENT, b"")) == (before_pause, then)
+
+
+class Stream:
+    """A stream that counts the comments in it."""
+
+    def __init__(self) -> None:
+        self.sent_bytes = self.silent_checks = self.comments = 0
+        self.checked_bytes = -1
+        self.is_full = False
+
+    def write_between(self, data: bytes) -> None:
+        if not self.is_full:
+            self.sent_bytes += len(data)
+            self.comments += 1
+
+
+async def test_only_a_stream_that_was_silent_for_an_interval_gets_a_comment():
+    """What is written between two checks starts the interval again, and so does a comment."""
+    heartbeats, silent, busy = Heartbeats(60), Stream(), Stream()
+    heartbeats.add(silent)
+    heartbeats.add(busy)
+    comments = []
+    for _ in range(2 * CHECKS + 1):
+        busy.sent_bytes += 1
+        heartbeats._check()
+        comments.append(silent.comments)
+
+    assert comments == [0] * CHECKS + [1] * CHECKS + [2]
+    assert busy.comments == 0
+
+
+async def test_a_comment_that_could_not_be_written_is_tried_again_at_the_next_check():
+    """A client that reads slowly gets none until it has read; then it has waited for long enough."""
+    heartbeats, stream = Heartbeats(60), Stream()
+    heartbeats.add(stream)
+    stream.is_full = True
+    for _ in range(2 * CHECKS):
+        heartbeats._check()
+    stream.is_full = False
+    heartbeats._check()
+
+    assert stream.comments == 1
 
 
 async def test_the_stream_helper_of_the_sdk_ignores_the_comments(

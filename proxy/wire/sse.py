@@ -23,6 +23,7 @@ LINE_BYTES = 16_384
 """How long the line of a frame's data is almost always, in bytes."""
 MAX_FRAME_BYTES = 33_554_432
 """The longest frame, in bytes: a few images in base64. Copying and searching a longer one would delay other calls."""
+NO_UNITS: Iterator[Event | Run | None] = iter(())
 MAX_CANDIDATES = 256
 """How many frames that may be followed events are looked at before `more` returns, whether they are or not."""
 MAX_FRAME_VALUES = 200_000
@@ -46,7 +47,7 @@ class SSEParser:
         self._followed = followed
         self._max_units = max_units
         self._max_values = max_frame_bytes if max_values is None else max_values  # no text has more values than bytes
-        self._units: Iterator[Event | Run | None] = iter(())  # of the frames that are whole; None: one takes long
+        self._units = NO_UNITS  # of the frames that are whole; None: one takes long
         self.has_more = False
         """Whether there may be units that were not returned yet."""
         self.takes_long = False
@@ -101,7 +102,7 @@ class SSEParser:
             batch.append(unit)
             if len(batch) == self._max_units:
                 return batch
-        self.has_more = False
+        self.has_more, self._units = False, NO_UNITS  # a finished generator still takes the memory of its frame
         return batch
 
     def close(self) -> list[Event | Run]:

@@ -21,7 +21,7 @@ MAX_KEPT_BYTES = 268_435_456
 """How large the kept part of one reply may be, in bytes."""
 FRAME_WORK = 16
 """How many bytes of an item take as much work as one byte of its frames."""
-JOINED_RUNS = 16
+JOINED_RUNS = 8
 """How many runs that came one by one are kept as one, as each takes 90 bytes of memory beside its own."""
 ROOM_BYTES = 1024
 """For how many bytes of forwarded runs memory is reserved ahead, beside that for the one that needs it."""

@@ -24,23 +24,21 @@ TOO_LARGE = 431
 class BoundedHeads(RepeatedHeads):
     """A connection that is closed if a head takes too long, and answers one that is too large with 431."""
 
-    __slots__ = ("_head_began", "_head_bytes", "_head_check", "_head_timeout_s", "_max_head_bytes", "_next_request")
+    __slots__ = ("_expects_heads", "_head_began", "_head_bytes", "_max_head_bytes", "_next_request")
 
-    def __init__(self, manager: web.Server, *, head_timeout_s: float, max_head_bytes: int, **options: Any) -> None:
+    def __init__(self, manager: web.Server, *, max_head_bytes: int, **options: Any) -> None:
         super().__init__(
             manager, max_line_size=max_head_bytes, max_field_size=max_head_bytes, max_headers=MAX_FIELDS, **options
         )
-        self._head_timeout_s = head_timeout_s
         self._max_head_bytes = max_head_bytes
         self._head_began: float | None = None
         self._head_bytes = 0  # how much has arrived of it, at most
-        self._head_check: asyncio.TimerHandle | None = None
+        self._expects_heads = True
         self._next_request: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._head_began = self._loop.time()  # a client that connects is expected to send a request
-        self._check_later()
 
     def data_received(self, data: bytes) -> None:
         complete, size_bytes = self._request_count, self._head_bytes + len(data)
@@ -78,7 +76,7 @@ class BoundedHeads(RepeatedHeads):
     @property
     def _is_before_next(self) -> bool:
         """Whether all of the current request has arrived, so that what follows is the head of the next one."""
-        return self._head_check is not None and self._current_request is not None and self._unfinished_body() is None
+        return self._expects_heads and self._current_request is not None and self._unfinished_body() is None
 
     def _refuse_large_heads(self, *, is_of_next: bool) -> None:
         """Refuse the heads that are complete, but were too large in all: one read may have brought all of it.
@@ -119,13 +117,14 @@ class BoundedHeads(RepeatedHeads):
 
     def stop_head_checks(self) -> None:
         """Expect no more requests: the connection was upgraded."""
-        if self._head_check is not None:
-            self._head_check.cancel()
-            self._head_check = None
+        self._expects_heads = False
+
+    def check_head(self, latest: float) -> None:
+        """Close the connection if the head that is expected now was so at this time already, on the loop's clock."""
+        if self._expects_heads and self._head_began is not None and self._head_began <= latest:
+            self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self._head_check is not None:
-            self._head_check.cancel()
         if self._next_request is not None and not self._next_request.done():
             self._next_request.set_result(None)
         super().connection_lost(exc)
@@ -134,16 +133,6 @@ class BoundedHeads(RepeatedHeads):
         """The body that is still being received, if there is one."""
         current = self._current_request
         return None if current is None or current.content.is_eof() else current.content
-
-    def _check_later(self) -> None:
-        self._head_check = self._loop.call_later(self._head_timeout_s / 4, self._check_head)
-
-    def _check_head(self) -> None:
-        late = self._head_began is not None and self._loop.time() - self._head_began >= self._head_timeout_s
-        if late and self.transport is not None:
-            self.force_close()
-        else:
-            self._check_later()
 
 
 def _size_bytes(message: Any) -> int:

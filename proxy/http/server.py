@@ -58,8 +58,11 @@ class Server(web.Server):
         pace: Pace | None = None,
         yields: bool = False,
     ) -> None:
-        self._timeouts = {"head_timeout_s": head_timeout_s, "write_timeout_s": write_timeout_s}
-        self._limits = {"max_head_bytes": max_head_bytes, "max_body_bytes": max_body_bytes}
+        self._head_timeout_s = head_timeout_s
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._limits = {
+            "max_head_bytes": max_head_bytes, "max_body_bytes": max_body_bytes, "write_timeout_s": write_timeout_s,
+        }  # fmt: skip
         self.admission = Admission(max_connections, yields=yields)
         self._pace = Pace() if pace is None else pace
         self._turns = LoopTurns(PIECES_AT_ONCE)
@@ -74,7 +77,7 @@ class Server(web.Server):
 
     def __call__(self) -> "Connection":
         return Connection(
-            self, pace=self._pace, turns=self._turns, loop=self._loop, **self._limits, **self._timeouts, **self._kwargs,
+            self, pace=self._pace, turns=self._turns, loop=self._loop, **self._limits, **self._kwargs
         )  # fmt: skip
 
     def replace_handler(self, handler: Any) -> None:
@@ -85,10 +88,25 @@ class Server(web.Server):
 
     def admit(self, connection: "Connection", file: int) -> None:
         """Let a new connection be served, refused, or closed at once; `file` is its number."""
+        if self._head_timer is None:
+            self._check_heads_later()
         connections: Any = self._connections
         connection.is_admitted = self.admission.admit(connections, file, self._loop.time())
         if not connection.is_admitted and self.admission.is_overrun(connections, file):
             connection.force_close()
+
+    def _check_heads_later(self) -> None:
+        self._head_timer = self._loop.call_later(self._head_timeout_s / 4, self._check_heads)
+
+    def _check_heads(self) -> None:
+        """Close the connections on which the head of a request takes too long. One timer serves all of them."""
+        self._head_timer = None
+        latest = self._loop.time() - self._head_timeout_s
+        connections: Any = self.connections
+        for connection in connections:
+            connection.check_head(latest)
+        if connections:
+            self._check_heads_later()
 
 
 class Connection(RequestLoop):

@@ -54,6 +54,16 @@ async def test_a_head_without_an_end_is_disconnected_while_others_are_served(sho
         await trickling
 
 
+async def test_heads_are_limited_again_after_a_while_without_connections(short_timeout_gateway: str):
+    """One timer serves all connections, and runs only while there are some."""
+    for _ in range(3):
+        async with wire(short_timeout_gateway) as connection, wire(short_timeout_gateway) as other:
+            await connection.send(b"GET /healthz HTTP/1.1\r\nHost: loc")
+
+            assert (await connection.rest(), await other.rest()) == (b"", b"")
+        await asyncio.sleep(0.15)  # time for a check without connections; the test holds without it, too
+
+
 @pytest.mark.parametrize(
     ("deadline", "requests", "rest"),
     [("head_timeout_s", 0, b""), ("head_timeout_s", 1, b"POST /v1/resp"), ("idle_timeout_s", 1, b"")],

@@ -112,14 +112,19 @@ class Ingress:
         found = self._call_in(raw, exchange, memory, operation, needs_model=needs_model)
         return found if isinstance(found, Call) else await found
 
-    async def _parse_call(
+    def _parse_call(
+        self, raw: bytes, exchange: Exchange, memory: MemoryLease, parse: Callable[..., Call],
+        recent: RecentCalls[Call] | None,
+    ) -> Call | Awaitable[Call]:  # fmt: skip
+        if not self._count_short(raw, exchange, memory):
+            return self._parse_large_call(raw, exchange, memory, parse, recent)
+        return _noted(parse(raw, max_values=self.max_values), raw, exchange, recent)
+
+    async def _parse_large_call(
         self, raw: bytes, exchange: Exchange, memory: MemoryLease, parse: Callable[..., Call],
         recent: RecentCalls[Call] | None,
     ) -> Call:  # fmt: skip
-        call = await self.parse(raw, exchange, memory, parse)
-        if recent is not None:
-            recent.note(exchange.record.team or "", raw, call, exchange.values)
-        return call
+        return _noted(await self._parse_in_thread(raw, exchange, memory, parse), raw, exchange, recent)
 
     async def _receive(self, exchange: Exchange, memory: MemoryLease) -> bytes:
         """Return a body that has not arrived yet, or has to be decompressed. Raises RequestError, Unavailable."""
@@ -133,17 +138,32 @@ class Ingress:
 
         Raises RequestError, and Unavailable if there is no memory left.
         """
-        limit, size = self.max_values, len(raw)
-        is_short = size < LARGE_BYTES
-        counting = None if is_short else self.workers.run(size, parsed_size, raw, limit)
-        values, parsed_bytes = parsed_size(raw, limit) if counting is None else await counting
-        if values <= limit:
+        if self._count_short(raw, exchange, memory):
+            return parse(raw, max_values=self.max_values)
+        return await self._parse_in_thread(raw, exchange, memory, parse)
+
+    def _count_short(self, raw: bytes, exchange: Exchange, memory: MemoryLease) -> bool:
+        """Count the memory of a short body; return whether it can be parsed at once. Raises Unavailable."""
+        if len(raw) >= LARGE_BYTES:
+            return False
+        self._note_size(*parsed_size(raw, self.max_values), exchange, memory)
+        return exchange.values < MANY_VALUES
+
+    async def _parse_in_thread(
+        self, raw: bytes, exchange: Exchange, memory: MemoryLease, parse: Callable[..., T]
+    ) -> T:  # fmt: skip
+        """Return what `parse` makes of a body that is not parsed at once."""
+        size = len(raw)
+        if size >= LARGE_BYTES:
+            self._note_size(*await self.workers.run(size, parsed_size, raw, self.max_values), exchange, memory)
+        parse = partial(parse, max_values=self.max_values)
+        return await self.workers.run_for(exchange.record.caller or "", memory.needed_bytes, parse, raw)
+
+    def _note_size(self, values: int, parsed_bytes: int, exchange: Exchange, memory: MemoryLease) -> None:
+        """Count the memory of a body, unless it has too many values to be parsed. Raises Unavailable."""
+        if values <= self.max_values:
             memory.grow(parsed_bytes)
         exchange.values = values
-        if is_short and values < MANY_VALUES:
-            return parse(raw, max_values=limit)
-        parse = partial(parse, max_values=limit)
-        return await self.workers.run_for(exchange.record.caller or "", memory.needed_bytes, parse, raw)
 
     def context(self, exchange: Exchange, caller: Caller, memory: MemoryLease) -> Context:
         """Return the context in which a request is answered."""
@@ -172,6 +192,13 @@ class Ingress:
             answer = await send_stream(request, reply, reply.batches, common_headers, self.heartbeats, begun)
         exchange.record.status = answer.status
         return answer
+
+
+def _noted(call: Call, raw: bytes, exchange: Exchange, recent: RecentCalls[Call] | None) -> Call:
+    """Return a call that was parsed, and note it for the next time that its body is sent."""
+    if recent is not None:
+        recent.note(exchange.record.team or "", raw, call, exchange.values)
+    return call
 
 
 def _deadline(deadline_s: float, exchange: Exchange) -> float:

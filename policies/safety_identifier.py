@@ -230,6 +230,8 @@ def _is_personal(identifier: str) -> bool:
     """Whether a text looks like personal data, in any width, with or without accents and invisible characters."""
     if len(identifier) > MAX_SEARCHED_CHARS:
         return False
+    if identifier.isascii() and identifier.isprintable():  # as it is after what follows
+        return _PERSONAL.search(identifier) is not None
     # One character may decompose to eighteen, and the time to search grows with the length.
     letters = unicodedata.normalize("NFKD", identifier)[: 2 * MAX_SEARCHED_CHARS]
     visible = "".join(c for c in letters if unicodedata.category(c) not in ("Cf", "Mn", "Cc"))

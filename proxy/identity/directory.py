@@ -4,8 +4,9 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from hmac import compare_digest
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from multidict import istr
 
@@ -45,10 +46,13 @@ class RequestHeaders(Protocol):
     def __contains__(self, key: object) -> bool: ...
 
 
-class Sender(NamedTuple):
-    """A caller, the `Authorization` by which it was identified, in ASCII, and the version of the directory."""
+@dataclass(slots=True)
+class Sender:
+    """A caller, the headers by which it was identified, their key as it was sent, and the version of the directory."""
 
+    headers: RequestHeaders
     authorization: str
+    """The one header that has the key, in ASCII."""
     caller: Caller
     version: object
 
@@ -147,22 +151,24 @@ class Directory:
         """
         if self.is_open:
             return ANONYMOUS
+        last = None if connection is None else connection.sender
+        if last is not None and last.version is not self._version:
+            last = None
+        if last is not None and last.headers is headers:  # a head that repeats the last one
+            return self._note_use(last.caller)
         authorization = headers.getall(AUTHORIZATION, ())
         if API_KEY in headers or X_API_KEY in headers or len(authorization) != 1:
             return self._look_up(headers)
-        sent, last = authorization[0], None if connection is None else connection.sender
+        sent = authorization[0]
         is_ascii = sent.isascii()  # others cannot be compared in a time that says nothing about the one that is known
-        if last is not None and is_ascii and last.version is self._version and compare_digest(last.authorization, sent):
-            caller = last.caller
-        elif (known := self._keyed.get(_digest(sent))) is None:
+        if last is not None and is_ascii and compare_digest(last.authorization, sent):
+            last.headers = headers
+            return self._note_use(last.caller)
+        if (caller := self._keyed.get(_digest(sent))) is None:
             return self._look_up(headers, sent)
-        else:
-            caller = known
-            if connection is not None and is_ascii:
-                connection.sender = Sender(sent, known, self._version)
-        if caller.key_id:
-            self._used.add(caller.key_id)
-        return caller
+        if connection is not None and is_ascii:
+            connection.sender = Sender(headers, sent, caller, self._version)
+        return self._note_use(caller)
 
     def _look_up(self, headers: RequestHeaders, authorization: str | None = None) -> Caller:
         """Return the caller whose key is in these headers, where it is taken apart. Raises as `identify` does.

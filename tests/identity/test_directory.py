@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -177,6 +178,22 @@ def test_a_connection_is_known_by_its_last_key_until_the_keys_change():
     with pytest.raises(Unauthenticated):
         directory.identify(bearers("Bearer sk-anna"), connection)
     assert directory.identify(bearers("Bearer sk-ben"), connection) == BEN
+
+
+def test_the_same_headers_identify_no_caller_when_the_keys_have_changed():
+    """A head that repeats the last one of its connection has the same headers, in one object."""
+    directory, connection = Directory({digest("sk-ben"): BEN}, has_issued=True), OneConnection()
+    issued, headers = replace(ANNA, key_id="key_1"), bearers("Bearer sk-anna")
+    directory.replace_issued({digest("sk-anna"): issued}, ())
+    for _ in range(3):
+        directory.take_used()
+        assert directory.identify(headers, connection) is issued
+        assert directory.take_used() == {"key_1"}
+
+    directory.replace_issued({}, ())
+
+    with pytest.raises(Unauthenticated):
+        directory.identify(headers, connection)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Parses the answers of one connection. Knows no sockets.
 
-A head is read by `head.py` when it is whole. Where it leaves no question about the length of the body (`_length_of`),
-the body is counted here; httptools (llhttp) reads all other heads too, and splits their bodies. It does not get what is
-one whole chunk without an extension, as most events of a stream arrive: those are cut out here.
+A head is read by `head.py` when it is whole. Where it leaves no question about where the body ends (`_is_plain`), the
+body is counted here if it has a length, and one in chunks is cut here as long as each arrives as a whole and without an
+extension, as most events of a stream do. httptools (llhttp) reads all other heads too, and splits their bodies.
 Source: https://www.rfc-editor.org/rfc/rfc9112
 """
 
@@ -26,15 +26,18 @@ _SPACE_AT_END = re.compile(rb"[ \t]+(?=\r\n)")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _WITHOUT_BODY = frozenset({204, 304})
 _MAX_LENGTH_DIGITS = 15
+_END = b"0\r\n\r\n"
+"""What follows the last chunk, without trailers."""
 
 
 class ResponseParser:
     """Reads one answer after another; `reset` comes between them. The `on_` methods are called by httptools."""
 
     __slots__ = (
-        "_framing_bytes", "_interim_answers", "_is_between_chunks", "_is_chunked", "_is_counted", "_is_open_ended",
-        "_last", "_last_piece", "_left_bytes", "_may_upgrade", "_parser", "_partial", "_pieces", "can_continue",
-        "has_surplus", "head", "is_complete", "is_upgraded", "on_body", "on_chunk_complete", "on_chunk_header",
+        "_framing_bytes", "_held_head", "_interim_answers", "_is_between_chunks", "_is_chunked", "_is_counted",
+        "_is_open_ended", "_last", "_last_piece", "_left_bytes", "_may_upgrade", "_parser", "_partial", "_pieces",
+        "can_continue", "has_surplus", "head", "is_complete", "is_upgraded", "on_body", "on_chunk_complete",
+        "on_chunk_header",
     )  # fmt: skip
 
     def __init__(self, *, may_upgrade: bool = False) -> None:
@@ -59,6 +62,7 @@ class ResponseParser:
         """Whether bytes followed the end of the answer: nothing that comes after it can be trusted."""
         self._is_counted = self._is_chunked = self._is_open_ended = False
         self._is_between_chunks = False  # whether a chunk begins with what comes next, if that does not end the body
+        self._held_head = b""  # of a body in chunks, as long as httptools was needed for none of them
         self._left_bytes = 0  # of a counted body
         self._interim_answers = 0
         self._framing_bytes = 0
@@ -75,10 +79,6 @@ class ResponseParser:
 
         Raises InvalidHttp.
         """
-        if self._is_between_chunks:
-            lines = _size_lines(len(data))
-            if data.startswith(lines) and data.endswith(b"\r\n"):  # one whole chunk
-                return data[len(lines[0]) : -2]
         while self.head is None:
             end = -1 if self._partial else data.find(b"\r\n\r\n") + 4
             if 4 <= end <= MAX_HEAD_BYTES:  # almost always
@@ -90,6 +90,8 @@ class ResponseParser:
             self._parse_head(head)
         if not data:
             return b""
+        if self._is_between_chunks and (chunk := self._whole_chunk(data)) is not None:
+            return chunk
         if self.is_complete:
             self.has_surplus = True
             return data if self.is_upgraded else b""
@@ -99,11 +101,26 @@ class ResponseParser:
         self.is_complete, self.has_surplus = left <= 0, left < 0
         return data if left >= 0 else data[:left]
 
+    def _whole_chunk(self, data: bytes) -> bytes | None:
+        """Return the data of one whole chunk, behind which the body may end; None for anything else."""
+        is_end = bool(self._held_head) and data.endswith(_END)
+        end = len(data) - len(_END) if is_end else len(data)
+        lines = _size_lines(end)
+        is_chunk = data.startswith(lines) and data.endswith(b"\r\n", 0, end)
+        if not (is_chunk or (is_end and end == 0)):
+            return None
+        if is_end:
+            self.is_complete, self._is_between_chunks = True, False
+        return data[len(lines[0]) : end - 2] if is_chunk else b""
+
     def _split_body(self, data: bytes) -> bytes:
         """Return the part of these bytes that is body as httptools finds it. Raises InvalidHttp.
 
         What is not body is bounded. Line ends after the last chunk, which httptools skips, are found.
         """
+        if head := self._held_head:
+            self._held_head = b""
+            self._feed_head(head)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -143,6 +160,7 @@ class ResponseParser:
 
         httptools' parser and this one are a cycle, which is kept until the garbage collector runs.
         """
+        self._held_head = b""
         self._partial.clear()
         self._pieces.clear()
 
@@ -171,10 +189,15 @@ class ResponseParser:
     def _parse_head(self, head: bytes) -> None:
         """Set `head`, unless it is one of an interim answer. Raises InvalidHttp."""
         found = status, fields = read_head(head)
-        length = _length_of(status, fields) if head.startswith(_PERSISTENT) else None
-        if length is not None:
+        coding, length = fields.get("transfer-encoding"), fields.get("content-length")
+        is_plain = head.startswith(_PERSISTENT) and _is_plain(status, fields)
+        if is_plain and coding is None and length is not None and _is_length(length):
             self._is_counted = self.can_continue = True
-            self._left_bytes, self.is_complete = length, length == 0
+            self._left_bytes = int(length)
+            self.is_complete = self._left_bytes == 0
+        elif is_plain and length is None and coding is not None and coding.lower() == "chunked":
+            self._held_head = head
+            self._is_chunked = self._is_between_chunks = self.can_continue = True
         else:
             self._feed_head(head)
             if self.is_upgraded:
@@ -186,7 +209,6 @@ class ResponseParser:
                     raise InvalidHttp("too many interim answers")
                 self.is_complete = False
                 return
-            coding = fields.get("transfer-encoding")
             if coding is not None and (coding.lower() != "chunked" or not head.startswith(_PERSISTENT)):
                 raise InvalidHttp("a transfer coding other than chunked")
             self._is_chunked = coding is not None
@@ -233,15 +255,15 @@ def _size_lines(chunk_bytes: int) -> tuple[bytes, ...]:
     return ()
 
 
-def _length_of(status: int, fields: Mapping[str, str]) -> int | None:
-    """Return how long the body of an answer in HTTP/1.1 is, if nothing but its length says where it ends, and the
-    connection is kept; None for any other one.
-    """
-    length = fields.get("content-length")
-    if length is None or "transfer-encoding" in fields or "upgrade" in fields or "proxy-connection" in fields:
-        return None
+def _is_plain(status: int, fields: Mapping[str, str]) -> bool:
+    """Return whether an answer in HTTP/1.1 has a body and keeps the connection, with nothing unusual about either."""
+    if "upgrade" in fields or "proxy-connection" in fields:
+        return False
     if status != 200 and (status < 200 or status in _WITHOUT_BODY):
-        return None
-    if "connection" in fields and fields["connection"].lower() != "keep-alive":
-        return None
-    return int(length) if len(length) <= _MAX_LENGTH_DIGITS and length.isascii() and length.isdigit() else None
+        return False
+    return "connection" not in fields or fields["connection"].lower() == "keep-alive"
+
+
+def _is_length(length: str) -> bool:
+    """Return whether this is the length of a body, and not one that may be read in two ways."""
+    return len(length) <= _MAX_LENGTH_DIGITS and length.isascii() and length.isdigit()

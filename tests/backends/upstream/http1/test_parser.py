@@ -33,6 +33,12 @@ VALID = {
     "204": (b"HTTP/1.1 204 No\r\n\r\n", 204, b"", True),
     "204 with a length": (b"HTTP/1.1 204 No\r\nContent-Length: 5\r\n\r\n", 204, b"", True),
     "304": (b"HTTP/1.1 304 No\r\n\r\n", 304, b"", True),
+    "the connection is not kept, in chunks": (
+        OK + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n", 200, b"ab", False,
+    ),
+    "the connection is kept, in chunks": (
+        OK + b"Connection: Keep-Alive\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n", 200, b"ab", True,
+    ),
     "the connection is not kept": (OK + b"Connection: close\r\nContent-Length: 2\r\n\r\nab", 200, b"ab", False),
     "chunks": (CHUNKED + b"2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n", 200, b"abcde", True),
     "chunks in capitals": (OK + b"transfer-encoding: CHUNKED\r\n\r\nA\r\n0123456789\r\n0\r\n\r\n", 200, b"0123456789", True),
@@ -231,6 +237,50 @@ def test_a_chunk_that_arrives_alone_needs_no_httptools(before: bytes, spelling: 
 
     assert (begin, alone, end) == (before.split(b"\r\n")[1] if before else b"", [data] * 3, b"y")
     assert (parser.is_complete, parser.has_surplus) == (True, False)
+
+
+CHUNK = b"fa\r\n%b\r\n" % (b"x" * 250)
+END = b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [CHUNKED + CHUNK + END], [CHUNKED, CHUNK + END], [CHUNKED + CHUNK, END], [CHUNKED, CHUNK, END],
+        [CONTINUE + CHUNKED, CHUNK, END],
+    ],
+)  # fmt: skip
+def test_a_body_of_whole_chunks_is_read_to_its_end_without_httptools(
+    pieces: list[bytes], monkeypatch: pytest.MonkeyPatch
+):
+    """The next answer on the connection is read as well, by httptools where it is needed."""
+    parser = ResponseParser()
+    with monkeypatch.context() as patched:
+        patched.setattr(ResponseParser, "_split_body", None)
+        body = b"".join(map(parser.feed, pieces))
+
+    assert (body, parser.is_complete, parser.can_continue) == (b"x" * 250, True, True)
+    assert not parser.has_surplus
+    parser.reset()
+    assert (parser.feed(CHUNKED + b"2;a\r\nab\r\n" + END), parser.is_complete) == (b"ab", True)
+
+
+@pytest.mark.parametrize("rest", [b"\r\n", b"x", END, ANSWER])
+def test_bytes_behind_whole_chunks_are_noticed(rest: bytes):
+    """Whether they come with the end or behind it."""
+    for pieces in ([CHUNK + END + rest], [CHUNK, END + rest], [CHUNK + END, rest]):
+        parser, _ = feed(CHUNKED, len(CHUNKED))
+        body = b"".join(map(parser.feed, pieces))
+
+        assert (body, parser.is_complete, parser.has_surplus) == (b"x" * 250, True, True)
+
+
+def test_the_end_of_a_body_within_a_chunk_is_none():
+    """Its size says where a chunk ends."""
+    for data in (b"7\r\n\r\n" + END + b"\r\n", b"5\r\n" + END + b"\r\n"):
+        parser, body = feed(CHUNKED + data, 2**30)
+
+        assert (body, parser.is_complete) == (data[3:-2], False)
 
 
 WRONG_CHUNKS = {

@@ -77,7 +77,7 @@ class Relays:
             record.route, record.backend, record.provider = ROUTE, target.name, target.provider
             context.is_sent = True
             if context.usage is not None:
-                context.usage.begin(record, 0 if request.call is None else request.call.size_bytes)
+                context.usage.begin(record, request.call)
             usage = RelayedUsage(request, context)
             if self.prices is not None and record.model:
                 context.quote = self.prices.quote(target, record.model)

@@ -125,7 +125,7 @@ class Upstream(UpstreamServer):
         if not place.generates:
             return FixedAnswer(200, {}, warm_up_response(call))
         await context.encode(call)
-        return await self.wire.post(call, context)
+        return await self.wire.post(call, call.encoded, context)
 
     async def ask_for(self, request: ResourceRequest, context: Context) -> UpstreamAnswer:
         """Send a request for something that exists and return the answer. Raises BackendError."""
@@ -170,12 +170,11 @@ class _CallOpening(Opening[UpstreamAnswer]):
         self._headers = headers
 
     def ask(self) -> Awaitable[UpstreamAnswer]:
-        call, context = self._call, self._context
-        return self._wire.post(call, context) if call.is_encoded else self._encode_and_ask()
+        encoded = self._call.encoding
+        return self._encode_and_ask() if encoded is None else self._wire.post(self._call, encoded, self._context)
 
     async def _encode_and_ask(self) -> UpstreamAnswer:
-        await self._context.encode(self._call)
-        return await self._wire.post(self._call, self._context)
+        return await self._wire.post(self._call, await self._context.encode(self._call), self._context)
 
     def read(self, answer: UpstreamAnswer) -> Awaitable[Reply]:
         if self._headers or self._call.operation != "create":

@@ -42,11 +42,11 @@ class Wire:
         self._names = names
         self._targets = {operation: self._target_of(path, "") for operation, path in PATHS.items()}
 
-    def post(self, call: Call, context: Context) -> Awaitable[UpstreamAnswer]:
-        """Send a call as `request` does."""
+    def post(self, call: Call, encoded: bytes, context: Context) -> Awaitable[UpstreamAnswer]:
+        """Send a call, whose body has this encoding, as `request` does."""
         operation, query = call.operation, call.query
         target = self._target_of(PATHS[operation], query) if query else self._targets[operation]
-        return self._send("POST", target, call.encoded, self.headers(call.headers, context))
+        return self._send("POST", target, encoded, self.headers(call.headers, context))
 
     def headers(self, received: Mapping[str, str], context: Context) -> dict[str, str]:
         """Return the headers of a request: the caller's that it may see, and those of the trace."""

@@ -60,7 +60,7 @@ class Attempt(Struct, eq=False):
             return refusal
         self.has_started = True
         if context.usage is not None:
-            context.usage.begin(context.record, call.size_bytes)
+            context.usage.begin(context.record, call)
         if model_call.request is not None:
             model_call.begin()
         started = target.start()

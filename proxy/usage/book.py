@@ -10,6 +10,7 @@ from proxy.telemetry.request_metrics import is_model_call
 from proxy.usage.columns import OTHER, Labels, Metadata, add_call, amounts_of
 from proxy.usage.spool import Batch, Spool, begun_line, ended_line
 from proxy.usage.table import UsageTable
+from proxy.wire.call import Call
 from proxy.wire.token_estimate import BYTES_PER_TOKEN
 
 HOUR_S = 3600
@@ -44,16 +45,16 @@ class UsageBook:
         if spool is not None:
             spool.begin(self._batch.source, 1)
 
-    def begin(self, record: RequestRecord, size_bytes: int) -> None:
-        """Count that a call is sent to a backend."""
+    def begin(self, record: RequestRecord, call: Call | None) -> None:
+        """Count that a call is sent to a backend; None: a relayed request without fields."""
         record.sent += 1
         if self._spool is None or record.team is None:
             return
         if not record.usage_number:
             self._numbers += 1
             record.usage_number = self._numbers
-        name = self._name_of(record)
-        line = begun_line(record.usage_number, self._hour_name, name, record.sent, size_bytes // BYTES_PER_TOKEN)
+        name, tokens = self._name_of(record), 0 if call is None else call.size_bytes // BYTES_PER_TOKEN
+        line = begun_line(record.usage_number, self._hour_name, name, record.sent, tokens)
         self._in_flight[record.usage_number] = line
         self._spool.append(line)
 

@@ -11,6 +11,7 @@ from proxy.usage.book import UsageBook
 from proxy.usage.columns import COLUMNS, Labels
 from proxy.usage.spool import Batch, Spool, open_files
 from proxy.usage.table import UsageTable
+from proxy.wire.call import Call
 
 HOUR_S = 3600
 
@@ -117,7 +118,7 @@ def files() -> Iterator[tuple[int, int]]:
 
 def begin(book: UsageBook, size_bytes: int = 400, **fields: object) -> RequestRecord:
     record = call(**fields)
-    book.begin(record, size_bytes)
+    book.begin(record, Call({}).with_encoded(bytes(size_bytes)))
     return record
 
 
@@ -175,7 +176,7 @@ def test_a_call_that_is_sent_again_is_one_call(files: tuple[int, int]):
     """Its attempts are counted."""
     book = make_book(Spool(files))
     record = begin(book)
-    book.begin(record, 400)
+    book.begin(record, Call({}).with_encoded(bytes(400)))
 
     assert [*rows_of(*Spool(files).left()).values()] == [LOST | {"sent": 2}]
 

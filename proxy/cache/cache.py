@@ -10,7 +10,6 @@ from typing import Any
 
 import structlog
 
-from proxy.cache.cacheable import runs_tools
 from proxy.cache.entry import Entry
 from proxy.cache.flights import Flights
 from proxy.cache.freshness import ANY, EXPIRED, FALLBACK, FRESH, REFUSED, STALE, Ages, Directives, parse_directives
@@ -51,9 +50,9 @@ class Cache:
         settings = CacheTable(use="none") if settings is None else settings
         tier = LocalTier(settings.local_ttl_s, settings.local_max_bytes)
         self.vault = None if is_off or store is None else Vault(store, settings.secrets_in_order, tier)
-        self._lookups = None if self.vault is None else Lookups(self.vault, settings.when, settings.share)
+        rules = settings.when, settings.share
+        self._lookups = None if self.vault is None else Lookups(self.vault, *rules, allows_tools=settings.server_tools)
         # A field of a pydantic model takes longer to read than an attribute.
-        self._allows_tools = settings.server_tools
         self._can_collapse, self._is_paced = settings.collapse != "off", settings.pace == "recorded"
         self._ages = Ages(settings.ttl_s, settings.stale_while_revalidate_s, settings.stale_if_error_s)
         self._clock = clock
@@ -118,7 +117,7 @@ class Cache:
         entry = vault.held(place)
         if entry is None:
             return self._read(vault, place, call, directives, context)
-        slot = self._slot_of(place, entry, call, directives, context)  # the call that has read it has the same tools
+        slot = self._slot_of(place, entry, call, directives, context)
         context.record.cache_lookup_s = context.trace.step_s()
         return slot
 
@@ -126,12 +125,6 @@ class Cache:
         self, vault: Vault, place: Place, call: Call, directives: Directives, context: Context
     ) -> CacheSlot:  # fmt: skip
         """Return the slot of a call whose place is read from the store."""
-        if not self._allows_tools:
-            is_large = context.is_large(call.size_bytes)
-            tools = await context.run_large(runs_tools, call) if is_large else runs_tools(call)
-            if tools is not None:
-                report(context, "bypass", f"fwd=bypass; detail={tools}", tools)
-                return CacheSlot()
         flights_ended = self._flights.ended
         try:
             entry = await vault.read(place)

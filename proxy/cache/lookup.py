@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from msgspec import Struct
 
-from proxy.cache.cacheable import reason_to_bypass
+from proxy.cache.cacheable import reason_to_bypass, runs_tools
 from proxy.cache.key import encode_call, forwarded_in_key, hash_fields
 from proxy.cache.vault import Vault
 from proxy.cache.vault_keys import MAX_KEYS, Partition
@@ -36,26 +36,36 @@ class Lookup(Struct, frozen=True):
 class Lookups:
     """The lookups of calls in a vault."""
 
-    def __init__(self, vault: Vault, when: CacheWhen, share: Share) -> None:
+    def __init__(self, vault: Vault, when: CacheWhen, share: Share, *, allows_tools: bool = False) -> None:
+        """`allows_tools`: answers that may come of tools of the server are looked up too."""
         self._vault = vault
         self._when = when
         self._share = share
+        self._allows_tools = allows_tools
 
     def find(self, call: Call, route: Route, context: Context) -> Lookup | Awaitable[Lookup]:
-        """Return the lookup of a call; the key of a large one is hashed in a thread."""
+        """Return the lookup of a call; a large one is looked through, and hashed, in a thread."""
         conclusions = call.conclusions
         if conclusions is not None:
             known: Lookup | None = conclusions.get(self)
             if known is not None and known.route is route and known.caller is context.caller:
                 return known
         reason = reason_to_bypass(call, route.cache or self._when)
-        if reason is None and context.is_large(call.size_bytes):
-            return self._find_large(call, route, context)
+        if reason is None:
+            if context.is_large(call.size_bytes):
+                return self._find_large(call, route, context)
+            reason = self._look_through(call)
         return self._conclude(call, route, context.caller, reason)
 
     async def _find_large(self, call: Call, route: Route, context: Context) -> Lookup:
-        await context.run_large(call.fact, hash_fields)
-        return self._conclude(call, route, context.caller, None)
+        return self._conclude(call, route, context.caller, await context.run_large(self._look_through, call))
+
+    def _look_through(self, call: Call) -> str | None:
+        """Return why a call is not looked up for what is in it; hash the fields of one that is."""
+        reason = None if self._allows_tools else runs_tools(call)
+        if reason is None:
+            call.fact(hash_fields)
+        return reason
 
     def _conclude(self, call: Call, route: Route, caller: Caller, bypass: str | None) -> Lookup:
         """Return the lookup of a call, and note it for the next time that the call is received."""

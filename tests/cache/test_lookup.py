@@ -71,6 +71,24 @@ def test_a_call_that_is_not_looked_up_has_no_key(keyed: list[Call]):
     assert find(lookups, call, route=replace(ROUTE, cache="always")).bypass is None
 
 
+@pytest.mark.parametrize(
+    ("fields", "reason"), [({"tools": [{"type": "web_search"}]}, "tools"), ({"prompt": {"id": "pmpt_1"}}, "prompt")]
+)
+async def test_a_call_of_tools_that_the_server_runs_has_no_key(
+    fields: dict[str, Any], reason: str, keyed: list[Call]
+):  # fmt: skip
+    """Unless the config allows it; a large one is looked through in a thread."""
+    vault, call, context = Vault(MemoryStore()), make_call(**fields), make_context()
+    small = find(Lookups(vault, "always", "team"), call)
+    context.values = MANY_VALUES
+    large = Lookups(vault, "always", "team").find(make_call(**fields), ROUTE, context)
+
+    assert not isinstance(large, Lookup)
+    assert (small.bypass, (await large).bypass, keyed) == (reason, reason, [])
+    assert find(Lookups(vault, "always", "team", allows_tools=True), call).bypass is None
+    assert keyed == [call]
+
+
 async def test_the_key_of_a_large_call_is_waited_for():
     """It is hashed in a thread, if there are any; one that is not looked up has none."""
     call, context = make_call(), make_context()

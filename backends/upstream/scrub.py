@@ -99,14 +99,22 @@ class Scrubber:
 
     def run(self, data: bytes) -> bytes:
         """Return a part of a stream that nothing follows, without the secret. What base64 hides is not searched for."""
-        return self.data(data) if _has_any(self._plain_forms, data) else data
+        return self.data(data) if self._has_plain(data) else data
 
     def is_in(self, unit: Event | Run) -> bool:
         """Whether a unit of a stream has the secret in it."""
         data = unit.raw
+        if not unit.type:
+            return self._has_plain(data)
         if len(data) <= WINDOW_BYTES:
-            return _has_any(self._forms if unit.type else self._plain_forms, data)
-        return any(find_text(data, secret) >= 0 for secret in (self._bytes if unit.type else self._plain))
+            return _has_any(self._forms, data)
+        return any(find_text(data, secret) >= 0 for secret in self._bytes)
+
+    def _has_plain(self, data: bytes) -> bool:
+        """Whether bytes have the secret, save in base64."""
+        if len(data) <= WINDOW_BYTES:
+            return _has_any(self._plain_forms, data)
+        return any(find_text(data, secret) >= 0 for secret in self._plain)
 
     def batch(self, batch: Batch) -> Batch:
         """Return the units of a stream without the secret. Each is made of whole frames, so it cannot be split.

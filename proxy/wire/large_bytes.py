@@ -9,6 +9,7 @@ Source: https://github.com/python/cpython/blob/3.11/Objects/stringlib/join.h
 
 from codecs import getincrementaldecoder
 
+_SPACES = bytes.maketrans(b"\r\n", b"  ")
 WINDOW_BYTES = 131_072
 """How much is searched or copied at a time, in bytes."""
 
@@ -68,6 +69,13 @@ def join_pieces(pieces: list[bytes]) -> bytes:
     while pieces:
         del pieces[-1:]  # not `pop`: a call that is cancelled may empty the list meanwhile
     return joined
+
+
+def in_one_line(raw: bytes) -> bytes:
+    """Return the bytes with spaces in place of line ends: the same object where there are none."""
+    if 10 not in raw and 13 not in raw:
+        return raw
+    return join_pieces([piece.translate(_SPACES) for piece in pieces_of(raw, 0, len(raw))])
 
 
 def as_utf8(raw: bytes, errors: str = "replace") -> bytes:

@@ -5,7 +5,7 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-str
 
 from collections.abc import Iterator
 
-from proxy.wire.large_bytes import cut_out
+from proxy.wire.large_bytes import cut_out, in_one_line
 
 LONG_FRAME_BYTES = 1_048_576
 """From this size on the lines of a frame are not split all at once, in bytes."""
@@ -30,10 +30,8 @@ def frames_of(sse: bytes) -> Iterator[bytes]:
 
 def frame_of(kind: str, payload: bytes) -> bytes:
     """Return a payload as a frame. Line ends in it stand between JSON values: they become spaces."""
-    if 13 in payload or 10 in payload:
-        payload = payload.replace(b"\n", b" ").replace(b"\r", b" ")
     start = b"event: %b\ndata: " % kind.encode() if kind else b"data: "
-    return b"".join((start, payload, b"\n\n"))  # a large one is copied while other threads run
+    return b"".join((start, in_one_line(payload), b"\n\n"))  # a large one is copied while other threads run
 
 
 def payload_of(frame: bytes) -> bytes:

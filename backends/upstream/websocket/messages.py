@@ -21,7 +21,7 @@ from proxy.wire.candidates import Pattern, candidate_patterns, candidates
 from proxy.wire.event import FOLLOWED, TERMINALS, Event, MessageRun, Run, parse_leniently
 from proxy.wire.foreign_errors import read_error
 from proxy.wire.json_parser import TooMuchText
-from proxy.wire.large_bytes import as_utf8, find_text, join_pieces, pieces_of
+from proxy.wire.large_bytes import as_utf8, count_text, find_text, in_one_line, join_pieces, pieces_of
 from proxy.wire.large_json import dumps
 from proxy.wire.sse import MAX_FRAME_VALUES
 from proxy.wire.sse_frame import LONG_FRAME_BYTES
@@ -56,9 +56,9 @@ class MessageReader:
         Raises BackendError for a message that is no JSON object, or has too many values.
         """
         lines = _lines_of(payloads)
-        if lines.find(LANE) < 0:
+        if find_text(lines, LANE) < 0:
             return [(None, unit) for unit in self._units(lines)]
-        split = map(split_lane, lines.split(b"\n"))
+        split = map(split_lane, [lines] if len(payloads) == 1 else lines.split(b"\n"))
         return [
             (lane, unit)
             for lane, group in groupby(split, key=lambda found: found[1])
@@ -112,8 +112,8 @@ def create_message(call: Call, lane: str | None, *, generates: bool) -> bytes:
 
 def _lines_of(payloads: list[bytes]) -> bytes:
     """Return JSON objects as lines. Raises BackendError for what is none, as far as that is seen without parsing."""
-    lines = b"\n".join(payloads)
-    if not lines.startswith(b"{") or not lines.count(b"\n{") == lines.count(b"\n") == len(payloads) - 1:
+    lines = payloads[0] if len(payloads) == 1 else b"\n".join(payloads)
+    if not lines.startswith(b"{") or not count_text(lines, b"\n{") == count_text(lines, b"\n") == len(payloads) - 1:
         lines = b"\n".join(map(_line_of, payloads))
     try:
         as_utf8(lines, "strict")
@@ -129,7 +129,7 @@ def _line_of(payload: bytes) -> bytes:
     line = payload.strip(b" \t\r\n")
     if not line.startswith(b"{"):
         raise invalid_answer("a message that is no JSON object")
-    return line.replace(b"\n", b" ")
+    return in_one_line(line)
 
 
 def split_lane(payload: bytes) -> tuple[bytes, str | None]:

@@ -216,7 +216,7 @@ def _set_reply_checks(applied: Sequence[ReplyRule], call: Call, context: Context
     for rule, reply_check, holds in applied:
         found = reply_check(call, context)
         enforced = (found is not None or bool(holds)) and rule.is_enforced_for(context.caller)
-        if enforced and holds:
+        if enforced and not holds <= context.held_fields:  # each union is another set, kept as long as the call
             context.held_fields |= holds
         if found is not None:
             checks.append(ActiveCheck(rule, found.check, enforced, found.needs_stream, found.types))

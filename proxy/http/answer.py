@@ -92,9 +92,7 @@ class Answer(web.StreamResponse):
         """
         connection = self._connection
         transport = connection.transport
-        if transport is None or transport.is_closing():
-            return False
-        if transport.get_write_buffer_size() and connection.writing_paused:
+        if transport is None or transport.is_closing() or connection.writing_paused:
             return False
         data = b"%x\r\n%b\r\n" % (len(frames), frames) if self._is_chunked else frames
         size = len(data)

@@ -1,18 +1,20 @@
-"""Heads of requests that repeat the last one of their connection, byte for byte: those are not parsed again.
+"""Heads of requests that repeat the last one of their connection, but for the length: those are not parsed again.
 
-Clients send the same head with each call whose body is as long, and to parse it takes a twentieth of a cache hit. What
+Most clients change nothing else in it from call to call, and to parse it takes a twentieth of a cache hit. What
 aiohttp's parser makes of a head depends on its bytes alone, while the parser is between two requests. So a head is only
 compared with one that the parser has accepted, and all else is the parser's: any other head, bodies in chunks, what
 follows an upgrade, and everything on a connection of which it is not certain that the parser is between two requests.
 """
 
 import asyncio
+import re
 from hmac import compare_digest
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import StreamReader, web
 from aiohttp.hdrs import CONTENT_LENGTH
 from aiohttp.http import RawRequestMessage
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.http.pacing import PacedConnection
 from proxy.http.received_body import ReceivedBody
@@ -22,22 +24,35 @@ MAX_HEAD_BYTES = 4096
 """How long a head may be that is remembered: each connection has one, also while it is idle."""
 MAX_DIGITS = 9
 """How many digits a length has at most; one with more is not read as a number here."""
+_find_digits = re.compile(rb"\r\ncontent-length:[ \t]*([1-9][0-9]*)\r\n", re.IGNORECASE).search
+
+
+class _AcceptedHead(NamedTuple):
+    """A head that the parser has accepted, or one that differs from it in the length only."""
+
+    before: bytes
+    """What comes before the digits of the length."""
+    after: bytes
+    """What comes after them."""
+    size: int
+    """How long the whole head is, in bytes."""
+    length: int
+    """How long its body is, in bytes."""
+    message: RawRequestMessage
+    """What the parser makes of it."""
 
 
 class RepeatedHeads(PacedConnection):
     """A connection that compares the head of a request with the last one before it is parsed."""
 
-    __slots__ = ("_body", "_last_head", "_last_length", "_last_message", "_missing_bytes")
-
-    _last_message: RawRequestMessage
+    __slots__ = ("_body", "_last_head", "_missing_bytes")
 
     def __init__(self, manager: web.Server, **options: Any) -> None:
         super().__init__(manager, **options)
         self._missing_bytes: int | None = 0
         """How much of the current body has not arrived; 0: a head is next. None: not known, now and from now on."""
         self._body: StreamReader | None = None  # the body that is received here, and not by the parser
-        self._last_head = b""  # that was parsed last
-        self._last_length = 0  # of the body behind it
+        self._last_head: _AcceptedHead | None = None
 
     def receive(self, data: bytes) -> None:
         """Take what has arrived: requests and parts of them are in the queue of messages then."""
@@ -45,31 +60,44 @@ class RepeatedHeads(PacedConnection):
             data = self._receive_body(self._body, data)
             if not data:
                 return
-        waiter = self._waiter
-        if waiter is not None and not waiter.done() and self._repeats_head(data):
-            self._receive_repeated(data[len(self._last_head) :], waiter)
-        else:
+        waiter, head = self._waiter, None
+        if waiter is not None and not waiter.done() and self._missing_bytes == 0:
+            head = self._find_repeated(data)
+        if head is None or waiter is None:
             self._parse(data)
+        else:
+            self._receive_repeated(head, data[head.size :], waiter)
 
-    def _repeats_head(self, data: bytes) -> bool:
-        """Whether this is the last head again, with its body or a part of it, and the parser is between two requests.
+    def _find_repeated(self, data: bytes) -> _AcceptedHead | None:
+        """Return the head that is followed by its body or a part of it, if it is the last one but for the length.
 
         How long the comparison takes says nothing about the key in the head.
         """
-        head = self._last_head
-        if not head or self._missing_bytes != 0 or len(data) > len(head) + self._last_length:
-            return False
-        return compare_digest(data[: len(head)], head)
+        last = self._last_head
+        if last is None:
+            return None
+        start = len(last.before)
+        end = data.find(b"\r", start, start + MAX_DIGITS + 1)
+        size, digits = end + len(last.after), data[start:end]
+        is_same = compare_digest(data[:start], last.before) and compare_digest(data[end:size], last.after)
+        if end < 0 or not is_same or not digits.isdigit() or digits.startswith(b"0"):
+            return None
+        length = int(digits)
+        if len(data) - size > length or length > self._read_bufsize:  # a longer body pauses the parser
+            return None
+        if length != last.length:
+            last = self._last_head = last._replace(size=size, length=length, message=_with_length(last.message, digits))
+        return last
 
-    def _receive_repeated(self, data: bytes, waiter: "asyncio.Future[None]") -> None:
-        """Take a request that has the last head; `data` is its body or a part of it."""
-        is_whole = len(data) == self._last_length
+    def _receive_repeated(self, head: _AcceptedHead, data: bytes, waiter: "asyncio.Future[None]") -> None:
+        """Take a request that has a head like the last one; `data` is its body or a part of it."""
+        is_whole = len(data) == head.length
         body = ReceivedBody(data) if is_whole else StreamReader(self, self._read_bufsize, loop=self._loop)
         self._request_count += 1
-        self._messages.append((self._last_message, body))
+        self._messages.append((head.message, body))
         waiter.set_result(None)
         if not is_whole:
-            self._body, self._missing_bytes = body, self._last_length
+            self._body, self._missing_bytes = body, head.length
             self._receive_body(body, data)
 
     def _receive_body(self, body: StreamReader, data: bytes) -> bytes:
@@ -110,6 +138,23 @@ class RepeatedHeads(PacedConnection):
         missing = length - body.total_bytes
         if end + body.total_bytes != len(data) or body.is_eof() != (missing == 0):
             return None
-        is_kept = end <= MAX_HEAD_BYTES and 0 < length <= self._read_bufsize  # a longer body pauses the parser
-        self._last_head, self._last_message, self._last_length = data[:end] if is_kept else b"", message, length
+        is_kept = end <= MAX_HEAD_BYTES and 0 < length <= self._read_bufsize
+        self._last_head = _head_of(data[:end], length, message) if is_kept else None
         return missing
+
+
+def _head_of(head: bytes, length: int, message: RawRequestMessage) -> _AcceptedHead | None:
+    """Return a head that may be repeated; None for one whose length is not written as clients do."""
+    found = _find_digits(head)
+    if found is None or len(message.headers.getall(CONTENT_LENGTH)) > 1:
+        return None
+    start, end = found.span(1)
+    return _AcceptedHead(head[:start], head[end:], len(head), length, message)
+
+
+def _with_length(message: RawRequestMessage, digits: bytes) -> RawRequestMessage:
+    """Return what the parser makes of a head with another length."""
+    headers = CIMultiDict(message.headers)
+    headers[CONTENT_LENGTH] = digits.decode()
+    fields = [(name, digits if name.lower() == b"content-length" else value) for name, value in message.raw_headers]
+    return message._replace(headers=CIMultiDictProxy(headers), raw_headers=tuple(fields))

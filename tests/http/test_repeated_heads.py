@@ -26,7 +26,11 @@ CHAT = head("Authorization: Bearer sk-1", f"Content-Length: {len(BODY)}")
 OTHER_KEY = CHAT.replace(b"sk-1", b"sk-2")
 BUFFER_BYTES = 1024
 """Of twice as much of a body the reading is paused."""
-REPEATABLE = (CHAT + BODY, CHAT + BODY.replace(b"m", b"n"), OTHER_KEY + BODY)
+LONGER = CHAT.replace(b"13", b"120") + BODY + b" " * 107
+REPEATABLE = (
+    CHAT + BODY, CHAT + BODY.replace(b"m", b"n"), LONGER, CHAT.replace(b"13", b"9") + BODY[:9], OTHER_KEY + BODY,
+    head("content-length:13", "X-Last: 1") + BODY, head("content-length:1024", "X-Last: 1") + b" " * 1024,
+)  # fmt: skip
 WITHOUT_BODY = head(first="GET /healthz HTTP/1.1")
 IN_CHUNKS = head("Transfer-Encoding: chunked") + b"d\r\n" + BODY + b"\r\n0\r\n\r\n"
 UPGRADE = head("Connection: upgrade", "Upgrade: h2c", "Content-Length: 13") + BODY
@@ -36,6 +40,16 @@ OTHERS = (
     WITHOUT_BODY,
     head("Content-Length: 0"),
     head("Content-Length: 0000000000013") + BODY,
+    CHAT.replace(b"13", b"013") + BODY,
+    CHAT.replace(b"13", b"13 ") + BODY,
+    CHAT.replace(b"13", b"+13") + BODY,
+    CHAT.replace(b"13", b"1_3") + BODY,
+    CHAT.replace(b"13", b"") + BODY,
+    CHAT.replace(b"13", b"13, 13") + BODY,
+    CHAT.replace(b"13", b"13\r\nContent-Length: 13") + BODY,
+    CHAT.replace(b"13", b"13\nX-Line: 13") + BODY,
+    CHAT.replace(b"13", b"99999999999"),
+    CHAT.replace(b"13", b"0"),
     head("Content-Length: " + "0" * 5000 + "13") + BODY,
     IN_CHUNKS,
     LAST,
@@ -75,7 +89,7 @@ class Reader:
     def __init__(self, kind: type[BoundedHeads], loop: asyncio.AbstractEventLoop) -> None:
         self.connection = kind(
             web.Server(_never, loop=loop), pace=Pace(), turns=LoopTurns(), loop=loop, auto_decompress=False,
-            head_timeout_s=10.0, max_head_bytes=MAX_BYTES, read_bufsize=BUFFER_BYTES,
+            max_head_bytes=MAX_BYTES, read_bufsize=BUFFER_BYTES,
         )  # fmt: skip
         self.taken: list[tuple[Any, Any]] = []
         self._loop = loop
@@ -210,6 +224,7 @@ def messages_of(loop: asyncio.AbstractEventLoop, *sent: bytes) -> list[Any]:
 REPEATED = {
     "whole": [CHAT + BODY] * 2,
     "with another body": [CHAT + BODY, CHAT + BODY.replace(b"m", b"n")],
+    "with a longer body": [CHAT + BODY, LONGER, LONGER],
     "head and body apart": [CHAT, BODY, CHAT, BODY],
     "a body in parts": [CHAT + BODY[:5], BODY[5:9], BODY[9:], CHAT, BODY[:3], BODY[3:]],
     "after a request without a body": [WITHOUT_BODY, CHAT + BODY, CHAT + BODY],
@@ -222,6 +237,19 @@ def test_a_head_that_repeats_the_last_one_is_not_parsed(loop: asyncio.AbstractEv
     *_, last, repeated = messages_of(loop, *sent)
 
     assert last is repeated
+
+
+def test_a_head_with_another_length_is_not_parsed(loop: asyncio.AbstractEventLoop, monkeypatch) -> None:
+    """Its request is as the parser would make it, which sees the first head only."""
+    expected = [_facts(message, EMPTY_PAYLOAD) for message in messages_of(loop, CHAT + BODY)]
+    parsed = list[bytes]()
+    plain = BoundedHeads._parse
+    monkeypatch.setattr(BoundedHeads, "_parse", lambda self, data: (parsed.append(data), plain(self, data))[1])
+    first, longer, last = messages_of(loop, CHAT + BODY, LONGER, CHAT + BODY)
+
+    assert parsed == [CHAT + BODY]
+    assert [_facts(message, EMPTY_PAYLOAD) for message in (first, last)] == expected * 2
+    assert (longer.headers["content-length"], first.headers["content-length"]) == ("120", "13")
 
 
 PARSED = {

@@ -47,7 +47,7 @@ def candidates(data: bytes, patterns: Patterns) -> Iterator[int] | None:
         at = data.find(byte)
         if at < 0:
             continue
-        if occurs is not None and WINDOW_BYTES < len(data) < LARGE_BYTES:
+        if occurs is not None and len(data) - at > WINDOW_BYTES and len(data) < LARGE_BYTES:
             if places := _places(data, at, matches, occurs):
                 found.append(iter(places))
         elif (match := matches.search(data, at)) is not None:

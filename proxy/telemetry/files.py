@@ -164,10 +164,11 @@ class LineQueue:
         size = sum(map(len, lines))
         self._size -= size
         self._lost += unreported
-        count = count_lines(lines)
-        self.lost_lines += min(unreported, count)  # the others were counted before
+        if unreported:
+            self.lost_lines += min(unreported, count_lines(lines))  # the others were counted before
         self.is_healthy = self._lost == 0
-        is_busy = count >= MANY_LINES and size < self._max_bytes // 16  # large ones would soon fill the queue
+        has_many = len(lines) >= MANY_LINES or (bool(lines) and b"\n" in lines[0])
+        is_busy = has_many and size < self._max_bytes // 16  # large ones would soon fill the queue
         self._delay_s = self._longest_delay_s if is_busy else DELAY_S
 
 

@@ -15,7 +15,7 @@ import structlog
 
 from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.request_line import FinishedRequest, LineForm, RequestLines
-from proxy.telemetry.request_metrics import RequestMetrics
+from proxy.telemetry.request_metrics import LOOKED_UP, RequestMetrics
 from proxy.telemetry.trace import Trace
 
 log = structlog.get_logger()
@@ -44,12 +44,18 @@ class FinishedRequests:
     def add(
         self, event: str, request_id: str, record: RequestRecord, trace: Trace, template: str | None = None
     ) -> None:
-        """Note that a request has ended now; its record is complete. `event` is that of its log line."""
+        """Note that a request has ended now; its record is complete. `event` is that of its log line.
+
+        What is listed is packed at once: later, none of the objects in it would be in the processor's caches.
+        """
         record.trace_id = trace.trace_id
         history = None if template in PROBES else trace.history
-        duration_s, steps = trace.elapsed_s(), trace.durations
+        ended_at, duration_s, steps = time.time(), trace.elapsed_s(), trace.durations
+        listed = None if history is None else (history.packed(ended_at, duration_s, steps), history.decisions)
+        if not record.stream and record.cache not in LOOKED_UP:
+            steps = []  # they are not measured
         waiting = self._waiting
-        waiting.append((event, request_id, record, template, time.time(), duration_s, steps, history))
+        waiting.append((event, request_id, record, template, ended_at, duration_s, steps, listed))
         if len(waiting) >= MOST_WAITING:
             self.write()
         elif not self._is_due:
@@ -87,7 +93,7 @@ class FinishedRequests:
             for form, request in zip(forms, ended, strict=True):
                 alike.setdefault(form, []).append(request)
             self._unmeasured.extend(alike.items())
-            self.metrics.recent.add(lines, [request[4:] for request in ended])
+            self.metrics.recent.add(lines, [request[7] for request in ended])
 
 
 def _log(request: FinishedRequest) -> None:

@@ -64,6 +64,11 @@ class CallHistory:
     def attempts(self) -> Sequence[MadeAttempt]:
         return [MadeAttempt(*each) for each in self.packed_attempts]
 
+    def packed(self, ended_at: float, duration_s: float, steps: Sequence[tuple[str, float]]) -> bytes:
+        """Return it as JSON, with when the request ended, how long it took in seconds, and its steps."""
+        content = self.content or None
+        return _encode((ended_at, duration_s, steps, self.packed_attempts, self.decisions, content))
+
     def add_decision(self, decision: MadeDecision) -> None:
         if len(self.decisions) < MAX_NOTES:
             self.decisions = [*self.decisions, decision]
@@ -95,8 +100,8 @@ class RecentRequest(NamedTuple):
     history: CallHistory
 
 
-EndedRequest = tuple[float, float, Sequence[tuple[str, float]], CallHistory | None]
-"""When a request ended, how long it took in seconds, its steps, and what happened; None: it is not listed."""
+ListedRequest = tuple[bytes, Sequence[MadeDecision]]
+"""What the log line of a request does not have, as `CallHistory.packed` returns it, and what policies decided."""
 
 
 class _Batch(NamedTuple):
@@ -122,21 +127,21 @@ class RecentRequests:
         self._size = 0
         self._turn = asyncio.Lock()
 
-    def add(self, lines: bytes, ended: Sequence[EndedRequest]) -> None:
-        """Add requests and their log lines. A search looks at these, and at what policies have decided."""
+    def add(self, lines: bytes, ended: Sequence[ListedRequest | None]) -> None:
+        """Add requests and their log lines; None: one is not listed.
+
+        A search looks at the lines, and at what policies have decided.
+        """
         if not self.maxlen:
             return
-        if any(history is None or history.decisions for _, _, _, history in ended):
-            lines, ended = _add_decisions(lines, ended)
-        details = [
-            (ended_at, duration_s, steps, history.packed_attempts, history.decisions, history.content or None)
-            for ended_at, duration_s, steps, history in ended
-            if history is not None
-        ]
-        if not details:
+        listed = [each for each in ended if each is not None]
+        if len(listed) < len(ended) or any(made for _, made in listed):
+            lines = _with_decisions(lines, ended)
+        if not listed:
             return
-        self._batches.append(_Batch(len(details), lines, _encode(details)))
-        self._size += len(details)
+        details = b",".join([packed for packed, _ in listed])
+        self._batches.append(_Batch(len(listed), lines, b"[%b]" % details))
+        self._size += len(listed)
         while self._size - self._batches[0].size >= self.maxlen:
             self._size -= self._batches.popleft().size
 
@@ -169,14 +174,14 @@ class RecentRequests:
                     await asyncio.sleep(0)
 
 
-def _add_decisions(lines: bytes, ended: Sequence[EndedRequest]) -> tuple[bytes, Sequence[EndedRequest]]:
-    """Return the requests that are listed, and their lines, each followed by what policies have decided."""
-    listed, texts = list[EndedRequest](), list[bytes]()
-    for line, request in zip(lines.split(b"\n"), ended, strict=True):
-        if (history := request[3]) is not None:
-            listed.append(request)
-            texts.append(b"%b\t%b" % (line, _encode(history.decisions)) if history.decisions else line)
-    return b"\n".join(texts), listed
+def _with_decisions(lines: bytes, ended: Sequence[ListedRequest | None]) -> bytes:
+    """Return the lines of the requests that are listed, each followed by what policies have decided."""
+    texts = [
+        b"%b\t%b" % (line, _encode(request[1])) if request[1] else line
+        for line, request in zip(lines.split(b"\n"), ended, strict=True)
+        if request is not None
+    ]
+    return b"\n".join(texts)
 
 
 def _encode(value: object) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from proxy.telemetry.recent import CallHistory
+from proxy.telemetry.recent import ListedRequest
 from proxy.telemetry.record import LONGEST_CHARS, NUMBERS, RECORDED, SCALARS, RequestRecord, add_known, fit_for_log
 from proxy.telemetry.request_metrics import MetricsPlan
 from proxy.wire.key_patterns import has_key
@@ -29,10 +29,10 @@ _own_of = attrgetter(*OWN)
 
 Values = tuple[Any, ...]
 FinishedRequest = tuple[
-    str, str, RequestRecord, str | None, float, float, Sequence[tuple[str, float]], CallHistory | None
+    str, str, RequestRecord, str | None, float, float, Sequence[tuple[str, float]], ListedRequest | None
 ]  # fmt: skip
 """What is known of a request when it has ended: event, id, record, template, when that was in seconds since 1970, how
-long it took, steps, history. A tuple without a class of its own is made in a tenth of the time.
+long it took, steps, what is listed of it. A tuple without a class of its own is made in a tenth of the time.
 """
 
 

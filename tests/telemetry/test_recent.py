@@ -27,8 +27,9 @@ def recent(*records: RequestRecord, decision: str = "") -> RecentRequests:
         history = CallHistory()
         if decision:
             history.add_decision(MadeDecision("p", "reported", decision, None))
-        request = ("request.finished", f"req_{number}", record, None, float(number), 1.0, [], history)
-        requests.add(lines.encode([request], [lines.form_of(request)]), [request[4:]])
+        listed = history.packed(float(number), 1.0, []), history.decisions
+        request = ("request.finished", f"req_{number}", record, None, float(number), 1.0, (), listed)
+        requests.add(lines.encode([request], [lines.form_of(request)]), [listed])
     return requests
 
 
@@ -87,10 +88,10 @@ async def test_of_those_that_came_together_as_many_are_shown_as_are_kept(maxlen:
             history.add_attempt(f"target {number}", 0.5, 0.25, None, "upstream_timeout")
             history.content = {"input": "\udc80"} if number == 10 else {}
             history.add_decision(MadeDecision("p", "reported", "p.x", "input[1]"))
-            steps = [("parse", 0.125)]
+            listed = history.packed(float(number), 1.0, [("parse", 0.125)]), history.decisions
             record = RequestRecord(model="m")
-            batch.append(("request.finished", f"req_{number}", record, None, float(number), 1.0, steps, history))
-        requests.add(lines.encode(batch, [*map(lines.form_of, batch)]), [request[4:] for request in batch])
+            batch.append(("request.finished", f"req_{number}", record, None, float(number), 1.0, (), listed))
+        requests.add(lines.encode(batch, [*map(lines.form_of, batch)]), [request[7] for request in batch])
     found: list[RecentRequest] = []
     await requests.search(found.append, "m")
 

@@ -44,6 +44,7 @@ from proxy.telemetry.finished import FinishedRequests
 from proxy.telemetry.logs import LogTally
 from proxy.telemetry.recent import RecentRequests
 from proxy.telemetry.recorder import Recorder
+from proxy.telemetry.sampling import RequestSpans
 from proxy.telemetry.trace import tracer_provider
 from proxy.usage.flush import counting
 from proxy.worker_process import listen, report_to
@@ -97,7 +98,7 @@ async def running(  # noqa: PLR0913  each a part of its own
         observer = make_observer(config)
         config = await _start_state(config, observer, resources)
         lasting = await _lasting(config, resources, files, finished, assignment)
-        lasting.tracer, lasting.ending = tracer, ending or lasting.ending
+        lasting.spans, lasting.ending = RequestSpans.of(tracer), ending or lasting.ending
         gateway = Gateway(lasting, observer)
         resources.push_async_callback(gateway.close)
         await gateway.start(config)

@@ -4,8 +4,6 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 
-from opentelemetry.trace import Tracer
-
 from proxy.identity.directory import Directory
 from proxy.routing.targets import Targets
 from proxy.shares import Shares
@@ -14,6 +12,7 @@ from proxy.stores import Store
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.finished import FinishedRequests
 from proxy.telemetry.recorder import Recorder
+from proxy.telemetry.sampling import RequestSpans
 from proxy.usage.book import UsageBook
 from proxy.workers import BodyMemory, Workers
 
@@ -33,7 +32,7 @@ class Lasting:
     memory: BodyMemory
     held: BodyMemory
     """What the responses that WebSocket connections keep may take together."""
-    tracer: Tracer | None = None
+    spans: RequestSpans | None = None
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process begins to end."""
     calls: Shares | None = None

@@ -54,7 +54,7 @@ def build_dispatcher(config: Config, pipeline: Pipeline, lasting: Lasting, healt
         router,
         _hosts(config),
         is_open=config.is_open,
-        tracer=lasting.tracer,
+        spans=lasting.spans,
         calls=calls,
         finished=lasting.finished,
         usage=lasting.usage,

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import structlog
 from aiohttp import web
 from aiohttp.hdrs import HOST, TRANSFER_ENCODING
-from opentelemetry.trace import Tracer
 
 from proxy.http.client_address import ClientAddresses
 from proxy.http.cross_origin import CrossOrigin
@@ -24,6 +23,7 @@ from proxy.shutdown import ShuttingDown, shutdown_error
 from proxy.telemetry.finished import FinishedRequests
 from proxy.telemetry.http_methods import known_method
 from proxy.telemetry.recent import CallHistory
+from proxy.telemetry.sampling import RequestSpans
 from proxy.telemetry.trace import DEFAULTS, Trace
 from proxy.telemetry.vocabulary import TraceTable
 from proxy.usage.book import UsageBook
@@ -69,7 +69,7 @@ class Dispatcher:
     router: Router
     hosts: frozenset[str]  # the Host names that are served; empty: any
     is_open: bool  # whether it has no callers, so that every client on this machine may use it
-    tracer: Tracer | None = None
+    spans: RequestSpans | None = None
     calls: Shares | None = None  # of all calls that run; None: there is one team only
     finished: FinishedRequests = field(default_factory=FinishedRequests)
     usage: UsageBook | None = None
@@ -128,7 +128,7 @@ class Dispatcher:
     def _open(self, request: Request) -> tuple[Exchange, FoundPath]:
         """Return the exchange of a request, and what its path matches."""
         headers = request.headers if self.trusts_traceparent else None
-        trace = Trace(self.tracer, headers, None, self.traces)
+        trace = Trace(self.spans, headers, None, self.traces)
         exchange = Exchange(request, trace, self.finished, self.calls, self.usage)
         found, record = self.router.find(exchange.path), exchange.record
         exchange.template, exchange.path_values = found.template, found.values

@@ -1,8 +1,8 @@
-"""Whether the trace of a request is recorded, found without starting a span of the SDK, and its first span."""
+"""Whether the trace of a request is recorded, and its first span."""
 
-from collections.abc import Sequence
-from functools import lru_cache
-from random import getrandbits
+import sys
+from math import log, log1p
+from random import getrandbits, random, randrange
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Tracer as SdkTracer
@@ -13,57 +13,55 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, TraceFlags, T
 from proxy.telemetry.recorded_span import RecordedSpan, recorded
 
 
-class TraceIds(RandomIdGenerator):
-    """Random ids of traces, the first of which can be known before its span is started."""
+class RequestSpans:
+    """Begins the spans of requests. Of those that are not sampled, most cost no call of a function.
 
-    def __init__(self) -> None:
-        self._next = 0
-        """The id of the next trace; 0, which none may have: not known yet."""
-
-    def is_next_below(self, bound: int) -> bool:
-        """Draw the id of the next trace, and return whether its end is below a number: else it is drawn again."""
-        self._next = self._next or getrandbits(128)
-        if self._next & TraceIdRatioBased.TRACE_ID_LIMIT < bound:
-            return True
-        self._next = 0
-        return False
-
-    def generate_trace_id(self) -> int:
-        trace_id, self._next = self._next or super().generate_trace_id(), 0
-        return trace_id
-
-
-def begin_span(tracer: Tracer, context: Context | None, links: Sequence[Link]) -> RecordedSpan | Span | None:
-    """Begin the span of a request, if that is sampled; None without one.
-
-    Most are not, and a tracer takes as long to find that as all checks of one. It is asked for a request that continues
-    a trace or has links, and if it has other ids than `TraceIds`, or a sampler that does not decide by the id alone.
+    A tracer takes as long to find that a request is not sampled as all checks of one. It is asked for a request that
+    continues a trace or has links, and for all if its sampler does not decide by a random id alone.
     """
-    drawing = _drawing_of(tracer) if context is None and not links else None
-    if drawing is None:
-        return recorded(tracer.start_span("request", context, SpanKind.SERVER, links=links), tracer)
-    own, ids, bound = drawing
-    if not ids.is_next_below(bound):
-        return None
-    flags = TraceFlags(TraceFlags.SAMPLED | (TraceFlags.RANDOM_TRACE_ID if ids.is_trace_id_random() else 0))
-    drawn = SpanContext(ids.generate_trace_id(), ids.generate_span_id(), is_remote=False, trace_flags=flags)
-    return RecordedSpan("request", drawn, None, SpanKind.SERVER, own)
+
+    __slots__ = ("_bound", "_tracer", "passed_over")
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self._bound = _bound_of(tracer)
+        self.passed_over = self._draw()
+        """How many of the next requests that continue no trace and have no links are not sampled."""
+
+    @staticmethod
+    def of(tracer: Tracer | None) -> "RequestSpans | None":
+        """Return what begins the spans of a tracer; None without one."""
+        return None if tracer is None else RequestSpans(tracer)
+
+    def begin(self, context: Context | None, linked: RecordedSpan | Span | None) -> RecordedSpan | Span:
+        """Begin the span of a request that is not passed over. One of the SDK is not recorded."""
+        tracer, bound = self._tracer, self._bound
+        links = [] if linked is None else [Link(linked.get_span_context())]
+        if context is not None or links or bound is None or not isinstance(tracer, SdkTracer):
+            return recorded(tracer.start_span("request", context, SpanKind.SERVER, links=links), tracer)
+        self.passed_over = self._draw()
+        ids = tracer.id_generator
+        flags = TraceFlags(TraceFlags.SAMPLED | (TraceFlags.RANDOM_TRACE_ID if ids.is_trace_id_random() else 0))
+        trace_id = (getrandbits(64) or 1) << 64 | randrange(bound)  # noqa: S311  the end decides in other services too
+        drawn = SpanContext(trace_id, ids.generate_span_id(), is_remote=False, trace_flags=flags)
+        return RecordedSpan("request", drawn, None, SpanKind.SERVER, tracer)
+
+    def _draw(self) -> int:
+        """Return how many requests are passed over until one is sampled, if each is with the sampler's probability."""
+        share = 1.0 if self._bound is None else self._bound / (TraceIdRatioBased.TRACE_ID_LIMIT + 1)
+        if not 0 < share < 1:
+            return 0 if share else sys.maxsize
+        return int(log(1 - random()) / log1p(-share))  # noqa: S311  a sample, not a secret
 
 
-@lru_cache(maxsize=4)
-def _drawing_of(tracer: Tracer) -> tuple[SdkTracer, TraceIds, int] | None:
-    """Return a tracer with what draws its ids and the bound of its sampler; None if these do not decide."""
-    if not isinstance(tracer, SdkTracer):
-        return None
-    ids, bound = tracer.id_generator, _bound_of(tracer.sampler)
-    return (tracer, ids, bound) if isinstance(ids, TraceIds) and bound is not None else None
+def _bound_of(tracer: Tracer) -> int | None:
+    """Return below which number the end of a random id must be to be sampled; None if that does not decide.
 
-
-def _bound_of(sampler: object) -> int | None:
-    """Return below which number the end of an id must be to be sampled; None for a sampler that decides otherwise.
-
-    Asking the sampler costs as much as starting a span. Source: opentelemetry.sdk.trace.sampling.
+    Source: opentelemetry.sdk.trace.sampling.
     """
+    if not isinstance(tracer, SdkTracer) or type(tracer.id_generator) is not RandomIdGenerator:
+        return None
+    sampler = tracer.sampler
     root = getattr(sampler, "_root", None) if isinstance(sampler, ParentBased) else sampler
     if root is ALWAYS_OFF:
         return 0

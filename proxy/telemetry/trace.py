@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from time import perf_counter, time_ns
 
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer
+from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from proxy.telemetry.attempt_span import PATHS, ModelCall, server_attributes
@@ -23,7 +23,7 @@ from proxy.telemetry.recent import CallHistory
 from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
 from proxy.telemetry.recorded_span import RecordedSpan, headers_of
 from proxy.telemetry.request_metrics import outcome_of
-from proxy.telemetry.sampling import TraceIds, begin_span
+from proxy.telemetry.sampling import RequestSpans
 from proxy.telemetry.server_timing import server_timing
 from proxy.telemetry.vocabulary import REQUEST, SPAN_KIND, TraceTable, describe_model_call, set_attributes
 from proxy.wire.loggable import printable
@@ -39,22 +39,23 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class Trace:
-    """The spans and durations of one request. Without a tracer it only measures durations."""
+    """The spans and durations of one request. Without `spans` it only measures durations."""
 
     __slots__ = (
-        "_call", "_has_worked", "_incoming", "_operation", "_resends", "_route", "_step", "_step_began", "_step_error",
-        "_tracer", "durations", "history", "inference_began", "is_recording", "settings", "span", "started", "waiting",
+        "_call", "_has_worked", "_incoming", "_operation", "_resends", "_route", "_spans", "_step", "_step_began",
+        "_step_error", "durations", "history", "inference_began", "is_recording", "settings", "span", "started",
+        "waiting",
     )  # fmt: skip
 
     def __init__(
-        self, tracer: Tracer | None = None, headers: Mapping[str, str] | None = None,
+        self, spans: RequestSpans | None = None, headers: Mapping[str, str] | None = None,
         linked: RecordedSpan | Span | None = None, settings: TraceTable = DEFAULTS,
     ) -> None:  # fmt: skip
         """`headers` are those of the request, `linked` is the span of the connection that it came on."""
         self.durations: list[tuple[str, float]] = []  # in seconds, in the order in which the steps ended
         self.span: RecordedSpan | Span | None = None  # one of the SDK is not recorded
         self.is_recording = False
-        self._tracer = tracer
+        self._spans = spans
         self.waiting: ModelCall | None = None  # the attempt whose reply has not begun
         self.inference_began: float | None = None  # when the first backend was called
         self._step: str | None = None
@@ -71,11 +72,12 @@ class Trace:
         self._incoming: dict[str, str] = {}
         if headers is not None and "traceparent" in headers:
             self._incoming = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
-        if tracer is not None:
+        if spans is not None and spans.passed_over and not self._incoming and linked is None:
+            spans.passed_over -= 1
+        elif spans is not None:
             context = _PROPAGATOR.extract(self._incoming) if self._incoming else None
-            links = [] if linked is None else [Link(linked.get_span_context())]
-            self.span = begin_span(tracer, context, links)
-            self.is_recording = self.span is not None and self.span.is_recording()
+            self.span = spans.begin(context, linked)
+            self.is_recording = self.span.is_recording()
 
     @property
     def trace_id(self) -> str | None:
@@ -242,7 +244,7 @@ class Trace:
 
     def of_turn(self) -> "Trace":
         """Return the trace of one turn on the connection that this is the trace of: their spans are linked."""
-        turn = Trace(self._tracer, self._incoming, self.span, self.settings)
+        turn = Trace(self._spans, self._incoming, self.span, self.settings)
         turn._route = self._route
         turn.history = None if self.history is None else CallHistory()
         return turn
@@ -250,7 +252,7 @@ class Trace:
     def fork(self, name: str) -> "Trace":
         """Return the trace of work that continues after this request: its span is a child of the request's."""
         fork = Trace(settings=self.settings)
-        fork._tracer, fork._incoming = self._tracer, self.propagation_headers()
+        fork._spans, fork._incoming = self._spans, self.propagation_headers()
         fork.span = self.start_child(name, SpanKind.INTERNAL)
         if self.history is not None:
             fork.history = CallHistory()
@@ -290,7 +292,7 @@ def tracer_provider(losses: dict[str, Callable[[], int]] | None = None) -> Trace
     from proxy.telemetry.span_queue import SpanQueue
 
     queue = SpanQueue(make_exporter("traces"))
-    provider = TracerProvider(resource=resource(), shutdown_on_exit=False, id_generator=TraceIds())
+    provider = TracerProvider(resource=resource(), shutdown_on_exit=False)
     provider.add_span_processor(queue)
     if losses is not None:
         losses["traces"] = queue.count_lost

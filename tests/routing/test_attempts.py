@@ -18,6 +18,7 @@ from proxy.routing.breaker import FAULTS_IN_A_ROW
 from proxy.routing.budget import RESERVE, SHARE
 from proxy.routing.routes import Fallback, PoolSettings, Route
 from proxy.telemetry.record import RequestRecord
+from proxy.telemetry.sampling import RequestSpans
 from proxy.telemetry.trace import Trace
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError
@@ -211,7 +212,7 @@ def traced() -> tuple[InMemorySpanExporter, Context]:
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    return exporter, make_context(trace=Trace(provider.get_tracer("test")))
+    return exporter, make_context(trace=Trace(RequestSpans(provider.get_tracer("test"))))
 
 
 def unreachable() -> BackendError:

@@ -15,6 +15,7 @@ from proxy.context import Context
 from proxy.rules import decisions as decisions_module
 from proxy.rules.decisions import Decisions
 from proxy.telemetry.audit import Audit, AuditTable
+from proxy.telemetry.sampling import RequestSpans
 from proxy.telemetry.trace import Trace
 from proxy.wire.errors import PolicyViolation, Unavailable
 from proxy.wire.loggable import LONGEST_CHARS
@@ -28,7 +29,7 @@ def traced() -> tuple[InMemorySpanExporter, Context]:
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    return exporter, make_context(trace=Trace(provider.get_tracer("test")))
+    return exporter, make_context(trace=Trace(RequestSpans(provider.get_tracer("test"))))
 
 
 def test_a_violation_is_logged_recorded_and_returned(logged):

@@ -14,6 +14,7 @@ import proxy
 from proxy.telemetry import metrics
 from proxy.telemetry.instruments import Metric
 from proxy.telemetry.record import RequestRecord
+from proxy.telemetry.sampling import RequestSpans
 from proxy.telemetry.trace import Trace
 from proxy.telemetry.vocabulary import TraceTable, sent_attributes
 from tests.conftest import StartGateway
@@ -144,7 +145,7 @@ def test_what_an_upstream_says_has_the_types_of_the_conventions():
              "max_output_tokens", "response_id", "response_model", "finish_reason"), odd,
         )  # fmt: skip
         record = RequestRecord(method="POST", path="/v1/responses", status=200, model="m", provider="openai", **fields)
-        trace = Trace(tracer, settings=TraceTable(semconv="both"))
+        trace = Trace(RequestSpans(tracer), settings=TraceTable(semconv="both"))
         with trace.model_call(record, "create", "http://h/v1"):
             pass
         trace.end_call(record)

@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 
 from proxy.telemetry.record import RequestRecord
+from proxy.telemetry.sampling import RequestSpans
 from proxy.telemetry.trace import Trace
 from proxy.telemetry.vocabulary import sent_attributes
 from tests.conftest import tables_for
@@ -324,7 +325,7 @@ def test_a_trace_without_a_tracer_only_measures():
 
 def test_an_invalid_context_of_a_caller_starts_a_new_trace(provider: TracerProvider, spans: InMemorySpanExporter):
     """The invalid context is neither continued nor sent to the upstream."""
-    trace = Trace(provider.get_tracer("test"), {"traceparent": "00-nothing"})
+    trace = Trace(RequestSpans(provider.get_tracer("test")), {"traceparent": "00-nothing"})
     sent = trace.propagation_headers()["traceparent"]
     trace.end(RequestRecord(method="POST", path="/v1/responses", status=200))
     (root,) = spans.get_finished_spans()
@@ -335,7 +336,7 @@ def test_an_invalid_context_of_a_caller_starts_a_new_trace(provider: TracerProvi
 
 def test_a_step_in_which_a_request_fails_is_measured_and_marked(provider: TracerProvider, spans: InMemorySpanExporter):
     """The span has the code of the error; the steps before it ended well, and one without work has no span."""
-    trace = Trace(provider.get_tracer("test"))
+    trace = Trace(RequestSpans(provider.get_tracer("test")))
     trace.begin("cache")
     trace.note_work()
     trace.begin("policies")

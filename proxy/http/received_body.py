@@ -7,7 +7,7 @@ class ReceivedBody(StreamReader):
     """A body in one piece.
 
     aiohttp's own constructor is left out: it prepares for more pieces, and takes six times as long. So only what the
-    gateway reads bodies with is there; what else a StreamReader has raises AttributeError.
+    gateway and aiohttp's requests read bodies with is there; what else a StreamReader has raises AttributeError.
     """
 
     __slots__ = ("_unread",)
@@ -30,6 +30,9 @@ class ReceivedBody(StreamReader):
 
     async def wait_eof(self) -> None:
         """All of it has arrived."""
+
+    def set_read_chunk_size(self, n: int) -> None:
+        """aiohttp calls this before it reads a whole body: here it is one piece."""
 
     def read_nowait(self, n: int = -1) -> bytes:
         data = self._unread if n < 0 else self._unread[:n]

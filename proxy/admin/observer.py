@@ -4,6 +4,7 @@ import asyncio
 import os
 import resource
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -19,6 +20,7 @@ from proxy.stores.memory import MemoryStore
 from proxy.telemetry import metrics
 from proxy.telemetry.files import QueuedFile
 from proxy.telemetry.finished import FinishedRequests
+from proxy.telemetry.http_methods import known_method
 from proxy.telemetry.instruments import Instruments, Metric, Point, Snapshot, encode
 from proxy.telemetry.logs import LogTally
 from proxy.telemetry.recent import RecentRequests
@@ -43,6 +45,7 @@ class Observer:
         self._stores = self._instruments.histogram(metrics.STORE_DURATION)
         self._lag = self._instruments.histogram(metrics.LOOP_LAG).of()
         self._started_at = time.time()
+        self._methods = {"GET", "POST"}  # that were seen: each has a count, which may be 0
         self._losses: dict[str, Callable[[], int]] = {}
         self._instruments.observe("process", self._read_process)
         self._instruments.observe("losses", self._read_losses)
@@ -83,6 +86,7 @@ class Observer:
         """
         observe = self._instruments.observe
         observe("server", lambda: _read_server(server, memory))
+        observe("requests", lambda: self._read_active(server))
         observe("targets", lambda: _read_targets(pipeline()))
         counts = pipeline().rules.decisions.counts
         observe("decisions", lambda: [(metrics.POLICY_DECISIONS, labels, count) for labels, count in counts.items()])
@@ -126,6 +130,14 @@ class Observer:
             due = loop.time() + LAG_CHECK_S
             await asyncio.sleep(LAG_CHECK_S)
             self._lag.add(max(0.0, loop.time() - due))
+
+    def _read_active(self, server: Server) -> Iterable[Point]:
+        """Return how many requests of each method are being answered: they are not counted as they begin and end."""
+        methods = [each.active_method for each in server.connections if isinstance(each, Connection)]
+        counts = Counter(known_method(method) for method in methods if method is not None)
+        self._methods |= counts.keys()
+        for method in sorted(self._methods):
+            yield metrics.ACTIVE, (method, self.requests.scheme), counts[method]
 
     def _read_losses(self) -> Iterable[Point]:
         return [(metrics.LOST, (name,), read()) for name, read in self._losses.items()]

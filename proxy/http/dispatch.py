@@ -21,7 +21,6 @@ from proxy.loop_turns import LoopTurns
 from proxy.shares import Shares
 from proxy.shutdown import ShuttingDown, shutdown_error
 from proxy.telemetry.finished import FinishedRequests
-from proxy.telemetry.http_methods import known_method
 from proxy.telemetry.recent import CallHistory
 from proxy.telemetry.sampling import RequestSpans
 from proxy.telemetry.trace import DEFAULTS, Trace
@@ -87,11 +86,8 @@ class Dispatcher:
         ending = None if self.starts.take() else await self._wait_for_start(request)
         exchange, found = self._open(request)
         record, metrics = exchange.record, self.finished.metrics
-        if metrics is not None:
-            method = known_method(request.method)
-            metrics.active[method] += 1
-            if metrics.recent.maxlen:
-                exchange.trace.history = CallHistory()
+        if metrics is not None and metrics.recent.maxlen:
+            exchange.trace.history = CallHistory()
         try:
             response = await self._answer(exchange, found) if ending is None else self._refuse(exchange, ending)
             record.status = response.status
@@ -101,8 +97,6 @@ class Dispatcher:
                 record.code = "write_timeout"
             raise
         finally:
-            if metrics is not None:
-                metrics.active[method] -= 1
             exchange.finish()
             self.load.note_end()
         return response

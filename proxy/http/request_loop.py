@@ -75,6 +75,11 @@ class RequestLoop(BoundedHeads):
         self._end()
 
     @property
+    def active_method(self) -> str | None:
+        """The method of the request that is being answered; None without one."""
+        return None if self._current_request is None else self._current_request.method
+
+    @property
     def output_size(self) -> int:
         """How much of the answer to the current request was written, in bytes."""
         current = self._current_request

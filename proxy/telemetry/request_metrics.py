@@ -1,13 +1,12 @@
 """Adds finished requests to the metrics, many at a time, from their records."""
 
-from collections import Counter as Count
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
 from proxy.telemetry import metrics
 from proxy.telemetry.http_methods import SOCKET, known_method
-from proxy.telemetry.instruments import Buckets, Cell, Instruments, Names, Point
+from proxy.telemetry.instruments import Buckets, Cell, Instruments, Names
 from proxy.telemetry.recent import RecentRequests
 from proxy.telemetry.record import FROM_CACHE, RequestRecord
 
@@ -48,8 +47,6 @@ class RequestMetrics:
 
     def __init__(self, instruments: Instruments) -> None:
         counter, histogram = instruments.counter, instruments.histogram
-        self.active: Count[str] = Count()
-        """How many requests of each method are being answered."""
         self.scheme = "http"
         """What the addresses of the gateway begin with."""
         self.recent: RecentRequests = RecentRequests(maxlen=0)
@@ -65,7 +62,6 @@ class RequestMetrics:
         self._retries, self._queue = counter(metrics.RETRIES), histogram(metrics.QUEUE_DURATION)
         self._repairs = counter(metrics.REPAIRS)
         self._models, self._codes = Names(), Names()
-        instruments.observe("requests", self._read_active)
 
     def record(self, record: RequestRecord, seconds: float, steps: Steps, template: str | None = None) -> None:
         """Add a finished request. `template` is that of its path, `steps` are the durations of its steps."""
@@ -174,9 +170,6 @@ class RequestMetrics:
             plan.summed.append(("cache_bytes", self._cache_bytes.of(team, route)))
             for kind in ("input", "output"):
                 plan.summed.append((f"saved_{kind}_tokens", self._cache_tokens.of(team, model, route, kind)))
-
-    def _read_active(self) -> Iterable[Point]:
-        return [(metrics.ACTIVE, (method, self.scheme), count) for method, count in self.active.items()]
 
 
 def _sum(column: Sequence[float]) -> float:

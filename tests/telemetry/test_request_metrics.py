@@ -281,3 +281,43 @@ def test_a_call_without_a_price_does_not_cost_0():
     sums = {metric: [*series.values()] for metric, series in instruments.snapshot().items()}
 
     assert (sums[metrics.COST], sums[metrics.UNPRICED], sums[metrics.SAVED_COST]) == ([0.75], [2], [2.0])
+
+
+async def test_what_is_being_answered_is_counted_by_method(http, start_gateway, upstream: FakeUpstream, logged):
+    """Also where it is nothing: what scales by it needs a number. A method that was seen once keeps its count."""
+    go_on = asyncio.Event()
+
+    async def wait(request: web.Request) -> web.StreamResponse:
+        await go_on.wait()
+        return await canonical(request)
+
+    async def count() -> dict[str, float]:
+        found = await scrape(http, admin)
+        return {
+            dict(labels)["http_request_method"]: value
+            for (name, labels), value in found.items()
+            if name == "http_server_active_requests"
+        }
+
+    upstream.answer = wait
+    gateway = await start_gateway(tables_for(upstream, admin={"port": 0}))
+    admin = admin_of(logged)
+    before = await count()
+    sending = [asyncio.create_task(post_to(http, gateway)) for _ in range(2)]
+    async with asyncio.timeout(TIMEOUT_S):
+        while len(upstream.requests) < 2:
+            await pause()
+    meanwhile = await count()
+    go_on.set()
+    await asyncio.gather(*sending)
+    async with asyncio.timeout(TIMEOUT_S):
+        while (after := await count()) != before:
+            await pause()
+
+    assert before == after == {"GET": 0, "POST": 0}
+    assert meanwhile == {"GET": 0, "POST": 2}
+
+
+async def post_to(http, gateway: str) -> None:
+    async with http.post(f"{gateway}/v1/responses", json=BODY) as answer:
+        await answer.read()

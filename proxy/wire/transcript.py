@@ -23,7 +23,7 @@ FRAME_WORK = 16
 """How many bytes of an item take as much work as one byte of its frames."""
 JOINED_RUNS = 8
 """How many runs that came one by one are kept as one, as each takes 90 bytes of memory beside its own."""
-ROOM_BYTES = 1024
+ROOM_BYTES = 4096
 """For how many bytes of forwarded runs memory is reserved ahead, beside that for the one that needs it."""
 MAX_MARKS = 10_000
 """How many moments are noted at which frames came; later frames come with the last one."""

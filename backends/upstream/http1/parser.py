@@ -79,15 +79,12 @@ class ResponseParser:
 
         Raises InvalidHttp.
         """
-        while self.head is None:
-            end = -1 if self._partial else data.find(b"\r\n\r\n") + 4
-            if 4 <= end <= MAX_HEAD_BYTES:  # almost always
-                head, data = data[:end], data[end:]
-            elif (found := self._split_head(data)) is not None:
-                head, data = found
-            else:
-                return b""
-            self._parse_head(head)
+        if self._is_between_chunks:
+            lines = _size_lines(len(data))
+            if data.startswith(lines) and data.endswith(b"\r\n"):  # as most of a stream arrives
+                return data[len(lines[0]) : -2]
+        if self.head is None:
+            data = self._read_heads(data)
         if not data:
             return b""
         if self._is_between_chunks and (chunk := self._whole_chunk(data)) is not None:
@@ -100,6 +97,19 @@ class ResponseParser:
         left = self._left_bytes = self._left_bytes - len(data)
         self.is_complete, self.has_surplus = left <= 0, left < 0
         return data if left >= 0 else data[:left]
+
+    def _read_heads(self, data: bytes) -> bytes:
+        """Read heads up to the one of the answer, and return what follows it. Raises InvalidHttp."""
+        while self.head is None:
+            end = -1 if self._partial else data.find(b"\r\n\r\n") + 4
+            if 4 <= end <= MAX_HEAD_BYTES:  # almost always
+                head, data = data[:end], data[end:]
+            elif (found := self._split_head(data)) is not None:
+                head, data = found
+            else:
+                return b""
+            self._parse_head(head)
+        return data
 
     def _whole_chunk(self, data: bytes) -> bytes | None:
         """Return the data of one whole chunk, behind which the body may end; None for anything else."""

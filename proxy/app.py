@@ -42,10 +42,10 @@ from proxy.telemetry.audit import Audit
 from proxy.telemetry.files import QueuedFile
 from proxy.telemetry.finished import FinishedRequests
 from proxy.telemetry.logs import LogTally
+from proxy.telemetry.otlp import tracer_provider
 from proxy.telemetry.recent import RecentRequests
 from proxy.telemetry.recorder import Recorder
 from proxy.telemetry.sampling import RequestSpans
-from proxy.telemetry.trace import tracer_provider
 from proxy.usage.flush import counting
 from proxy.worker_process import listen, report_to
 from proxy.workers import BodyMemory, Workers

@@ -21,7 +21,6 @@ from proxy.loop_turns import LoopTurns
 from proxy.shares import Shares
 from proxy.shutdown import ShuttingDown, shutdown_error
 from proxy.telemetry.finished import FinishedRequests
-from proxy.telemetry.recent import CallHistory
 from proxy.telemetry.sampling import RequestSpans
 from proxy.telemetry.trace import DEFAULTS, Trace
 from proxy.telemetry.vocabulary import TraceTable
@@ -87,7 +86,7 @@ class Dispatcher:
         exchange, found = self._open(request)
         record, metrics = exchange.record, self.finished.metrics
         if metrics is not None and metrics.recent.maxlen:
-            exchange.trace.history = CallHistory()
+            exchange.trace.is_listed = True
         try:
             response = await self._answer(exchange, found) if ending is None else self._refuse(exchange, ending)
             record.status = response.status

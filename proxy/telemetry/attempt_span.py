@@ -11,6 +11,7 @@ from msgspec import Struct
 from opentelemetry.trace import SpanKind, StatusCode
 
 from proxy.telemetry.http_methods import method_attributes, request_name
+from proxy.telemetry.recent import MAX_NOTES
 from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
 from proxy.telemetry.recorded_span import RecordedSpan
 from proxy.wire.errors import HeadgateError
@@ -72,10 +73,14 @@ class ModelCall(Struct, eq=False):
             trace.end_wait()
         inference_s = ended - (trace.inference_began or self.started)
         self._record.inference_s = int(inference_s * 1e4 + 0.5) / 1e4  # `round` takes three times as long
-        if trace.history is not None:
+        if trace.is_listed:
             failed = self.error or (None if error is None else error_type(error))
             began_s, lasted_s = self.started - trace.started, ended - self.started
-            trace.history.add_attempt(self._target or "", began_s, lasted_s, self.status, failed)
+            made = self._target or "", began_s, lasted_s, self.status, failed
+            if trace.attempts is None:
+                trace.attempts = [made]
+            elif len(trace.attempts) < MAX_NOTES:
+                trace.attempts.append(made)
         if self.span is None:
             return
         if self.status is not None:

@@ -44,14 +44,10 @@ class FinishedRequests:
     def add(
         self, event: str, request_id: str, record: RequestRecord, trace: Trace, template: str | None = None
     ) -> None:
-        """Note that a request has ended now; its record is complete. `event` is that of its log line.
-
-        What is listed is packed at once: later, none of the objects in it would be in the processor's caches.
-        """
+        """Note that a request has ended now; its record is complete. `event` is that of its log line."""
         record.trace_id = trace.trace_id
-        history = None if template in PROBES else trace.history
+        listed = trace.listed() if trace.is_listed and template not in PROBES else None
         ended_at, duration_s, steps = time.time(), trace.elapsed_s(), trace.durations
-        listed = None if history is None else (history.packed(ended_at, duration_s, steps), history.decisions)
         if not record.stream and record.cache not in LOOKED_UP:
             steps = []  # they are not measured
         waiting = self._waiting
@@ -93,7 +89,7 @@ class FinishedRequests:
             for form, request in zip(forms, ended, strict=True):
                 alike.setdefault(form, []).append(request)
             self._unmeasured.extend(alike.items())
-            self.metrics.recent.add(lines, [request[7] for request in ended])
+            self.metrics.recent.add(lines, [(request[4], request[5], request[7]) for request in ended])
 
 
 def _log(request: FinishedRequest) -> None:

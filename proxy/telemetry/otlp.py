@@ -5,13 +5,14 @@ Source: https://opentelemetry.io/docs/specs/otel/protocol/exporter/
 
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any, Literal
 
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.sdk.trace import TracerProvider
 
 Signal = Literal["traces", "metrics"]
 HTTP, GRPC = "http/protobuf", "grpc"
@@ -58,6 +59,24 @@ def resource() -> Resource:
     name = os.environ.get("OTEL_SERVICE_NAME", "headgate")
     own = {SERVICE_NAME: name, SERVICE_VERSION: version("headgate"), SERVICE_INSTANCE_ID: str(uuid.uuid4())}
     return Resource.create(own)
+
+
+def tracer_provider(losses: dict[str, Callable[[], int]] | None = None) -> TracerProvider | None:
+    """Return a provider that exports OTLP if the standard variables ask for it, else None.
+
+    What counts the spans that are lost is added to `losses`. Raises ValueError for a protocol that is not available.
+    Source: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+    """
+    if not is_wanted("traces"):
+        return None
+    from proxy.telemetry.span_queue import SpanQueue
+
+    queue = SpanQueue(make_exporter("traces"))
+    provider = TracerProvider(resource=resource(), shutdown_on_exit=False)
+    provider.add_span_processor(queue)
+    if losses is not None:
+        losses["traces"] = queue.count_lost
+    return provider
 
 
 def _protocol(signal: Signal) -> tuple[str, str]:

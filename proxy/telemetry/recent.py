@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from proxy.telemetry.server_timing import read_timing
+
 MAX_NOTES = 64
 """How many decisions, and how many attempts, are kept of one request."""
 UNPACKING, MOST_WORK = 64, 2048
@@ -43,45 +45,29 @@ NONE: Sequence[MadeDecision] = ()
 NO_CONTENT: Mapping[str, str] = MappingProxyType({})
 
 
-class CallHistory:
-    """What happened to one request beside what its record says."""
+PackedAttempt = tuple[str, float, float, int | None, str | None]
+"""The fields of an attempt: each request has one, so its class is made when it is read."""
 
-    __slots__ = ("content", "decisions", "packed_attempts")
+
+class CallHistory:
+    """What policies decided about a request, and what was captured of its content. Most requests have none."""
+
+    __slots__ = ("content", "decisions")
 
     def __init__(self) -> None:
-        self.packed_attempts: list[tuple[str, float, float, int | None, str | None]] = []
-        """The attempts as tuples: each request has one, so its class is made when it is read."""
         self.decisions: Sequence[MadeDecision] = NONE
         self.content: Mapping[str, str] = NO_CONTENT
         """What was captured of its content, if the team's is."""
-
-    def add_attempt(self, target: str, began_s: float, lasted_s: float, status: int | None, error: str | None) -> None:
-        """Note an attempt."""
-        if len(self.packed_attempts) < MAX_NOTES:
-            self.packed_attempts.append((target, began_s, lasted_s, status, error))
-
-    @property
-    def attempts(self) -> Sequence[MadeAttempt]:
-        return [MadeAttempt(*each) for each in self.packed_attempts]
-
-    def packed(self, ended_at: float, duration_s: float, steps: Sequence[tuple[str, float]]) -> bytes:
-        """Return it as JSON, with when the request ended, how long it took in seconds, and its steps."""
-        content = self.content or None
-        return _encode((ended_at, duration_s, steps, self.packed_attempts, self.decisions, content))
 
     def add_decision(self, decision: MadeDecision) -> None:
         if len(self.decisions) < MAX_NOTES:
             self.decisions = [*self.decisions, decision]
 
     @staticmethod
-    def unpacked(
-        attempts: list[list[Any]], decisions: list[list[Any]], content: Mapping[str, str] | None
-    ) -> "CallHistory":
+    def unpacked(decisions: list[list[Any]], content: Mapping[str, str]) -> "CallHistory":
         """Return the history of which JSON has had these parts."""
         history = CallHistory()
-        history.packed_attempts = [(target, began_s, lasted_s, *end) for target, began_s, lasted_s, *end in attempts]
-        history.decisions = [MadeDecision(*each) for each in decisions]
-        history.content = content or NO_CONTENT
+        history.decisions, history.content = [MadeDecision(*each) for each in decisions], content
         return history
 
 
@@ -97,11 +83,14 @@ class RecentRequest(NamedTuple):
     fields: Mapping[str, str | int | float | bool]
     duration_s: float
     steps: Sequence[tuple[str, float]]
+    attempts: Sequence[MadeAttempt]
     history: CallHistory
 
 
-ListedRequest = tuple[bytes, Sequence[MadeDecision]]
-"""What the log line of a request does not have, as `CallHistory.packed` returns it, and what policies decided."""
+ListedRequest = tuple[str, Sequence[PackedAttempt], CallHistory | None]
+"""What the log line of a request does not have: its steps as the value of `Server-Timing`, and what happened."""
+EndedRequest = tuple[float, float, ListedRequest | None]
+"""When a request ended, how long it took in seconds, and what is listed of it; None: it is not."""
 
 
 class _Batch(NamedTuple):
@@ -127,20 +116,16 @@ class RecentRequests:
         self._size = 0
         self._turn = asyncio.Lock()
 
-    def add(self, lines: bytes, ended: Sequence[ListedRequest | None]) -> None:
-        """Add requests and their log lines; None: one is not listed.
-
-        A search looks at the lines, and at what policies have decided.
-        """
+    def add(self, lines: bytes, ended: Sequence[EndedRequest]) -> None:
+        """Add requests and their log lines. A search looks at these, and at what policies have decided."""
         if not self.maxlen:
             return
-        listed = [each for each in ended if each is not None]
-        if len(listed) < len(ended) or any(made for _, made in listed):
+        listed = [(ended_at, duration_s, *each) for ended_at, duration_s, each in ended if each is not None]
+        if len(listed) < len(ended) or any(history for *_, history in listed):
             lines = _with_decisions(lines, ended)
         if not listed:
             return
-        details = b",".join([packed for packed, _ in listed])
-        self._batches.append(_Batch(len(listed), lines, b"[%b]" % details))
+        self._batches.append(_Batch(len(listed), lines, _encode(listed)))
         self._size += len(listed)
         while self._size - self._batches[0].size >= self.maxlen:
             self._size -= self._batches.popleft().size
@@ -174,13 +159,14 @@ class RecentRequests:
                     await asyncio.sleep(0)
 
 
-def _with_decisions(lines: bytes, ended: Sequence[ListedRequest | None]) -> bytes:
+def _with_decisions(lines: bytes, ended: Sequence[EndedRequest]) -> bytes:
     """Return the lines of the requests that are listed, each followed by what policies have decided."""
-    texts = [
-        b"%b\t%b" % (line, _encode(request[1])) if request[1] else line
-        for line, request in zip(lines.split(b"\n"), ended, strict=True)
-        if request is not None
-    ]
+    texts: list[bytes] = []
+    for line, (_, _, listed) in zip(lines.split(b"\n"), ended, strict=True):
+        if listed is not None:
+            history = listed[2]
+            made = NONE if history is None else history.decisions
+            texts.append(b"%b\t%b" % (line, _encode(made)) if made else line)
     return b"\n".join(texts)
 
 
@@ -200,6 +186,8 @@ def _decode(text: bytes) -> list[Any]:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, CallHistory):
+        return value.decisions, value.content
     return dict(value) if isinstance(value, Mapping) else tuple(value) if isinstance(value, tuple) else str(value)
 
 
@@ -211,9 +199,12 @@ def _as_kept(text: str) -> bytes:
         return b"\n\n"
 
 
-def _unpack(text: bytes, ended_at: float, duration_s: float, steps: list[list[Any]], *packed: Any) -> RecentRequest:
+def _unpack(
+    text: bytes, ended_at: float, duration_s: float, timing: str, made: list[list[Any]], noted: list[Any] | None
+) -> RecentRequest:  # fmt: skip
     fields = orjson.loads(text.partition(b"\t")[0])
     request_id, event = fields["request_id"], fields["event"]
     known = {name: value for name, value in fields.items() if name not in NOT_OF_THE_RECORD}
-    made = [(name, lasted_s) for name, lasted_s in steps]
-    return RecentRequest(ended_at, request_id, event, known, duration_s, made, CallHistory.unpacked(*packed))
+    attempts = [MadeAttempt(*each) for each in made]
+    history = CallHistory() if noted is None else CallHistory.unpacked(*noted)
+    return RecentRequest(ended_at, request_id, event, known, duration_s, read_timing(timing), attempts, history)

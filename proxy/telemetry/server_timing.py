@@ -29,3 +29,9 @@ def server_timing(durations: Iterable[tuple[str, float]]) -> str:
         else:
             parts.append(f"{name};dur={seconds * 1000:.2f}")
     return ", ".join(parts)
+
+
+def read_timing(value: str) -> list[tuple[str, float]]:
+    """Return the durations of a value in seconds."""
+    parts = (part.split(";dur=") for part in value.split(", ") if part)
+    return [(name, float(milliseconds) / 1000) for name, milliseconds in parts]

@@ -9,17 +9,15 @@ All durations are in `Server-Timing`. A request that is not sampled has no span 
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from time import perf_counter, time_ns
 
-from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from proxy.telemetry.attempt_span import PATHS, ModelCall, server_attributes
 from proxy.telemetry.http_methods import method_attributes, request_name
-from proxy.telemetry.otlp import is_wanted, make_exporter, resource
-from proxy.telemetry.recent import CallHistory
+from proxy.telemetry.recent import CallHistory, ListedRequest, PackedAttempt
 from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
 from proxy.telemetry.recorded_span import RecordedSpan, headers_of
 from proxy.telemetry.request_metrics import outcome_of
@@ -42,9 +40,9 @@ class Trace:
     """The spans and durations of one request. Without `spans` it only measures durations."""
 
     __slots__ = (
-        "_call", "_has_worked", "_incoming", "_operation", "_resends", "_route", "_spans", "_step", "_step_began",
-        "_step_error", "durations", "history", "inference_began", "is_recording", "settings", "span", "started",
-        "waiting",
+        "_call", "_has_worked", "_history", "_incoming", "_operation", "_resends", "_route", "_spans", "_step",
+        "_step_began", "_step_error", "attempts", "durations", "inference_began", "is_listed", "is_recording",
+        "settings", "span", "started", "timing", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -67,7 +65,10 @@ class Trace:
         self._operation = ""
         self._resends = -1
         self._route: str | None = None  # the template of the path
-        self.history: CallHistory | None = None  # what the admin API shows of it, if there is one
+        self.is_listed = False  # whether the admin API shows the request
+        self.attempts: list[PackedAttempt] | None = None  # if it is listed
+        self._history: CallHistory | None = None
+        self.timing = "", 0  # the value of `Server-Timing` that was sent, and of how many durations
         self.started = perf_counter()  # when the head of the request had been read
         self._incoming: dict[str, str] = {}
         if headers is not None and "traceparent" in headers:
@@ -86,6 +87,20 @@ class Trace:
             return f"{self.span.get_span_context().trace_id:032x}"
         found = TRACEPARENT.fullmatch(self._incoming["traceparent"]) if self._incoming else None
         return None if found is None else found[1]
+
+    @property
+    def history(self) -> CallHistory | None:
+        """What is to be listed of decisions and content; None: the request is not listed."""
+        if self._history is None and self.is_listed:
+            self._history = CallHistory()
+        return self._history
+
+    def listed(self) -> ListedRequest:
+        """Return what the request's log line does not have."""
+        text, count = self.timing
+        if count != len(self.durations):
+            text = server_timing(self.durations)
+        return text, self.attempts or (), self._history
 
     def elapsed_s(self) -> float:
         """Return the seconds since the request's head was read."""
@@ -226,7 +241,10 @@ class Trace:
     def server_timing(self, *, has_steps: bool = True) -> str:
         """Return the value of `Server-Timing`: of each step, if any is measured, or of all together."""
         self.end_step()
-        return server_timing((has_steps and self.durations) or [("total", self.elapsed_s())])
+        if not has_steps or not self.durations:
+            return server_timing([("total", self.elapsed_s())])
+        self.timing = server_timing(self.durations), len(self.durations)
+        return self.timing[0]
 
     def start_child(self, name: str, kind: SpanKind, start_time: int | None = None) -> RecordedSpan | None:
         """Start a span under the model's call, else under the request, if that is recorded."""
@@ -246,7 +264,7 @@ class Trace:
         """Return the trace of one turn on the connection that this is the trace of: their spans are linked."""
         turn = Trace(self._spans, self._incoming, self.span, self.settings)
         turn._route = self._route
-        turn.history = None if self.history is None else CallHistory()
+        turn.is_listed = self.is_listed
         return turn
 
     def fork(self, name: str) -> "Trace":
@@ -254,9 +272,9 @@ class Trace:
         fork = Trace(settings=self.settings)
         fork._spans, fork._incoming = self._spans, self.propagation_headers()
         fork.span = self.start_child(name, SpanKind.INTERNAL)
-        if self.history is not None:
-            fork.history = CallHistory()
-            fork.history.decisions = self.history.decisions
+        fork.is_listed = self.is_listed
+        if self._history is not None and fork.history is not None:
+            fork.history.decisions = self._history.decisions
         fork.is_recording = fork.span is not None and fork.span.is_recording()
         return fork
 
@@ -279,21 +297,3 @@ class Trace:
         if outcome == "failed" or record.status is None:
             self.span.set_status(StatusCode.ERROR)
         self.span.end()
-
-
-def tracer_provider(losses: dict[str, Callable[[], int]] | None = None) -> TracerProvider | None:
-    """Return a provider that exports OTLP if the standard variables ask for it, else None.
-
-    What counts the spans that are lost is added to `losses`. Raises ValueError for a protocol that is not available.
-    Source: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
-    """
-    if not is_wanted("traces"):
-        return None
-    from proxy.telemetry.span_queue import SpanQueue
-
-    queue = SpanQueue(make_exporter("traces"))
-    provider = TracerProvider(resource=resource(), shutdown_on_exit=False)
-    provider.add_span_processor(queue)
-    if losses is not None:
-        losses["traces"] = queue.count_lost
-    return provider

@@ -27,7 +27,7 @@ from proxy.app import running
 from proxy.config.build import read as read_config
 from proxy.telemetry.finished import FinishedRequests
 from proxy.telemetry.logs import LogTally, configure_logs
-from proxy.telemetry.trace import tracer_provider
+from proxy.telemetry.otlp import tracer_provider
 from tests.bench.processes import start_server
 from tests.bench.servers import API_KEY, POLICIES, SINKS, UPSTREAM, headgate, telemetry_variables
 from tests.bench.workloads import COUNTER, build_body

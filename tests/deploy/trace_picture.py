@@ -20,7 +20,7 @@ from opentelemetry.trace import Tracer
 
 from proxy.app import running
 from proxy.config.build import build
-from proxy.telemetry.trace import tracer_provider
+from proxy.telemetry.otlp import tracer_provider
 from tests.conftest import tables_for
 from tests.upstream import FakeUpstream, canonical
 

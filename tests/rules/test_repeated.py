@@ -25,7 +25,6 @@ from proxy.context import Caller, Context
 from proxy.rules import Rules
 from proxy.rules.admit import REPLY_CHECKS
 from proxy.rules.rule import compile_selector
-from proxy.telemetry.recent import CallHistory
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.event import Event, Stop
@@ -100,7 +99,7 @@ def remembered(**fields: object) -> Call:
 async def admit(rules: Rules, call: Call, caller: Caller = ANNA) -> tuple[Call, Context]:
     """Return a call as it is allowed in a request of its own, and the context of that."""
     context = make_context(caller)
-    context.trace.history = CallHistory()
+    context.trace.is_listed = True
     return await rules.admit(call, context), context
 
 

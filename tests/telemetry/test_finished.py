@@ -11,7 +11,7 @@ from proxy.config.build import build
 from proxy.telemetry import finished
 from proxy.telemetry.finished import MOST_WAITING, FinishedRequests
 from proxy.telemetry.instruments import Instruments
-from proxy.telemetry.recent import CallHistory, RecentRequest, RecentRequests
+from proxy.telemetry.recent import RecentRequest, RecentRequests
 from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.request_metrics import RequestMetrics
 from proxy.telemetry.trace import Trace
@@ -37,7 +37,7 @@ def ids_of(lines: Lines) -> list[str]:
 
 def add(requests: FinishedRequests, number: int, template: str | None = None) -> Trace:
     trace = Trace()
-    trace.history = CallHistory()
+    trace.is_listed = True
     requests.add("request.finished", f"req_{number}", RequestRecord(status=200), trace, template)
     return trace
 
@@ -133,7 +133,7 @@ async def test_lines_of_both_kinds_say_the_same_and_what_is_listed_is_bounded(lo
     requests.metrics = RequestMetrics(Instruments())
     requests.metrics.recent = RecentRequests(maxlen=9)
     trace = Trace()
-    trace.history = CallHistory()
+    trace.is_listed = True
     record = RequestRecord(status=200, team="a", response_id="r" * 1_000_000, metadata={"a": "b"}, upstream_code=["x"])
     requests.add("request.finished", "req_1", record, trace)
     requests.write()

@@ -17,10 +17,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 
 from proxy.telemetry.instruments import Distribution, Metric
-from proxy.telemetry.otlp import is_wanted, make_exporter
+from proxy.telemetry.otlp import is_wanted, make_exporter, tracer_provider
 from proxy.telemetry.otlp_metrics import MetricPush, encode, interval_s
 from proxy.telemetry.span_queue import SpanQueue
-from proxy.telemetry.trace import tracer_provider
 from tests.conftest import StartGateway, tables_for
 from tests.timeouts import TIMEOUT_S
 from tests.upstream import FakeUpstream

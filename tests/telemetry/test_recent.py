@@ -16,6 +16,8 @@ from proxy.telemetry.recent import (
 )
 from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.request_line import FinishedRequest, RequestLines
+from proxy.telemetry.server_timing import read_timing
+from proxy.telemetry.trace import Trace
 
 STEPS = 10
 
@@ -27,9 +29,8 @@ def recent(*records: RequestRecord, decision: str = "") -> RecentRequests:
         history = CallHistory()
         if decision:
             history.add_decision(MadeDecision("p", "reported", decision, None))
-        listed = history.packed(float(number), 1.0, []), history.decisions
-        request = ("request.finished", f"req_{number}", record, None, float(number), 1.0, (), listed)
-        requests.add(lines.encode([request], [lines.form_of(request)]), [listed])
+        request = ("request.finished", f"req_{number}", record, None, float(number), 1.0, (), ("", (), history))
+        requests.add(lines.encode([request], [lines.form_of(request)]), [(float(number), 1.0, ("", (), history))])
     return requests
 
 
@@ -41,13 +42,34 @@ async def found_by(requests: RecentRequests, *texts: str) -> list[str]:
 
 def test_what_is_kept_of_a_request_is_bounded():
     """A policy may report each event of a stream, and a call may be sent often."""
-    history = CallHistory()
+    trace, record = Trace(), RequestRecord()
+    trace.is_listed = True
     for number in range(MAX_NOTES + 5):
-        history.add_attempt("a", number, 1.0, 200, None)
-        history.add_decision(MadeDecision("p", "reported", "p.x", None))
+        record.backend = f"target {number}"
+        trace.model_call(record, "create", None).end(None)
+        assert trace.history is not None
+        trace.history.add_decision(MadeDecision("p", "reported", "p.x", None))
+    _, attempts, history = trace.listed()
 
-    assert (len(history.attempts), len(history.decisions)) == (MAX_NOTES, MAX_NOTES)
-    assert history.attempts[-1].began_s == MAX_NOTES - 1
+    assert history is not None
+    assert (len(attempts), len(history.decisions)) == (MAX_NOTES, MAX_NOTES)
+    assert attempts[-1][0] == f"target {MAX_NOTES - 1}"
+
+
+def test_what_is_listed_has_all_steps():
+    """Those that the header of the answer had, and those that have ended since."""
+    trace = Trace()
+    for step in ("parse", "route"):
+        trace.begin(step)
+    sent = trace.server_timing()
+    before, _, history = trace.listed()
+    trace.begin("cache")
+    trace.end_step()
+    after, _, _ = trace.listed()
+
+    assert (sent, history) == (before, None)
+    assert [name for name, _ in read_timing(after)] == ["parse", "route", "cache"]
+    assert after.startswith(sent)
 
 
 async def test_as_many_are_kept_as_are_asked_for(start_gateway, upstream, http, logged):
@@ -85,20 +107,23 @@ async def test_of_those_that_came_together_as_many_are_shown_as_are_kept(maxlen:
         batch = list[FinishedRequest]()
         for number in range(first, first + 3):
             history = CallHistory()
-            history.add_attempt(f"target {number}", 0.5, 0.25, None, "upstream_timeout")
+            attempts = [(f"target {number}", 0.5, 0.25, None, "upstream_timeout")]
             history.content = {"input": "\udc80"} if number == 10 else {}
             history.add_decision(MadeDecision("p", "reported", "p.x", "input[1]"))
-            listed = history.packed(float(number), 1.0, [("parse", 0.125)]), history.decisions
+            listed = "parse;dur=125.00, route;dur=0.02", attempts, history
             record = RequestRecord(model="m")
             batch.append(("request.finished", f"req_{number}", record, None, float(number), 1.0, (), listed))
-        requests.add(lines.encode(batch, [*map(lines.form_of, batch)]), [request[7] for request in batch])
+        requests.add(
+            lines.encode(batch, [*map(lines.form_of, batch)]),
+            [(request[4], request[5], request[7]) for request in batch],
+        )
     found: list[RecentRequest] = []
     await requests.search(found.append, "m")
 
     assert [each.request_id for each in found] == [f"req_{11 - number}" for number in range(maxlen)]
     newest, before = found[:2]
-    assert (newest.ended_at, newest.duration_s, newest.steps) == (11.0, 1.0, [("parse", 0.125)])
-    assert newest.history.attempts == [MadeAttempt("target 11", 0.5, 0.25, None, "upstream_timeout")]
+    assert (newest.ended_at, newest.duration_s, newest.steps) == (11.0, 1.0, [("parse", 0.125), ("route", 0.00002)])
+    assert newest.attempts == [MadeAttempt("target 11", 0.5, 0.25, None, "upstream_timeout")]
     assert newest.history.decisions == [MadeDecision("p", "reported", "p.x", "input[1]")]
     assert (newest.history.content, before.history.content) == ({}, {"input": "\udc80"})
 

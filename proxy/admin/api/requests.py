@@ -135,7 +135,7 @@ async def describe(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:
     return {
         "request": _summary(request),
         "steps": [*_steps(request)],
-        "attempts": [_attempt(made) for made in request.history.attempts],
+        "attempts": [_attempt(made) for made in request.attempts],
         "policies": [*_policies(rules, request)],
         "fields": dict(request.fields),
         "content": dict(request.history.content),
@@ -189,7 +189,7 @@ def _summary(request: RecentRequest) -> RequestSummary:
 
 def _steps(request: RecentRequest) -> Iterator[StepTime]:
     """Yield the steps of the path, one after the other; "backend" is the wait of each attempt for its first event."""
-    began_s, attempts = 0.0, iter(request.history.attempts)
+    began_s, attempts = 0.0, iter(request.attempts)
     for name, lasted_s in request.steps:
         if name == "backend" and (made := next(attempts, None)) is not None:
             began_s = max(began_s, made.began_s)

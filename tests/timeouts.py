@@ -2,9 +2,11 @@
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
+T = TypeVar("T")
 TIMEOUT_S = 30
 
 
@@ -27,3 +29,11 @@ def fail_if_stuck() -> Iterator[None]:
 async def pause() -> None:
     """Wait a moment before a gateway is asked again: questions without a pause take the CPU that it needs to change."""
     await asyncio.sleep(0.02)
+
+
+async def ask_until(ask: Callable[[], Awaitable[T]], is_reached: Callable[[T], object] = bool) -> T:
+    """Ask again until the answer is the awaited one, and return it. Raises TimeoutError."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not is_reached(answer := await ask()):
+            await pause()
+    return answer

@@ -1,6 +1,5 @@
 """What each kind of thing of the admin API shows and changes, on a gateway with calls."""
 
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
@@ -17,7 +16,7 @@ from proxy.admin.samples import Totals, percentile
 from tests.conftest import CANNED
 from tests.metrics import admin_of
 from tests.operators import CALLERS, KEYS, Console, console_tables, events_of, start_console
-from tests.timeouts import pause
+from tests.timeouts import ask_until
 from tests.upstream import canonical
 
 NOW_PARTS = ("calls_per_min", "input_tokens_per_min", "cost_usd_per_min", "latency_p50_ms")
@@ -26,12 +25,6 @@ NOW_PARTS = ("calls_per_min", "input_tokens_per_min", "cost_usd_per_min", "laten
 @pytest.fixture
 async def console(upstream, start_gateway, logged, http, tmp_path, monkeypatch) -> Console:
     return await start_console(start_gateway, console_tables(upstream, tmp_path, monkeypatch), logged, http)
-
-
-async def until_true(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for what the gateway takes over from its store or its counters in a moment."""
-    while not await condition():
-        await pause()
 
 
 async def found_by(console: Console, query: str, who: str = "owner") -> list[str]:
@@ -109,7 +102,7 @@ async def test_now_has_rates_of_the_operators_team(console: Console):
         _, report = await console.ask("GET", "/now")
         return report["now"] is not None and report["now"]["calls_per_min"] > 0
 
-    await until_true(is_seen)
+    await ask_until(is_seen)
     _, everything = await console.ask("GET", "/now")
     _, own = await console.ask("GET", "/now", who="search_viewer")
 
@@ -175,9 +168,9 @@ async def test_a_key_is_created_used_rotated_and_revoked(console: Console):
     who = "search_admin"
     order = {"name": "eve", "team": "search", "models": ["m"], "tags": {"project": "x"}}
     status, made = await console.ask("POST", "/keys", order, who)
-    await until_true(lambda: is_accepted(console, made["secret"]))
+    await ask_until(lambda: is_accepted(console, made["secret"]))
     _, rotated = await console.ask("POST", f"/keys/{made['key']['id']}/rotate", {"overlap_s": 0}, who)
-    await until_true(lambda: is_accepted(console, rotated["secret"]))
+    await ask_until(lambda: is_accepted(console, rotated["secret"]))
     _, revoked = await console.ask("POST", f"/keys/{rotated['key']['id']}/revoke", {}, who)
     _, listed = await console.ask("GET", "/keys", who="viewer")
     _, audit = await console.ask("GET", "/audit?operator=search_admin")
@@ -280,7 +273,7 @@ async def test_the_cache_is_counted_and_purged(console: Console):
 async def test_models_have_their_callers_prices_and_routes(console: Console, upstream):
     """A caller of an issued key may ask what its key may name."""
     await console.ask("POST", "/keys", {"name": "eve", "team": "search", "models": ["other"]})
-    await until_true(lambda: is_listed(console, "eve"))
+    await ask_until(lambda: is_listed(console, "eve"))
     _, found = await console.ask("GET", "/models")
     listed = found["models"][0]
 
@@ -313,7 +306,7 @@ async def test_a_target_is_drained_and_restored(console: Console, upstream):
 async def test_the_audit_is_searched_and_verified(console: Console, tmp_path):
     """A line that was changed is found."""
     _, made = await console.call("cleo", metadata={"k" * 65: "v"})
-    await until_true(lambda: is_audited(console, made))
+    await ask_until(lambda: is_audited(console, made))
     _, found = await console.ask("GET", f"/audit?decision=refused&caller=cleo&request_id={made}")
     _, intact = await console.ask("GET", "/audit/verification")
     file = tmp_path / "audit.jsonl"

@@ -6,6 +6,7 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.operators import Console, console_tables, start_console
+from tests.timeouts import ask_until
 
 BUDGETS = [
     {"use": "budget", "limit": 1.0, "unit": "usd", "per": "team", "window": "month"},
@@ -24,19 +25,22 @@ async def console(upstream, start_gateway, logged, http, tmp_path, monkeypatch) 
 
 async def spent(console: Console, query: str, calls: int, who: str = "owner") -> Any:
     """Return a report once so many calls are in it: a process writes them in a moment."""
-    while True:
-        status, report = await console.ask("GET", f"/spend?{query}", who=who)
-        assert status == 200
-        if report["total"]["calls"] == calls:
-            return report
+    status, report = await ask_until(
+        lambda: console.ask("GET", f"/spend?{query}", who=who),
+        lambda answer: answer[0] != 200 or answer[1]["total"]["calls"] == calls,
+    )
+    assert status == 200
+    return report
 
 
 async def settled(console: Console) -> Any:
     """Return the budgets once what was reserved is given back, in a moment after the call's end."""
-    while True:
-        _, found = await console.ask("GET", "/budgets")
-        if all(each["used"] < 0.001 for each in found["budgets"] if each["unit"] == "usd"):
-            return found
+
+    def are_given_back(answer: tuple[int, Any]) -> bool:
+        return all(each["used"] < 0.001 for each in answer[1]["budgets"] if each["unit"] == "usd")
+
+    _, found = await ask_until(lambda: console.ask("GET", "/budgets"), are_given_back)
+    return found
 
 
 async def test_spend_is_shown_by_what_was_asked_for(console: Console):

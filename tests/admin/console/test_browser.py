@@ -8,7 +8,7 @@ import pytest
 from proxy.admin.console.pages import PAGES
 from tests.browser import CHROMIUM, BrowserPage, open_page
 from tests.operators import KEYS, Console, console_tables, start_console
-from tests.timeouts import pause
+from tests.timeouts import ask_until, pause
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
 
@@ -100,8 +100,7 @@ async def test_every_page_works_in_every_window(console: Console, page: BrowserP
     _, made = await console.call("ada", model="a-model-with-a-name-that-is-quite-long-and-has-no-spaces-in-it")
     await console.call("cleo", metadata={"k" * 65: "v"})
     await console.ask("POST", "/keys", {"name": "eve", "team": "search"})
-    while not (await console.ask("GET", "/spend"))[1]["lines"]:
-        await pause()
+    await ask_until(lambda: console.ask("GET", "/spend"), lambda answer: answer[1]["lines"])
     await sign_in(page, console)
     for width, is_dark in ((400, True), (1280, False)):
         await page.resize(width, 900, is_dark=is_dark)
@@ -152,8 +151,7 @@ async def test_a_key_and_a_target_are_changed_by_keyboard(console: Console, page
 async def test_spend_is_seen(console: Console, page: BrowserPage):
     """Who has used what, what it cost, the same as CSV, and what is left of the budget."""
     await console.call("ada", model="gpt-5.6", metadata={"project": "moon"})
-    while not (await console.ask("GET", "/spend"))[1]["lines"]:
-        await pause()
+    await ask_until(lambda: console.ask("GET", "/spend"), lambda answer: answer[1]["lines"])
     await sign_in(page, console, goal="/admin/spend?by=team,project")
     text = await page.text("main")
     csv = await page.evaluate("fetch(document.querySelector('a[download]').href).then((answer) => answer.text())")

@@ -17,7 +17,7 @@ from proxy.admin.console.forms import FORMS
 from proxy.admin.console.pages import PAGES
 from tests.conftest import tables_for
 from tests.operators import KEYS, OPERATORS, Console, console_tables, start_console
-from tests.timeouts import pause
+from tests.timeouts import ask_until, pause
 
 WORDS = ["alert(1)", "<script>{}</script>", "<img src=x onerror={}>", '"><svg onload={}>', "' onmouseover='{}",
          '" autofocus onfocus="{}', "javascript:{}", "</title><script>{}</script>", "</textarea><script>{}</script>",
@@ -236,8 +236,9 @@ async def test_hostile_texts_appear_only_escaped(console: Console, browser):
         _, made = await console.call("ada", model=text, metadata={"k" * 65: text})
         found = [f"/admin/requests/{made}", f"/admin/requests?model={quote(text)}", f"/admin/audit?request_id={made}"]
         found += [f"/admin/models?model={quote(text)}&caller={quote(text)}", f"/admin/none{quote(text)}"]
-        while not (await console.ask("GET", f"/audit?request_id={made}"))[1]["entries"]:  # a thread writes them
-            await pause()
+        await ask_until(  # a thread writes them
+            lambda: console.ask("GET", f"/audit?request_id={made}"), lambda answer: answer[1]["entries"]
+        )
         pages = [(await load(browser, console, path))[1] for path in found]
         pages.append(
             (await send(browser, console, "/admin/try", body=orjson.dumps({"model": text}).decode(), caller=text))[1]

@@ -102,8 +102,8 @@ class LineQueue:
         """Queue lines, with line ends between them, or count as lost those that do not fit."""
         with self._lock:
             fits = self._size + len(lines) <= self._max_bytes
-        for part in (lines,) if fits else lines.split(b"\n"):
-            self.put(part)
+            for part in (lines,) if fits else lines.split(b"\n"):
+                self.put(part)
 
     def flush(self, timeout_s: float = 2.0) -> bool:
         """Wait until the lines so far were handed to `write`; return False after `timeout_s`."""

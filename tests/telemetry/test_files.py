@@ -129,6 +129,43 @@ def test_lines_that_do_not_fit_into_the_queue_are_counted():
     assert queue.lost_lines == 3
 
 
+def test_of_lines_in_one_text_those_that_fit_are_written():
+    """The others are counted one by one."""
+    writer = BlockedWriter()
+    queue = LineQueue(writer, max_bytes=30)
+    queue.put_all(b"01234\n56789")
+    with fail_if_stuck():
+        assert writer.started.wait()
+    queue.put_all(b"\n".join([b"0123456789"] * 4))
+    writer.release.set()
+    queue.close()
+
+    assert (writer.lines, writer.lost) == ([b"01234\n56789", b"0123456789"], 3)
+    assert queue.lost_lines == 3
+
+
+def test_no_line_of_another_thread_comes_between_those_of_one_text():
+    """It would take the room that was found for the text, all of which would count as one lost line."""
+    writer = BlockedWriter()
+
+    class InterruptedQueue(LineQueue):
+        def put(self, line: bytes) -> None:
+            if threading.current_thread() is threading.main_thread():
+                other.start()
+                other.join(0.1)  # it waits for the text
+            super().put(line)
+
+    queue = InterruptedQueue(writer, max_bytes=30)
+    other = threading.Thread(target=queue.put, args=(b"0123456789",))
+    queue.put_all(b"01234\n56789\n01234\n56789")
+    other.join()
+    writer.release.set()
+    queue.close()
+
+    assert writer.lines == [b"01234\n56789\n01234\n56789"]
+    assert queue.lost_lines == 1
+
+
 def test_a_line_larger_than_the_queue_is_reported_without_another_line():
     """Its loss is reported immediately, and the queue is healthy again."""
     write, batches = full_disk([])

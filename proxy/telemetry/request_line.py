@@ -103,13 +103,11 @@ class RequestLines:
             values += ended_at, request_id, _in_ms(duration_s)
             values += own
             pieces += form.pieces
-        if not _are_fit(texts):
-            return None
         try:
             encoded = orjson.dumps(values, option=orjson.OPT_INDENT_2)[4:-2]
         except orjson.JSONEncodeError:  # half of a surrogate pair, a number of more than 64 bits
             return None
-        if b"\\" in encoded:  # a text with an escape
+        if b"\\" in encoded or not _are_fit(texts):  # to search for an escape costs much less than for a key
             return None
         found = encoded.split(SEPARATOR)
         for start in starts:

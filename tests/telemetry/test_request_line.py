@@ -85,6 +85,16 @@ def test_lines_that_are_encoded_together_are_those_of_each(others: list[RequestR
     ]
 
 
+def test_texts_with_escapes_are_not_searched_for_keys_each_time_that_they_are_halved(monkeypatch: pytest.MonkeyPatch):
+    """Clients may send as many of them as they like, and all other requests wait meanwhile."""
+    searched: list[str] = []
+    monkeypatch.setattr(request_line, "has_key", searched.append)
+    requests = [request_of(RequestRecord(path='/"', response_id="r" * 256)) for _ in range(64)]
+
+    assert encode(RequestLines(), *requests).count(b"\n") == 63
+    assert searched == []
+
+
 def test_a_key_is_in_no_line():
     """Neither among the values of one request nor in what lines have in common."""
     key = "sk-proj-abcdefghijkl"

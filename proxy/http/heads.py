@@ -55,13 +55,12 @@ class BoundedHeads(RepeatedHeads):
                 self._next_request.set_result(None)
             if size_bytes > self._max_head_bytes:
                 self._refuse_large_heads(is_of_next=is_of_next)
-        else:
+        elif self._waiter is not None and not self._waiter.done():  # otherwise it may be part of a body
             if self._head_began is None:
                 self._head_began = self._loop.time()
-            if self._waiter is not None and not self._waiter.done():  # otherwise it may be part of a body
-                self._head_bytes = size_bytes
-                if size_bytes > self._max_head_bytes:
-                    self._refuse_head()
+            self._head_bytes = size_bytes
+            if size_bytes > self._max_head_bytes:
+                self._refuse_head()
         if self._current_request is not None and self._request_count > complete and (body := self._unfinished_body()):
             # A parse error in the middle of a body concerns that body; aiohttp would let its reader wait on.
             body.set_exception(web.RequestPayloadError("the framing of the body is invalid"))

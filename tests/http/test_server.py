@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 
 import pytest
+from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind
 
@@ -96,6 +97,36 @@ async def test_a_connection_with_a_running_call_is_not_idle(short_timeout_gatewa
     upstream.answer = think
     async with wire(short_timeout_gateway) as connection:
         await connection.send(post())
+
+        assert (await connection.answer()).status == 200
+
+
+async def test_pipelined_requests_are_no_head_that_takes_too_long(start_gateway, upstream: FakeUpstream):
+    """Of 32 requests half wait when the parser is asked for more of them: then none that is answered has a late head."""
+    gateway = await start_gateway(tables_for(upstream, server={"head_timeout_s": 0.2}))
+
+    async def think(request):
+        if len(upstream.requests) == MAX_MSG_QUEUE_SIZE // 2 + 1:
+            await asyncio.sleep(0.5)
+        return await canonical(request)
+
+    upstream.answer = think
+    async with wire(gateway) as connection:
+        await connection.send(post() * MAX_MSG_QUEUE_SIZE)
+
+        assert [(await connection.answer()).status for _ in range(MAX_MSG_QUEUE_SIZE)] == [200] * MAX_MSG_QUEUE_SIZE
+
+
+async def test_a_body_that_no_endpoint_has_read_is_no_head_that_takes_too_long(start_gateway, upstream: FakeUpstream):
+    """Once the rest of it has arrived, the connection may be idle for `idle_timeout_s`."""
+    gateway = await start_gateway(tables_for(upstream, server={"head_timeout_s": 0.1}))
+    request = post(target="/healthz").replace(b"POST", b"GET")
+    async with wire(gateway) as connection:
+        await connection.send(request[:-3])
+        assert (await connection.answer()).status == 200
+        await connection.send(request[-3:])
+        await asyncio.sleep(0.3)
+        await connection.send(request)
 
         assert (await connection.answer()).status == 200
 

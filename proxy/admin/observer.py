@@ -132,7 +132,7 @@ class Observer:
             self._lag.add(max(0.0, loop.time() - due))
 
     def _read_active(self, server: Server) -> Iterable[Point]:
-        """Return how many requests of each method are being answered: they are not counted as they begin and end."""
+        """Yield how many requests of each method are being answered, counted from what each connection answers now."""
         methods = [each.active_method for each in server.connections if isinstance(each, Connection)]
         counts = Counter(known_method(method) for method in methods if method is not None)
         self._methods |= counts.keys()

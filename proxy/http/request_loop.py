@@ -35,7 +35,7 @@ class RequestLoop(BoundedHeads):
         self.is_stalled = False  # whether it was closed because its client did not read
         self.sender: Sender | None = None  # of the last request, if that was identified by its key
         self.remote: str | None = None
-        """The address of who has connected; None for a connection that has none."""
+        """The address of the client; None for a connection without one."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)

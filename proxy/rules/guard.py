@@ -53,7 +53,7 @@ class Guard:
         self._decisions = decisions
 
     def pass_whole(self, call: Call, reply: Reply, context: Context) -> bool:
-        """Add a body to the transcript as it is, if `guard` would do no more; return whether it was added.
+        """Add a body to the transcript as it is, if `guard` would do no more than that; return whether it was added.
 
         That is so for most bodies: nothing checks them, and their ids are bound or can be bound at once.
         """

@@ -15,7 +15,7 @@ class Owner(NamedTuple):
     caller: str
     target: str
     chain: str
-    """Empty for what is in a chain of which it is the first: that is named by its id, see `Ownership.chain_of`."""
+    """Empty if nothing was continued or counted: a chain that begins with it is named by its id then."""
 
     def encode(self) -> bytes:
         return encode([*self])

@@ -94,12 +94,12 @@ class MemoryStore(Store):
 
     @property
     def peek(self) -> Callable[[str], bytes | None]:
-        """What returns the same as `get`, which need not wait here. It raises StoreError."""
+        """The function that returns what `get` does, without waiting. It raises StoreError."""
         return self._values.peek
 
     @property
     def put_new_now(self) -> Callable[[Sequence[str], bytes, float, str], Sequence[bool]]:
-        """What does the same as `put_new`, which need not wait here: it gets keys, a value, `ttl_s` and a group."""
+        """The function that does what `put_new` does, without waiting. It takes keys, a value, `ttl_s` and a group."""
         return self._values.put_new
 
     async def get(self, key: str) -> bytes | None:

@@ -38,7 +38,8 @@ class FinishedRequests:
         self._put_lines = put_lines
         self._lines = RequestLines()
         self._waiting: list[FinishedRequest] = []
-        self._unmeasured: deque[tuple[LineForm, list[FinishedRequest]]] = deque()  # those with a form that are logged
+        self._unmeasured: deque[tuple[LineForm, list[FinishedRequest]]] = deque()
+        """Those that are logged and not measured yet, by the form of their lines."""
         self._is_due = False
 
     def add(
@@ -75,7 +76,7 @@ class FinishedRequests:
         self.write()
 
     def _log(self, ended: list[FinishedRequest]) -> None:
-        """Log and list requests; those that are to be measured wait for that by their forms."""
+        """Log and list requests; group those that are to be measured by the forms of their lines."""
         if self._put_lines is not None or self.metrics is not None:
             forms = [*map(self._lines.form_of, ended)]
             lines = self._lines.encode(ended, forms)

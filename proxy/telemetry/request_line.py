@@ -78,7 +78,7 @@ class RequestLines:
     def encode(self, requests: Sequence[FinishedRequest], forms: Sequence[LineForm]) -> bytes:
         """Return the lines of requests, each of which has one of the forms, with line ends between them.
 
-        They are encoded together. If one of them does not fit, each half is; each value of that one is looked at.
+        They are encoded together. If a value of one has to be looked at, each half is encoded alone, down to that one.
         """
         lines = self._encode_together(requests, forms)
         if lines is not None:

@@ -14,7 +14,7 @@ from proxy.telemetry.recorded_span import RecordedSpan, recorded
 
 
 class RequestSpans:
-    """Begins the spans of requests. Of those that are not sampled, most cost no call of a function.
+    """Begins the spans of requests. Most of those that are not sampled cost no call of a function.
 
     A tracer takes as long to find that a request is not sampled as all checks of one. It is asked for a request that
     continues a trace or has links, and for all if its sampler does not decide by a random id alone.

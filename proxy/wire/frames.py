@@ -41,7 +41,7 @@ PART_BYTES = 131_072
 class Message:
     """One message, whole. `code` is the status of a close, NO_STATUS if it has none.
 
-    A long one has its data in `parts`, and none in `data`: joining them takes time. Who joins them empties the list.
+    A long one has its data in `parts`, and none in `data`: joining them takes time. `join_pieces` empties the list.
     """
 
     kind: Kind

@@ -443,6 +443,32 @@ async def test_json_under_another_type_is_refused(
     assert (answer.status, message in error["message"], upstream.requests) == (415, True, [])
 
 
+@pytest.mark.parametrize("framing", ["Content-Length: 20", "Transfer-Encoding: chunked"])
+async def test_json_behind_white_space_that_arrives_before_it_is_refused(framing: str, start_gateway):
+    """The upstream has only the white space: of a request that breaks off."""
+    begun, seen = asyncio.Event(), bytearray()
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        while chunk := await request.content.readany():
+            seen.extend(chunk)
+            begun.set()
+        raise AssertionError("the body was complete")
+
+    blank, rest = b" \n", b'{"model":"secret"}'
+    if framing != "Content-Length: 20":
+        blank, rest = [b"%x\r\n%b\r\n" % (len(part), part) for part in (blank, rest)]
+    async with serving(answer) as address:
+        gateway = await start_gateway(tables_for(address))
+        head = f"POST /v1/audio/x HTTP/1.1\r\nHost: localhost\r\nContent-Type: audio/wav\r\n{framing}\r\n\r\n"
+        async with wire(gateway) as connection:
+            await connection.send(head.encode() + blank)
+            await begun.wait()
+            await connection.send(rest)
+            refused = await connection.answer()
+
+    assert (refused.status, "send application/json" in refused.error["message"], bytes(seen)) == (415, True, b" \n")
+
+
 @pytest.mark.parametrize("query", ["model=secret", "Model=x", "store=true"])
 async def test_a_field_of_a_body_in_the_query_is_refused(query: str, gateway: str, upstream: FakeUpstream, http):
     """For bodies of every type, and for none; a list may be filtered by one."""

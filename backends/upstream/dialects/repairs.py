@@ -23,6 +23,7 @@ from backends.upstream.dialects.responses import DONE, OPENING, ResponseRepairs
 from proxy.context import Context
 from proxy.wire.event import TERMINALS, Batch, Event, Run, parse_leniently
 from proxy.wire.partial_item import index_of
+from proxy.wire.sequence_numbers import NUMBER, number_after
 from proxy.wire.sse_frame import frames_of, payload_of
 from proxy.wire.transcript import Transcript
 from proxy.workers import LARGE_BYTES
@@ -48,6 +49,7 @@ class StreamRepairs:
         self._is_open = False  # whether the first event was seen
         self._number: int | None = None  # of the next event, if events are numbered here
         self._last_number = -1  # of the last event whose number was read
+        self._unread: Run | None = None  # the last run with a number that was not read
         self._ids: dict[int, object] = {}  # of the items, by output_index
         self._item: int | None = None  # the item that was added last
         self._is_parsing = False  # whether every frame has to be read
@@ -79,6 +81,8 @@ class StreamRepairs:
                 mended += self._mend_run(unit)
             else:
                 mended.append(unit)
+                if unit.raw.find(NUMBER) >= 0:
+                    self._unread = unit
             if self._open and self._room > 0:
                 self._kept.append(unit)
                 self._room -= len(unit.raw)
@@ -212,7 +216,7 @@ class StreamRepairs:
         if type(number) is int and number > self._last_number and not are_added:
             self._last_number = number
             return
-        self._number = self._last_number + 1
+        self._number = max(self._last_number + 1, number_after(self._unread))
         self._is_parsing = True
 
     def _numbered(self, event: Event) -> Event:

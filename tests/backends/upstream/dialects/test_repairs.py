@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -188,10 +189,16 @@ def test_repairs_do_not_depend_on_how_frames_arrive(seed: int):
         sick = [event for event in EVENTS if random.random() > 0.2]
         if random.random() < 0.5:
             sick.insert(random.randrange(len(sick)), {"type": "response.x.progress", "output_index": 1})
-        whole, _ = mended(frames(sick))
-        single, _ = mended(frames(sick), chunk=64)
+        if random.random() < 0.5:
+            sick.insert(random.randrange(len(sick)), {"type": "keepalive"})
+        sick = [event | {"sequence_number": number} for number, event in enumerate(sick)]
+        whole, single = [
+            [(event["type"], event["sequence_number"]) for event in mended(frames(sick), chunk=chunk)[0]]
+            for chunk in (1 << 20, 64)
+        ]
 
-        assert [event["type"] for event in single] == [event["type"] for event in whole]
+        assert single == whole
+        assert all(number < following for (_, number), (_, following) in pairwise(single))
 
 
 @pytest.mark.parametrize(

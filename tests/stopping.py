@@ -14,8 +14,8 @@ from tests.upstream import FakeUpstream
 class StoppableGateway:
     """A gateway in this process that a test stops during a call."""
 
-    def __init__(self, upstream: FakeUpstream, drain_s: float) -> None:
-        self._config = build(tables_for(upstream, server={"port": 0, "drain_s": drain_s}))
+    def __init__(self, upstream: FakeUpstream, drain_s: float, **server: object) -> None:
+        self._config = build(tables_for(upstream, server={"port": 0, "drain_s": drain_s, **server}))
         self._stop = asyncio.Event()
         self._address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 

@@ -39,6 +39,20 @@ async def test_a_body_that_never_ends_does_not_delay_the_shutdown(upstream: Fake
     assert upstream.requests == []
 
 
+async def test_a_body_that_was_refused_does_not_delay_the_shutdown(upstream: FakeUpstream):
+    """The rest of it is not awaited once its connection has ended."""
+    async with (
+        StoppableGateway(upstream, drain_s=60, body_timeout_s=0.2) as gateway,
+        wire(gateway.address) as connection,
+    ):
+        await connection.send(post(expect="100-continue")[:-3])
+        assert await connection.line() == b"HTTP/1.1 100 Continue\r\n"
+        await connection.line()
+        await gateway.stop()
+
+        assert (await connection.answer()).status == 408
+
+
 async def test_the_shutdown_waits_for_an_answer_that_has_not_started(upstream: FakeUpstream):
     """A call whose model still generates the body counts as running."""
     proceed = asyncio.Event()

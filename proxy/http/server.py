@@ -171,7 +171,8 @@ class Connection(RequestLoop):
             last = self._loop.time() + timeout + GRACE_S
             self._loop.call_later(timeout, self._cancel, call, last)
             self._loop.call_at(last + END_S, cancel_for_shutdown, call)
-        if body := self._unfinished_body():
+        if call is not None and (body := self._unfinished_body()):
+            call.add_done_callback(lambda _: body.set_exception(ConnectionResetError()))  # its connection ends
             with suppress(Exception):  # however the body ends, nothing more of it will come
                 async with asyncio.timeout(timeout):
                     await body.wait_eof()

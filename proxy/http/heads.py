@@ -74,8 +74,11 @@ class BoundedHeads(RepeatedHeads):
 
     @property
     def _is_before_next(self) -> bool:
-        """Whether all of the current request has arrived, so that what follows is the head of the next one."""
-        return self._expects_heads and self._current_request is not None and self._unfinished_body() is None
+        """Whether all of each request has arrived, so that what follows is the head of the next one."""
+        if not self._expects_heads or self._current_request is None:
+            return False
+        last = self._messages[-1][1] if self._messages else self._current_request.content
+        return last.is_eof()
 
     def _refuse_large_heads(self, *, is_of_next: bool) -> None:
         """Refuse the heads that are complete, but were too large in all: one read may have brought all of it.

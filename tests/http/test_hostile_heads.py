@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import tables_for
 from tests.raw import RawAnswer, ask, no_tasks_left, post, serves, wire  # noqa: F401
-from tests.upstream import FakeUpstream, hang
+from tests.upstream import FakeUpstream, canonical, hang
 
 BODY = b'{"model":"m"}'
 CHUNKED = b'd\r\n{"model":"m"}\r\n0\r\n\r\n'
@@ -322,3 +322,24 @@ async def test_the_body_of_a_request_is_no_head(gateway: str, upstream: FakeUpst
             for start in range(0, len(data), piece_bytes):
                 await connection.send(data[start : start + piece_bytes])
             assert (await connection.answer()).status == 200
+
+
+async def test_the_body_of_a_request_that_waits_for_its_turn_is_no_head(gateway: str, upstream: FakeUpstream):
+    """It arrives in parts, while the request before it is being answered."""
+    proceed = asyncio.Event()
+
+    async def slowly(request):
+        await proceed.wait()
+        return await canonical(request)
+
+    upstream.answer = slowly
+    data = post(b'{"model":"m","input":"%b"}' % (b"a" * 100_000))
+    async with wire(gateway) as connection:
+        await connection.send(post(BODY) + data[:1_000])
+        await upstream.arrived.wait()
+        for start in range(1_000, len(data), 10_000):
+            await connection.send(data[start : start + 10_000])
+            await asyncio.sleep(0.005)
+        proceed.set()
+
+        assert [(await connection.answer()).status for _ in range(2)] == [200, 200]

@@ -103,6 +103,8 @@ class RequestLoop(BoundedHeads):
         """Return the answer to a request whose handler has raised an error. Raises ConnectionError if there is none."""
         if isinstance(error, web.HTTPException):
             return error
+        if isinstance(error, ConnectionError) and (self.transport is None or self.transport.is_closing()):
+            raise error.with_traceback(None)  # the client has disconnected
         return self.handle_error(request, 504 if isinstance(error, TimeoutError) else 500, error)
 
     async def _write(self, request: Request, answer: web.StreamResponse) -> None:

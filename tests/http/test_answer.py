@@ -181,3 +181,22 @@ async def test_nothing_is_written_to_a_client_that_has_left():
         await until(lambda: raised)
 
     assert isinstance(raised[0], ConnectionResetError)
+
+
+async def test_a_client_that_leaves_before_its_answer_is_no_crash(logged):
+    """The connection ends, and no error is logged."""
+
+    async def late(answer: Answer) -> None:
+        await until(lambda: answer._request.transport is None)
+        await whole(answer)
+
+    async with serving(late) as (port, raised):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\n" + CLOSE)
+        await writer.drain()
+        await asyncio.sleep(0.01)
+        writer.transport.abort()
+        await until(lambda: raised)
+
+    assert isinstance(raised[0], ConnectionResetError)
+    assert logged == []

@@ -29,6 +29,9 @@ class RequestLoop(BoundedHeads):
 
     def __init__(self, manager: web.Server, *, max_body_bytes: int, **options: Any) -> None:
         super().__init__(manager, **options)
+        # The parser stops at as many requests as aiohttp's queue has at most, and may count one that was taken before
+        # its body had arrived. It is asked to go on only after the queue was full.
+        self._max_msg_queue_size -= 1
         self._max_body_bytes = max_body_bytes
         self.is_admitted = True  # False: over the limit of connections, its one request is refused
         self.is_draining = False  # whether the next answer is the last on this connection

@@ -117,6 +117,19 @@ async def test_pipelined_requests_are_no_head_that_takes_too_long(start_gateway,
         assert [(await connection.answer()).status for _ in range(MAX_MSG_QUEUE_SIZE)] == [200] * MAX_MSG_QUEUE_SIZE
 
 
+async def test_many_requests_behind_one_that_arrived_in_parts_are_answered(gateway: str):
+    """The parser counts the first one as if it still waited; all others are taken nevertheless."""
+    count = MAX_MSG_QUEUE_SIZE + 8
+    async with wire(gateway) as connection:
+        await connection.send(post()[:-3])
+        await asyncio.sleep(0.01)
+        await connection.send(post()[-3:])
+        assert (await connection.answer()).status == 200
+        await connection.send(HEALTH * count)
+
+        assert [(await connection.answer()).status for _ in range(count)] == [200] * count
+
+
 async def test_a_body_that_no_endpoint_has_read_is_no_head_that_takes_too_long(start_gateway, upstream: FakeUpstream):
     """Once the rest of it has arrived, the connection may be idle for `idle_timeout_s`."""
     gateway = await start_gateway(tables_for(upstream, server={"head_timeout_s": 0.1}))

@@ -78,9 +78,10 @@ class RepeatedHeads(PacedConnection):
             return None
         start = len(last.before)
         end = data.find(b"\r", start, start + MAX_DIGITS + 1)
-        size, digits = end + len(last.after), data[start:end]
-        is_same = compare_digest(data[:start], last.before) and compare_digest(data[end:size], last.after)
-        if end < 0 or not is_same or not digits.isdigit() or digits.startswith(b"0"):
+        digits, size = data[start:end], end + len(last.after)
+        if end < 0 or not digits.isdigit() or digits.startswith(b"0"):
+            return None
+        if not (compare_digest(data[:start], last.before) and compare_digest(data[end:size], last.after)):
             return None
         length = int(digits)
         if len(data) - size > length or length > self._read_bufsize:  # a longer body pauses the parser

@@ -21,7 +21,7 @@ from proxy.config.build import Config, build
 from tests.conftest import CANNED, tables_for
 from tests.forked import start_proxy
 from tests.metrics import admin_of, scrape
-from tests.raw import ask, post, until
+from tests.raw import RawAnswer, ask, post, until, wire
 from tests.sockets import calling
 from tests.upstream import FakeUpstream, canonical
 
@@ -173,6 +173,23 @@ async def test_callers_and_secrets_are_read_again(start, upstream, tmp_path: Pat
     assert changed == (200, ["caller[ada]: a secret that it names has changed"])
     assert added == (200, ["server.port: 0 -> 1 (needs a restart)", "server.deadline_s: added, 60", "caller[ben]: added"])  # fmt: skip
     assert statuses == [401, 200, 200]
+
+
+async def test_a_head_that_repeats_one_of_before_is_read_by_the_new_config(start, upstream):
+    """On a connection that stays open: which headers backends see, and which pages may ask."""
+    request = post(Origin="https://a.example", X_Mine="1")
+    async with start(**tables_for(upstream)) as gateway, wire(gateway.address) as connection:
+        answers = list[RawAnswer]()
+        for changed in ({}, {"backend": [backend("fake", upstream, forward_headers=["x-mine"])]}):
+            await gateway.reload(server={"port": 0, "drain_s": 0, "cors_origins": ["https://a.example"]}, **changed)
+            for _ in range(2):
+                await connection.send(request)
+                answers.append(await connection.answer())
+
+    assert [answer.status for answer in answers] == [200] * 4
+    assert ["X-Mine" in each.headers or "x-mine" in each.headers for each in upstream.requests] == [False] * 2 + [
+        True
+    ] * 2
 
 
 async def test_what_needs_a_restart_is_compared_with_what_runs(start, upstream):

@@ -4,12 +4,12 @@ import asyncio
 import zlib
 
 from aiohttp import StreamReader, web
-from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TYPE
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from proxy.config.process_tables import ServerTable
 from proxy.http.received_body import ReceivedBody
 from proxy.http.request import Request
+from proxy.http.request_head import RequestHead
 from proxy.wire.compression import CODINGS, MAX_RATIO, decompressor_for, exceeds_ratio
 from proxy.wire.errors import RequestError
 from proxy.wire.large_bytes import join_pieces
@@ -18,7 +18,6 @@ from proxy.wire.loggable import in_ascii
 from proxy.workers import LARGE_BYTES, MemoryLease, Workers
 
 BYTES_PER_SECOND = 65_536  # the slowest upload that is not timed out
-JSON_TYPE = "application/json"
 STEP_BYTES = 1_048_576  # how much is decompressed at a time; other bodies are decompressed in between
 
 
@@ -40,13 +39,13 @@ async def read_body(request: web.BaseRequest, server: ServerTable, memory: Memor
         raise incomplete_body() from error
 
 
-def read_now(request: Request, server: ServerTable, memory: MemoryLease) -> bytes | None:
+def read_now(request: Request, head: RequestHead, server: ServerTable, memory: MemoryLease) -> bytes | None:
     """Return a body that has arrived and is plain JSON, as most have and are; None for any other.
 
     Raises RequestError for one that is too large, Unavailable.
     """
-    headers, content = request.headers, request.content
-    if headers.get(CONTENT_TYPE) != JSON_TYPE or not content.is_eof() or CONTENT_ENCODING in headers:
+    content = request.content
+    if not (head.is_plain and content.is_eof()):
         return None
     body = _take_received(content, server, memory)
     request.content = EMPTY_PAYLOAD  # its buffer of 1 kB is not kept for as long as the answer takes

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -14,7 +14,9 @@ from proxy.http.cross_origin import CrossOrigin
 from proxy.http.errors import FramingError, error_response
 from proxy.http.exchange import Exchange
 from proxy.http.request import Request
-from proxy.http.router import FoundPath, Router
+from proxy.http.request_head import RequestHead, has_plain_json
+from proxy.http.request_id import request_ids
+from proxy.http.router import Handler, Router
 from proxy.identity.directory import RequestHeaders
 from proxy.identity.issuer_keys import KeysPending
 from proxy.loop_turns import LoopTurns
@@ -28,7 +30,7 @@ from proxy.usage.book import UsageBook
 from proxy.wire.errors import HeadgateError, RequestError, Unavailable
 from proxy.wire.lifting import add_lifter
 from proxy.wire.loggable import in_ascii
-from proxy.wire.query import refuse_many_parameters
+from proxy.wire.query import refuse_many_parameters, without_keys
 
 log = structlog.get_logger()
 
@@ -77,18 +79,19 @@ class Dispatcher:
     cross_origin: CrossOrigin = field(default_factory=CrossOrigin)
     contact: str | None = None  # of the operator, for those who are refused
     load: Load = field(default_factory=Load)
+    ids: Iterator[str] = field(default_factory=request_ids)
     starts: LoopTurns = field(default_factory=LoopTurns)
     team_of: Callable[[RequestHeaders], str] | None = None  # of those who wait for their start; None: there is one team
 
     async def __call__(self, request: Request) -> web.StreamResponse:
         self.load.requests += 1
         ending = None if self.starts.take() else await self._wait_for_start(request)
-        exchange, found = self._open(request)
+        exchange = self._open(request)
         record, metrics = exchange.record, self.finished.metrics
         if metrics is not None and metrics.recent.maxlen:
             exchange.trace.is_listed = True
         try:
-            response = await self._answer(exchange, found) if ending is None else self._refuse(exchange, ending)
+            response = await self._answer(exchange) if ending is None else self._refuse(exchange, ending)
             record.status = response.status
         except (asyncio.CancelledError, ConnectionError):
             record.status = record.status or CLIENT_CLOSED_REQUEST
@@ -111,35 +114,52 @@ class Dispatcher:
             try:
                 return shutdown_error(cancelled)
             except asyncio.CancelledError:
-                exchange, _ = self._open(request)
+                exchange = self._open(request)
                 exchange.record.status = CLIENT_CLOSED_REQUEST
                 exchange.finish()
                 self.load.note_end()
                 raise
         return None
 
-    def _open(self, request: Request) -> tuple[Exchange, FoundPath]:
-        """Return the exchange of a request, and what its path matches."""
-        headers = request.headers if self.trusts_traceparent else None
-        trace = Trace(self.spans, headers, None, self.traces)
-        exchange = Exchange(request, trace, self.finished, self.calls, self.usage)
-        found, record = self.router.find(exchange.path), exchange.record
-        exchange.template, exchange.path_values = found.template, found.values
-        record.method = request.method
-        record.path = exchange.path if exchange.path == found.template else in_ascii(exchange.path)
+    def _open(self, request: Request) -> Exchange:
+        """Return the exchange of a request."""
+        accepted = request.accepted_head
+        head = None if accepted is None else accepted.known
+        if head is None:
+            head = self._read_head(request)
+            if accepted is not None:
+                accepted.known = head
+        template = head.found.template
+        trace = Trace(self.spans, head.traced, None, self.traces)
+        exchange = Exchange(request, head, next(self.ids), trace, self.finished, self.calls, self.usage, template)
+        record = exchange.record
+        record.method, record.path, record.client_address = request.method, head.logged_path, head.client_address
         if trace.is_recording:
             scheme, host = "https" if request.secure else "http", in_ascii(request.headers.get("Host", ""))
-            trace.describe_server(scheme, host, found.template)
-        record.client_address = self.clients.of(request)
-        if self.cross_origin.is_used:
-            exchange.answer_headers |= self.cross_origin.headers(request)
-        return exchange, found
+            trace.describe_server(scheme, host, template)
+        if head.answer_headers:
+            exchange.answer_headers |= head.answer_headers
+        return exchange
 
-    async def _answer(self, exchange: Exchange, found: FoundPath) -> web.StreamResponse:
+    def _read_head(self, request: Request) -> RequestHead:
+        """Return what follows from the head of a request. Nothing of it is checked yet."""
+        headers, (path, _, query) = request.headers, request.raw_path.partition("?")
+        found = self.router.find(path)
+        return RequestHead(
+            path,
+            without_keys(query) if query else "",
+            found,
+            path if path == found.template else in_ascii(path),
+            self.clients.of(request),
+            self.cross_origin.headers(request) if self.cross_origin.is_used else {},
+            headers if self.trusts_traceparent and "traceparent" in headers else None,
+            has_plain_json(headers),
+        )
+
+    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         request, record = exchange.request, exchange.record
         try:
-            self._check(request)
-            handler = self.router.handler(found, request.method, exchange.path)
+            handler = exchange.head.handler or self._find_handler(request, exchange.head)
             try:
                 return await handler(exchange)
             except KeysPending as error:  # to identify is the first step of each handler: nothing was done yet
@@ -181,21 +201,23 @@ class Dispatcher:
             response.force_close()  # the rest of the body must not be read as the next request
         return response
 
-    def _check(self, request: Request) -> None:
-        """Refuse what no handler should see. Raises HeadgateError."""
+    def _find_handler(self, request: Request, head: RequestHead) -> Handler:
+        """Return what answers requests with this head. Raises HeadgateError for what no handler should see."""
         hosts = request.headers.getall(HOST, ())
         if request.version != (1, 1) or TRANSFER_ENCODING in request.headers:
             _check_framing(request)
         if "?" in request.raw_path:
             refuse_many_parameters(request.raw_path)
         if self.hosts or len(hosts) > 1:
-            self._check_host(hosts, request.raw_path.partition("?")[0])
+            self._check_host(hosts, head.path)
         if self.is_open:
             self.cross_origin.check_site(request)
         elif self.cross_origin.is_used:
             self.cross_origin.check_upgrade(request)
         if not request.protocol.is_admitted:
             raise Unavailable("The gateway has no free connections; try again later.", code="connections_exhausted")
+        head.handler = handler = self.router.handler(head.found, request.method, head.path)
+        return handler
 
     def _check_host(self, hosts: Sequence[str], path: str) -> None:
         """Refuse other Host names: a web page must not reach an open gateway through a DNS name of its own."""

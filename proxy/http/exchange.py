@@ -1,15 +1,12 @@
 """One request and what its answer needs: the state that handlers share, before and beside a call's context."""
 
-import os
-from collections.abc import Mapping
-from typing import Any
-
 import msgspec
 import orjson
 from aiohttp import web
 
 from proxy.context import Caller
 from proxy.http.request import Request
+from proxy.http.request_head import RequestHead
 from proxy.http.send import BODY_HEADERS
 from proxy.identity.directory import Directory
 from proxy.shares import Shares
@@ -18,7 +15,6 @@ from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.trace import Trace
 from proxy.usage.book import UsageBook
 from proxy.wire.errors import HeadgateError, NotFound, Unauthenticated
-from proxy.wire.query import without_keys
 
 
 class TooManyCalls(HeadgateError):
@@ -28,33 +24,25 @@ class TooManyCalls(HeadgateError):
 
 
 class Exchange(msgspec.Struct, eq=False):
-    """A request, its id, trace and record, the headers that steps add to its answer, and the values of its path.
+    """A request, its head, id, trace and record, and the headers that steps add to its answer.
 
     `event` is the event of its log line, `template` the one that its path matches, `values` how many JSON values the
     body has. `calls` are the shares of teams in all calls; None: there is one team only.
     """
 
     request: Request
+    head: RequestHead
+    request_id: str
     trace: Trace
     finished: FinishedRequests
     calls: Shares | None = None
     usage: UsageBook | None = None
     template: str | None = None
     _is_counted: bool = False
-    request_id: str = ""
     event: str = "request.finished"
     record: RequestRecord = msgspec.field(default_factory=RequestRecord)
     answer_headers: dict[str, str] = msgspec.field(default_factory=dict)
-    path: str = ""
-    query: str = ""
-    path_values: Mapping[str, Any] = msgspec.field(default_factory=dict)
     values: int = 0
-
-    def __post_init__(self) -> None:
-        self.request_id = f"req_{os.urandom(16).hex()}"
-        self.path, _, query = self.request.raw_path.partition("?")
-        if query:
-            self.query = without_keys(query)
 
     def __repr__(self) -> str:  # the headers have keys
         return f"Exchange({self.request_id!r})"

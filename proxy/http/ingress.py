@@ -67,10 +67,10 @@ class Ingress:
         A body that is optional may be empty, whatever its type. Raises RequestError, and Unavailable if there is no
         memory left.
         """
-        parse = partial(parse, query=exchange.query)
+        parse = partial(parse, query=exchange.head.query)
         if is_optional and not exchange.request.body_exists:
             return parse(b"")
-        raw = read_now(exchange.request, self.server, memory)
+        raw = read_now(exchange.request, exchange.head, self.server, memory)
         if raw is None:
             raw = await self._receive(exchange, memory)
         return await self.parse(raw, exchange, memory, parse)
@@ -82,7 +82,7 @@ class Ingress:
 
         Both raise as `read` does.
         """
-        raw = read_now(exchange.request, self.server, memory)
+        raw = read_now(exchange.request, exchange.head, self.server, memory)
         if raw is None:
             return self._receive_call(exchange, memory, operation, needs_model=needs_model)
         return self._call_in(raw, exchange, memory, operation, needs_model=needs_model)
@@ -91,14 +91,17 @@ class Ingress:
         self, raw: bytes, exchange: Exchange, memory: MemoryLease, operation: Operation, *, needs_model: bool
     ) -> Call | Awaitable[Call]:
         """Return the call in this body, or what to wait for."""
-        headers = self.header_names.select(exchange.request.headers)
-        team, recent = exchange.record.team or "", self.recent if operation == "create" and not exchange.query else None
+        head, team = exchange.head, exchange.record.team or ""
+        headers = head.forwarded
+        if headers is None:
+            headers = head.forwarded = self.header_names.select(exchange.request.headers)
+        recent = self.recent if operation == "create" and not head.query else None
         if recent is not None and (found := recent.find(team, raw)) is not None:
             memory.grow(found.parsed_bytes)
             exchange.values = found.values
             return found.parsed if found.parsed.headers == headers else found.parsed.with_headers(headers)
         parse = partial(
-            parse_call, headers=headers, query=exchange.query, operation=operation, needs_model=needs_model
+            parse_call, headers=headers, query=head.query, operation=operation, needs_model=needs_model
         )  # fmt: skip
         if not raw and operation in OPTIONAL_BODIES:
             raw = b"{}"

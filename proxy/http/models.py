@@ -36,7 +36,7 @@ class ModelEndpoints:
 
     async def retrieve(self, exchange: Exchange) -> web.StreamResponse:
         models = await self._models(exchange.identify(self.directory))
-        name = unquote(exchange.path_values["name"])  # SDKs write acme%2Fsmall
+        name = unquote(exchange.head.found.values["name"])  # SDKs write acme%2Fsmall
         model, route = models[name] if name in models else self._unlisted(name, exchange.identify(self.directory))
         target = route.targets[0]
         return exchange.json_response({**_model(name, target.name), **await target.describe(model)})

@@ -72,9 +72,9 @@ class RelayEndpoints:
 
     async def _parse(self, exchange: Exchange, memory: MemoryLease) -> RelayRequest:
         """Return the request with its JSON object, or with its stream. Raises RequestError, Unavailable."""
-        sent = exchange.request
+        sent, head = exchange.request, exchange.head
         request = partial(
-            RelayRequest, "GET" if sent.method == "HEAD" else sent.method, _path(exchange.path), exchange.query,
+            RelayRequest, "GET" if sent.method == "HEAD" else sent.method, _path(head.path), head.query,
             forwarded_headers(sent.headers, self.ingress.header_names),
             {name: sent.headers[name] for name in ("Content-Type", "Accept") if name in sent.headers},
         )  # fmt: skip
@@ -90,8 +90,8 @@ class RelayEndpoints:
     async def _check_stream(self, exchange: Exchange, stream: BodyStream) -> None:
         """Raises RequestError for a body that an upstream could read as JSON, which policies would not have seen."""
         sent = exchange.request
-        if exchange.query:
-            refuse_body_fields(exchange.query)
+        if exchange.head.query:
+            refuse_body_fields(exchange.head.query)
         if not sent.content_type.startswith(STREAMED_TYPES):
             found = in_ascii(sent.content_type[:64])
             message = f"The body is {found}; JSON, multipart forms, audio, images, video and bytes are relayed."

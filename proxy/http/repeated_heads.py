@@ -9,8 +9,9 @@ follows an upgrade, and everything on a connection of which it is not certain th
 import asyncio
 import re
 from hmac import compare_digest
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 from aiohttp import StreamReader, web
 from aiohttp.hdrs import CONTENT_LENGTH
 from aiohttp.http import RawRequestMessage
@@ -18,6 +19,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.http.pacing import PacedConnection
 from proxy.http.received_body import ReceivedBody
+from proxy.http.request_head import RequestHead
 
 END_OF_HEAD = b"\r\n\r\n"
 MAX_HEAD_BYTES = 4096
@@ -27,19 +29,23 @@ MAX_DIGITS = 9
 _find_digits = re.compile(rb"\r\ncontent-length:[ \t]*([1-9][0-9]*)\r\n", re.IGNORECASE).search
 
 
-class _AcceptedHead(NamedTuple):
-    """A head that the parser has accepted, or one that differs from it in the length only."""
+class AcceptedHead(msgspec.Struct, eq=False):
+    """A head that the parser has accepted, or one that differs from it in the length only.
+
+    `before` is what comes before the digits of the length, `after` what comes after them. `size` is how long the whole
+    head is in bytes, `length` how long its body is, and `message` what the parser makes of it. `known` is what follows
+    from it for each request, once that was found out; it does not depend on the length.
+    """
 
     before: bytes
-    """What comes before the digits of the length."""
     after: bytes
-    """What comes after them."""
     size: int
-    """How long the whole head is, in bytes."""
     length: int
-    """How long its body is, in bytes."""
     message: RawRequestMessage
-    """What the parser makes of it."""
+    known: RequestHead | None = None
+
+    def __repr__(self) -> str:  # it has a key
+        return f"AcceptedHead({self.size} bytes)"
 
 
 class RepeatedHeads(PacedConnection):
@@ -52,7 +58,11 @@ class RepeatedHeads(PacedConnection):
         self._missing_bytes: int | None = 0
         """How much of the current body has not arrived; 0: a head is next. None: not known, now and from now on."""
         self._body: StreamReader | None = None  # the body that is received here, and not by the parser
-        self._last_head: _AcceptedHead | None = None
+        self._last_head: AcceptedHead | None = None
+
+    def forget_head(self) -> None:
+        """Let the next head be parsed."""
+        self._last_head = None
 
     def receive(self, data: bytes) -> None:
         """Take what has arrived: requests and parts of them are in the queue of messages then."""
@@ -68,7 +78,7 @@ class RepeatedHeads(PacedConnection):
         else:
             self._receive_repeated(head, data[head.size :], waiter)
 
-    def _find_repeated(self, data: bytes) -> _AcceptedHead | None:
+    def _find_repeated(self, data: bytes) -> AcceptedHead | None:
         """Return the head that is followed by its body or a part of it, if it is the last one but for the length.
 
         How long the comparison takes says nothing about the key in the head.
@@ -87,10 +97,10 @@ class RepeatedHeads(PacedConnection):
         if len(data) - size > length or length > self._read_bufsize:  # a longer body pauses the parser
             return None
         if length != last.length:
-            last = self._last_head = last._replace(size=size, length=length, message=_with_length(last.message, digits))
+            last.size, last.length, last.message = size, length, _with_length(last.message, digits)
         return last
 
-    def _receive_repeated(self, head: _AcceptedHead, data: bytes, waiter: "asyncio.Future[None]") -> None:
+    def _receive_repeated(self, head: AcceptedHead, data: bytes, waiter: "asyncio.Future[None]") -> None:
         """Take a request that has a head like the last one; `data` is its body or a part of it."""
         is_whole = len(data) == head.length
         body = ReceivedBody(data) if is_whole else StreamReader(self, self._read_bufsize, loop=self._loop)
@@ -144,13 +154,13 @@ class RepeatedHeads(PacedConnection):
         return missing
 
 
-def _head_of(head: bytes, length: int, message: RawRequestMessage) -> _AcceptedHead | None:
+def _head_of(head: bytes, length: int, message: RawRequestMessage) -> AcceptedHead | None:
     """Return a head that may be repeated; None for one whose length is not written as clients do."""
     found = _find_digits(head)
     if found is None or len(message.headers.getall(CONTENT_LENGTH)) > 1:
         return None
     start, end = found.span(1)
-    return _AcceptedHead(head[:start], head[end:], len(head), length, message)
+    return AcceptedHead(head[:start], head[end:], len(head), length, message)
 
 
 def _with_length(message: RawRequestMessage, digits: bytes) -> RawRequestMessage:

@@ -8,6 +8,7 @@ from aiohttp.http import RawRequestMessage, StreamWriter
 from multidict import CIMultiDictProxy
 
 if TYPE_CHECKING:
+    from proxy.http.repeated_heads import AcceptedHead
     from proxy.http.request_loop import RequestLoop
 
 
@@ -33,10 +34,12 @@ class Request(web.BaseRequest):
     """
 
     __slots__ = (
-        "_has_rest", "_max_body_bytes", "_message", "content", "headers", "method", "protocol", "raw_path", "remote",
-        "sent_bytes", "version",
+        "_has_rest", "_max_body_bytes", "_message", "accepted_head", "content", "headers", "method", "protocol",
+        "raw_path", "remote", "sent_bytes", "version",
     )  # fmt: skip
 
+    accepted_head: "AcceptedHead | None"
+    """Its head, if that may be repeated."""
     content: StreamReader  # these are attributes and no properties: they are read often
     headers: CIMultiDictProxy[str]
     method: str
@@ -64,11 +67,13 @@ class Request(web.BaseRequest):
     _version = _rest()
 
     def __init__(
-        self, message: RawRequestMessage, content: StreamReader, protocol: "RequestLoop", max_body_bytes: int
-    ) -> None:
+        self, message: RawRequestMessage, content: StreamReader, protocol: "RequestLoop", max_body_bytes: int,
+        accepted_head: "AcceptedHead | None" = None,
+    ) -> None:  # fmt: skip
         self._message = message
         self._max_body_bytes = max_body_bytes
         self._has_rest = False
+        self.accepted_head = accepted_head
         self.content = content
         self.headers = message.headers
         self.method = message.method

@@ -98,7 +98,9 @@ class RequestLoop(BoundedHeads):
         handler: Any = self._request_handler
         if isinstance(message, _ErrInfo):
             handler, message = self._make_error_handler(message), ERROR
-        request = Request(message, content, self, self._max_body_bytes)
+        head = self._last_head
+        accepted = head if head is not None and head.message is message else None
+        request = Request(message, content, self, self._max_body_bytes, accepted)
         self._current_request, self._request_in_progress = request, True
         return request, handler
 

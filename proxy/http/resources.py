@@ -55,13 +55,13 @@ class ResourceEndpoints:
         body: dict[str, Any] | None = None
         if method == "POST":
             body = await self.ingress.read(exchange, memory, parse_optional_object, is_optional=True)
-        _, _, kind, *rest = exchange.path.split("/")  # the router has compared it with the templates above
+        _, _, kind, *rest = exchange.head.path.split("/")  # the router has compared it with the templates above
         return ResourceRequest(
             "GET" if method == "HEAD" else method,
             cast("Kind", kind),
             rest[0] if rest else None,
             tuple(rest[1:]),
-            exchange.query,
+            exchange.head.query,
             body,
             forwarded_headers(exchange.request.headers, self.ingress.header_names),
         )

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -17,6 +16,7 @@ from proxy.http.body import unsupported_encoding
 from proxy.http.errors import error_response
 from proxy.http.heads import MAX_HEAD_BYTES
 from proxy.http.pacing import PIECES_AT_ONCE
+from proxy.http.request_id import new_request_id
 from proxy.http.request_loop import RequestLoop
 from proxy.loop_turns import LoopTurns
 from proxy.send_queue import unacknowledged_bytes
@@ -83,8 +83,10 @@ class Server(web.Server):
     def replace_handler(self, handler: Any) -> None:
         """Let the next request of each connection, old ones included, be answered by another handler."""
         self.request_handler = handler
-        for connection in self._connections:
+        connections: Any = self._connections
+        for connection in connections:
             connection._request_handler = handler  # noqa: SLF001  it is read for each request
+            connection.forget_head()  # what the old one has made of it
 
     def admit(self, connection: "Connection", file: int) -> None:
         """Let a new connection be served, refused, or closed at once; `file` is its number."""
@@ -222,7 +224,7 @@ class Connection(RequestLoop):
             refusal = self.head_error(status, exc)
         else:
             refusal = HeadgateError("The gateway failed to answer this request.", status=status, code="internal_error")
-        request_id = f"req_{secrets.token_hex(16)}"
+        request_id = new_request_id()
         if status < 500:
             log.info("request.rejected", request_id=request_id, status=refusal.status)
         else:

@@ -46,7 +46,7 @@ class UsageEndpoint:
 
     async def show(self, exchange: Exchange) -> web.StreamResponse:
         caller = exchange.identify(self.directory)
-        given = _parameters(exchange.query)
+        given = _parameters(exchange.head.query)
         now = datetime.now(UTC)
         try:
             since, until = parse_time(given.get("since", "today"), now), parse_time(given.get("until", "now"), now)

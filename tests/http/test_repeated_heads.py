@@ -1,8 +1,8 @@
 """Heads that repeat the last one: the result is that of aiohttp's parser, however the bytes arrive."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +19,7 @@ from proxy.http.repeated_heads import MAX_HEAD_BYTES
 from proxy.loop_turns import LoopTurns
 from proxy.workers import Pace
 from tests.http.test_hostile_heads import AMBIGUOUS_LENGTHS, BODY, INVALID_HEADS, head
-from tests.raw import no_tasks_left, post, until, wire  # noqa: F401
+from tests.raw import ask, no_tasks_left, post, until, wire  # noqa: F401
 from tests.upstream import FakeUpstream
 
 CHAT = head("Authorization: Bearer sk-1", f"Content-Length: {len(BODY)}")
@@ -329,3 +329,42 @@ async def test_a_client_may_disconnect_in_the_body_of_a_repeated_head(gateway: s
 
     await until(lambda: [line["status"] for line in logged if line["event"] == "request.finished"] == [200, 200, 499])
     assert len(upstream.requests) == 2
+
+
+SPACES = b'{"model":"m"}', b'{"model":"m"}', b'{"model":"m"         }'
+TRACE, OTHER_TRACE = (f"00-{digit * 32}-{digit * 16}-00" for digit in "12")
+OF_ONE_CLIENT = [
+    [post(body, Session_id="s1") for body in SPACES],
+    [post(body, Session_id="s2") for body in SPACES],
+    [post(body, target="/v1/responses?include=a") for body in SPACES],
+    [post(body, target="/v1/responses?include=b") for body in SPACES],
+    [post(body, target="/v1/answers") for body in SPACES],
+    [post(body).replace(b"application/json", b"text/plain") for body in SPACES],
+    [post(body, host="elsewhere") for body in SPACES],
+    [post(body, traceparent=TRACE) for body in SPACES],
+    [post(body, traceparent=OTHER_TRACE) for body in SPACES],
+    [post(body, target="/v1/responses/input_tokens") for body in SPACES],
+    [post(body, Content_Encoding="gzip") for body in SPACES],
+]
+
+
+async def test_what_follows_from_a_head_is_that_of_the_last_one_only(gateway: str, upstream: FakeUpstream):
+    """Clients that alternate are answered as those that have a connection for each request, with bodies of any length."""
+    requests = [*chain(*OF_ONE_CLIENT), *chain(*zip(*OF_ONE_CLIENT, strict=True)), *OF_ONE_CLIENT[4]]
+    alone = [(await ask(gateway, request)).status for request in requests]
+    sent_alone = [(each.target, seen(each.headers)) for each in upstream.requests]
+    upstream.requests.clear()
+    async with wire(gateway) as connection:
+        statuses = list[int]()
+        for sent in (*requests[:-3], b"".join(requests[-3:])):  # what is pipelined follows another head
+            await connection.send(sent)
+            statuses += [(await connection.answer()).status for _ in range(sent.count(b"POST"))]
+
+    assert statuses == alone
+    assert {*statuses} == {200, 400, 404, 415, 421}
+    assert [(each.target, seen(each.headers)) for each in upstream.requests] == sent_alone
+
+
+def seen(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of an upstream's request without those that differ from one to the next."""
+    return {name.lower(): value for name, value in headers.items() if name.lower() != "content-length"}

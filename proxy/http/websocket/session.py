@@ -9,6 +9,7 @@ from functools import partial
 from proxy.context import Caller
 from proxy.http.exchange import Exchange
 from proxy.http.ingress import Ingress
+from proxy.http.request_id import new_request_id
 from proxy.http.websocket.lanes import MAX_NAMES, Lanes
 from proxy.http.websocket.side import SideMessages
 from proxy.http.websocket.socket import Received, Socket
@@ -133,8 +134,9 @@ class Session:
         """Return the exchange of one message."""
         connection = self._exchange
         exchange = Exchange(
-            connection.request, connection.trace.of_turn(), connection.finished, connection.calls, connection.usage
-        )
+            connection.request, connection.head, new_request_id(), connection.trace.of_turn(), connection.finished,
+            connection.calls, connection.usage,
+        )  # fmt: skip
         exchange.record.method = SOCKET
         exchange.record.path = self._exchange.record.path
         record, of_connection = exchange.record, self._exchange.record
@@ -210,7 +212,7 @@ class Session:
         parse = partial(
             parse_message,
             headers=self._headers,
-            query=exchange.query,
+            query=exchange.head.query,
             needs_model=self._routes.default is None,
         )
         exchange.trace.begin("parse")
@@ -218,12 +220,12 @@ class Session:
         if message.parts:
             data = await self._ingress.workers.run(message.size_bytes, join_pieces, message.parts)
         recent, team = self._ingress.messages, self._caller.team
-        if not exchange.query and (found := recent.find(team, data)) is not None:
+        if not exchange.head.query and (found := recent.find(team, data)) is not None:
             received.memory.grow(found.parsed_bytes)
             exchange.values = found.values
             return found.parsed.with_headers(self._headers)
         parsed = await self._ingress.parse(data, exchange, received.memory, parse)
-        if not exchange.query and parsed.call is not None:
+        if not exchange.head.query and parsed.call is not None:
             recent.note(team, data, parsed, exchange.values)
         return parsed
 

@@ -173,12 +173,23 @@ class Context(msgspec.Struct, eq=False):
         """
         self.reply_callbacks = (*self.reply_callbacks, callback)
 
+    def has_new_ids(self, response: Mapping[str, Any]) -> bool:
+        """Return whether a response object has another id or conversation than the one that was asked about last."""
+        ids = response.get("id"), response.get("conversation")
+        if ids == self._seen_ids:
+            return False
+        self._seen_ids = ids
+        return True
+
     async def see_response(self, call: Call, response: Mapping[str, Any]) -> None:
         """Bind the ids of a response object, unless one with the same id and conversation was seen."""
-        ids = response.get("id"), response.get("conversation")
-        if self.binder is not None and ids != self._seen_ids:
-            self._seen_ids = ids
+        if self.binder is not None and self.has_new_ids(response):
             await self.binder.bind(call, self, response)
+
+    @property
+    def must_complete(self) -> bool:
+        """Whether `complete_reply` has anything to do."""
+        return bool(self.reply_callbacks) or (self.binder is not None and not self.is_output_bound)
 
     async def complete_reply(self, call: Call) -> None:
         """Bind the output of a complete reply, and run its callbacks, each once."""

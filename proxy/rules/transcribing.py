@@ -1,12 +1,8 @@
 """Adds what passes a guard to the transcript of the reply, and reserves memory for what the transcript keeps of it."""
 
-from collections.abc import AsyncIterator, Awaitable
-from functools import partial
-
 from proxy.context import Context
 from proxy.wire.errors import BackendError, Unavailable
 from proxy.wire.event import TERMINALS, Batch, Run, ends_with_output
-from proxy.wire.passage import Outlet, Passage, forward_runs
 
 RESPONSE_EVENTS = TERMINALS | {"response.created", "error"}
 """The events that are kept of a batch whose last event has the items of the response."""
@@ -50,25 +46,3 @@ def add_run_to_transcript(run: Run, context: Context) -> None:
 
 def _take(_run: bytes) -> bool:
     return True
-
-
-class GuardedBatches(Passage):
-    """The batches that a guard passes on. Runs that are forwarded past the guard are only added to the transcript."""
-
-    __slots__ = ("_batches", "_context", "_received")
-
-    def __init__(self, batches: AsyncIterator[Batch], received: AsyncIterator[Batch], context: Context) -> None:
-        """`batches` are what the guard passes on, `received` what it reads."""
-        self._batches = batches
-        self._received: AsyncIterator[Batch] | None = received
-        self._context = context
-
-    def __anext__(self) -> Awaitable[Batch]:
-        return self._batches.__anext__()
-
-    def forward_runs(self, outlet: Outlet) -> None:
-        """Forward runs, unless the transcript keeps all frames: then the guard has to see every batch."""
-        received, self._received = self._received, None
-        transcript = self._context.transcript
-        if received is not None and not transcript.keeps_frames:
-            forward_runs(received, partial(transcript.forward_run, outlet, self._context.memory.grow))

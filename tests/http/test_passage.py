@@ -14,7 +14,7 @@ from backends.upstream.headers import HeaderFilter
 from backends.upstream.scrub import REPLACEMENT, Scrubber
 from backends.upstream.stream import Stream
 from proxy.http import send
-from proxy.rules.transcribing import GuardedBatches
+from proxy.rules.guarded_stream import GuardedStream
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Batch
 from proxy.wire.passage import Outlet
@@ -171,9 +171,9 @@ class Way:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.passed = self.batches = 0
-        forward_runs, write_batch = GuardedBatches.forward_runs, send._write_batch
+        forward_runs, write_batch = GuardedStream.forward_runs, send._write_batch
 
-        def counting(batches: GuardedBatches, outlet: Outlet) -> None:
+        def counting(batches: GuardedStream, outlet: Outlet) -> None:
             def count(frames: bytes) -> bool:
                 is_written = outlet(frames)
                 self.passed += is_written
@@ -185,7 +185,7 @@ class Way:
             self.batches += 1
             return await write_batch(answer, batch)
 
-        monkeypatch.setattr(GuardedBatches, "forward_runs", counting)
+        monkeypatch.setattr(GuardedStream, "forward_runs", counting)
         monkeypatch.setattr(send, "_write_batch", count_batch)
 
 

@@ -11,7 +11,8 @@ from pydantic import PrivateAttr
 
 from policies import Policy, PolicyState, ReplyCheck, ReplyCheckFactory
 from proxy.rules.admit import REPLY_CHECKS
-from proxy.rules.guard import require_stream, until_terminal
+from proxy.rules.guard import require_stream
+from proxy.rules.reply_checks import until_terminal
 from proxy.rules.rule import compile_selector
 from proxy.shutdown import cancel_for_shutdown
 from proxy.state.ownership import Ownership

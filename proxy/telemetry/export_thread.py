@@ -35,15 +35,15 @@ class ExportThread(ABC):
         return not self._thread.is_alive()
 
     @abstractmethod
-    def send_waiting(self) -> None:
-        """Send all that waits. Called in the thread."""
+    def send_waiting(self, *, is_due: bool) -> None:
+        """Send what waits, all of it if it is due. Called in the thread."""
 
     def _run(self) -> None:
         while True:
-            self._has_work.wait(self._delay_s)
+            is_due = not self._has_work.wait(self._delay_s)
             self._has_work.clear()
             is_last = self._is_closing
-            self.send_waiting()
+            self.send_waiting(is_due=is_due or is_last)
             if is_last:
                 self._sender.shutdown()
                 return

@@ -47,9 +47,10 @@ def make_exporter(signal: Signal) -> Any:
         message = f"{variable} is '{value}', which needs the package's extra headgate[grpc]; or set it to {HTTP}."
         raise ValueError(message) from error
     if signal == "traces":
-        from proxy.telemetry.otlp_spans import encode_spans
+        from proxy.telemetry.otlp_spans import EncodedSpans, make_message
 
-        setattr(module, "encode_spans", encode_spans)  # noqa: B010  the exporters have no parameter for it
+        encode = make_message if value == GRPC else EncodedSpans
+        setattr(module, "encode_spans", encode)  # noqa: B010  the exporters have no parameter for it
     return getattr(module, name)()
 
 

@@ -42,7 +42,9 @@ class MetricPush(ExportThread):
         self._next = snapshot
         self._has_work.set()
 
-    def send_waiting(self) -> None:
+    def send_waiting(self, *, is_due: bool) -> None:
+        """Send the newest snapshot, whenever it was put."""
+        del is_due
         while (snapshot := self._next) is not None:
             self._next = None
             self.failures += not self._send(snapshot)

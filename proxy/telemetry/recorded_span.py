@@ -5,16 +5,22 @@ values, and one task sets them.
 """
 
 import time
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from struct import Struct
 from typing import Any
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, Tracer
-from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import DEFAULT_TRACE_STATE, Link, Span, SpanContext, SpanKind, Status, StatusCode
+
+from proxy.telemetry.otlp_fields import encode_attributes, encode_field, encode_text, encode_varint
 
 Attributes = Mapping[str, Any]
+_TIME, _TIMES = Struct("<BQ"), Struct("<BQBQ")
+_KINDS = {kind: bytes([0x30, kind.value + 1]) for kind in SpanKind}
+_LOCAL, _REMOTE = b"\x00\x01\x00\x00", b"\x00\x03\x00\x00"
+"""Whether a context came from another process, in the bits of OTLP's flags: that it is known, and that it did."""
 
 limits = lru_cache(maxsize=1)(SpanLimits)
 """What a span has at most: OpenTelemetry's variables say so."""
@@ -28,30 +34,30 @@ class RecordedSpan(ReadableSpan):
         start_time: int | None = None,
     ) -> None:  # fmt: skip
         """`tracer` gets the span when it ends; `start_time` is in nanoseconds since 1970, None: now."""
-        self._noted: deque[Event] = deque(maxlen=limits().max_events)
+        self._own: dict[str, Any] = {}
         super().__init__(
-            name, context, parent, tracer.resource, {}, self._noted, [], kind,
+            name, context, parent, tracer.resource, self._own, (), (), kind,
             start_time=start_time or time.time_ns(), instrumentation_scope=tracer._instrumentation_scope,  # noqa: SLF001  as its own spans have it
         )  # fmt: skip
-        self._tracer = tracer
-        self._event_count = self._link_count = 0
-        self._own: dict[str, Any] = {}
+        self.tracer = tracer
+        self._code = StatusCode.UNSET
+        self._lost_attributes = self._lost_events = self._lost_links = 0
+        self._noted: list[tuple[str, Attributes, int]] = []
 
     @staticmethod
     def of(begun: ReadableSpan, tracer: Tracer) -> "RecordedSpan":
         """Return what takes the place of a span that the SDK has begun."""
         span = RecordedSpan(begun.name, begun.get_span_context(), begun.parent, begun.kind, tracer, begun.start_time)
-        span._links, span._link_count = begun.links, len(begun.links)
+        span._links = begun.links
         span._own.update(begun.attributes or {})
         return span
 
     def child(self, name: str, kind: SpanKind, start_time: int | None = None) -> "RecordedSpan":
         """Return a span below this one, of the same trace."""
-        own, span_id = self.get_span_context(), self._tracer.id_generator.generate_span_id()
-        context = SpanContext(
-            own.trace_id, span_id, is_remote=False, trace_flags=own.trace_flags, trace_state=own.trace_state
-        )
-        return RecordedSpan(name, context, own, kind, self._tracer, start_time)
+        own = self.get_span_context()
+        trace_id, _, _, flags, state, _ = own
+        context = SpanContext(trace_id, self.tracer.id_generator.generate_span_id(), False, flags, state)
+        return RecordedSpan(name, context, own, kind, self.tracer, start_time)
 
     def get_span_context(self) -> SpanContext:
         context: Any = self._context
@@ -69,41 +75,91 @@ class RecordedSpan(ReadableSpan):
 
     def add_event(self, name: str, attributes: Attributes | None = None) -> None:
         """Add an event of now. The first ones are lost if there are too many."""
-        self._event_count += 1
-        self._noted.append(Event(name, attributes or {}, time.time_ns()))
+        self._noted.append((name, attributes or {}, time.time_ns()))
+        most = limits().max_events
+        if most is not None and len(self._noted) > most:
+            del self._noted[0]
+            self._lost_events += 1
 
     def add_link(self, context: SpanContext) -> None:
         """Link this span to another one, unless it has too many links."""
-        self._link_count += 1
         most = limits().max_links
         if most is None or len(self._links) < most:
             self._links = [*self._links, Link(context)]
+        else:
+            self._lost_links += 1
 
     def update_name(self, name: str) -> None:
         self._name = name
 
     def set_status(self, code: StatusCode) -> None:
-        self._status = Status(code)
+        self._code, self._status = code, Status(code)
 
     def end(self, end_time: int | None = None) -> None:
         """End it now, or at a time in nanoseconds since 1970; a second time does nothing."""
         if self._end_time is not None:
             return
         most, longest = limits().max_span_attributes, limits().max_span_attribute_length
-        attributes: Any = self._own
-        if longest is not None or (most is not None and len(attributes) > most):
-            attributes = BoundedAttributes(most, attributes, immutable=False, max_value_len=longest)
-        self._attributes = attributes
+        if longest is not None or (most is not None and len(self._own) > most):
+            bounded = BoundedAttributes(most, self._own, immutable=False, max_value_len=longest)
+            self._attributes = self._own = dict(bounded)
+            self._lost_attributes = bounded.dropped
         self._end_time = end_time or time.time_ns()
-        self._tracer.span_processor.on_end(self)
+        self.tracer.span_processor.on_end(self)
+
+    def encode(self) -> bytes:
+        """Return the encoding in OTLP of a span that has ended.
+
+        Source: https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/trace/v1/trace.proto
+        """
+        parent, (trace_id, span_id, _, _, state, _) = self._parent, self.get_span_context()
+        parts = [
+            b"\x0a\x10", trace_id.to_bytes(16), b"\x12\x08", span_id.to_bytes(8),
+            encode_text(b"\x2a", self._name), _KINDS[self._kind],
+            _TIMES.pack(0x39, self._start_time, 0x41, self._end_time), encode_attributes(b"\x4a", self._own.copy()),
+            b"\x85\x01", _flags(parent),
+        ]  # fmt: skip
+        if state is not DEFAULT_TRACE_STATE:
+            parts.append(encode_text(b"\x1a", state.to_header()))
+        if parent is not None:
+            parts += b"\x22\x08", parent.span_id.to_bytes(8)
+        for name, attributes, at in self._noted:
+            noted = _TIME.pack(0x09, at) + encode_text(b"\x12", name) + encode_attributes(b"\x1a", attributes)
+            parts.append(encode_field(b"\x5a", noted))
+        parts += [encode_field(b"\x6a", _link(link)) for link in self._links]
+        parts.append(b"\x7a\x00" if self._code is StatusCode.UNSET else b"\x7a\x02\x18%c" % self._code.value)
+        if self._lost_attributes or self._lost_events or self._lost_links:
+            lost = self._lost_attributes, self._lost_events, self._lost_links
+            parts += [b"\x50%b\x60%b\x70%b" % tuple(map(encode_varint, lost))]
+        return b"".join(parts)
+
+    @property
+    def events(self) -> Sequence[Event]:
+        return [Event(*noted) for noted in self._noted]
+
+    @property
+    def dropped_attributes(self) -> int:
+        return self._lost_attributes
 
     @property
     def dropped_events(self) -> int:
-        return self._event_count - len(self._events)
+        return self._lost_events
 
     @property
     def dropped_links(self) -> int:
-        return max(0, self._link_count - len(self._links))
+        return self._lost_links
+
+
+def _link(link: Link) -> bytes:
+    """Return a link to a span."""
+    trace_id, span_id, *_ = link.context
+    ids = b"\x0a\x10%b\x12\x08%b" % (trace_id.to_bytes(16), span_id.to_bytes(8))
+    return ids + encode_attributes(b"\x22", link.attributes) + b"\x35" + _flags(link.context)
+
+
+def _flags(context: SpanContext | None) -> bytes:
+    """Return whether a context came from another process."""
+    return _REMOTE if context is not None and context.is_remote else _LOCAL
 
 
 def recorded(begun: Span, tracer: object) -> RecordedSpan | Span:

@@ -21,6 +21,7 @@ class SpanQueue(ExportThread, SpanProcessor):
 
     def __init__(self, exporter: SpanExporter) -> None:
         self.lost_spans = 0
+        self._is_flushing = False
         self._exporter = exporter
         self._spans: deque[ReadableSpan] = deque()
         self._max_spans = _variable("OTEL_BSP_MAX_QUEUE_SIZE", 2048)
@@ -52,11 +53,15 @@ class SpanQueue(ExportThread, SpanProcessor):
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Spans are sent by the thread only."""
         del timeout_millis
+        self._is_flushing = True
         self._has_work.set()
         return not self._spans
 
-    def send_waiting(self) -> None:
-        while self._spans:
+    def send_waiting(self, *, is_due: bool) -> None:
+        """Send full batches, and the rest if it is due: a request to the collector costs as much as sixty spans."""
+        least = 1 if is_due or self._is_flushing else self._batch_spans
+        self._is_flushing = False
+        while len(self._spans) >= least:
             batch = [self._spans.popleft() for _ in range(min(len(self._spans), self._batch_spans))]
             try:
                 is_sent = self._exporter.export(batch) is SpanExportResult.SUCCESS

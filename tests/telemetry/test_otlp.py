@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -203,6 +204,43 @@ def test_spans_that_a_collector_does_not_take_are_counted(monkeypatch: pytest.Mo
     assert queue.close()
     assert [[span.name for span in batch] for batch in exporter.sent] == [["a", "b"], ["c", "d"], ["e", "f"]]
     assert queue.count_lost() == 7
+
+
+def test_a_batch_is_full_unless_time_has_passed(monkeypatch: pytest.MonkeyPatch):
+    """To send a batch of one span right after a full one would cost as much again."""
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2")
+    exporter = StuckExporter()
+    queue, provider = SpanQueue(exporter), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(queue)
+    tracer = provider.get_tracer("test")
+    for name in "ab":
+        tracer.start_span(name).end()
+    exporter.begun.wait()
+    for name in "cde":
+        tracer.start_span(name).end()
+    exporter.go_on.set()
+    while queue.lost_spans < 4:
+        time.sleep(0.001)
+
+    assert [[span.name for span in batch] for batch in exporter.sent] == [["a", "b"], ["c", "d"]]
+    assert queue.close()
+    assert [span.name for span in exporter.sent[2]] == ["e"]
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_what_waits_is_sent_in_time(monkeypatch: pytest.MonkeyPatch, is_asked: bool):
+    """However little it is: after the delay, or when it is asked for."""
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "3600000" if is_asked else "1")
+    exporter = StuckExporter()
+    queue, provider = SpanQueue(exporter), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(queue)
+    provider.get_tracer("test").start_span("a").end()
+    if is_asked:
+        provider.force_flush()
+
+    assert exporter.begun.wait(TIMEOUT_S)
+    exporter.go_on.set()
+    assert queue.close()
 
 
 def test_spans_that_are_not_sampled_are_not_sent():

@@ -39,6 +39,7 @@ class DecodingOptions:
     top_logprobs: int | None = None  # how many alternatives to report for each token; None: no logprobs at all
     prefix_tokens: int = 0  # how many prompt tokens are likely to be shared with other requests; 0: none
     prefix_key: str = ""  # which requests share it: a prefix is kept once it came twice under one key
+    delivers_at_once: bool = True  # whether each token is needed when it is there; else they are delivered together
 
     @property
     def runs_alone(self) -> bool:

@@ -54,7 +54,7 @@ def read_request(
     prompt = _build_prompt(messages, tools, model, parameters, variables)
     reasoning_open = tags is not None and tags.are_open_in(_decode_tail(prompt, model))
     style, key = JsonStyle(**dict(model.json_style)), body.get("prompt_cache_key")
-    has_key = isinstance(key, str)
+    has_key, stops = isinstance(key, str), _select_stops(parameters, text_format, ignored)
     options = DecodingOptions(
         max_tokens=min(parameters.max_output_tokens, model.context_length - len(prompt)),
         stop_ids=model.stop_ids,
@@ -70,8 +70,9 @@ def read_request(
         top_logprobs=parameters.top_logprobs,
         prefix_tokens=model.prefix_length(messages, tools.definitions, prompt, **variables) if has_key else 0,
         prefix_key=f"{team}\0{key or ''}",
+        delivers_at_once=body.get("stream") is True or bool(stops) or tools.one_call,
     )  # fmt: skip
-    stops, echo = _select_stops(parameters, text_format, ignored), _build_echo(body, parameters)
+    echo = _build_echo(body, parameters)
     return LocalRequest(prompt, options, echo, tools, tags, reasoning_open, stops, tuple(ignored))
 
 

@@ -123,6 +123,7 @@ class Scheduler:
             return
         if self._reset.blocks_start(busy=bool(self._running)) if self._free_workers else self._prefixes.needs_reset:
             return
+        self._flush()  # so that the estimates count every token
         self._update_estimates()
         queue = self._rotation.order(self._queue, lambda scheduled: scheduled.job.team)
         if self._preempt(queue) or not self._free_workers:

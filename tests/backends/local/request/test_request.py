@@ -173,3 +173,19 @@ def test_json_is_not_cut_at_a_stop_sequence(model):
 
     assert (free.stop_sequences, free.ignored) == (("a",), ())
     assert (json.stop_sequences, json.ignored) == ((), ("stop",))
+
+
+@pytest.mark.parametrize(
+    ("more", "at_once"),
+    [
+        ({}, False),
+        ({"stream": False, "parallel_tool_calls": True}, False),
+        ({"stream": True}, True),
+        ({"stop": "END"}, True),
+        ({"stop": "END", "text": {"format": {"type": "json_object"}}}, False),
+        ({"tools": [WEATHER], "parallel_tool_calls": False}, True),
+    ],
+)
+def test_tokens_are_delivered_at_once_where_one_of_them_may_matter(model, more, at_once):
+    """To a client that reads a stream, or to the parser that ends the answer."""
+    assert read_request({"input": "Hi"} | more, model, DEFAULTS).options.delivers_at_once is at_once

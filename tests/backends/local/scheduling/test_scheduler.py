@@ -7,7 +7,7 @@ import pytest
 
 from backends.local.decoding import constrained
 from backends.local.decoding.job import Token
-from backends.local.scheduling import collecting, scheduler
+from backends.local.scheduling import collecting, outbox, scheduler
 from tests.backends.local.scheduling.scheduler_client import FOREVER, PATIENCE_S, prompt, run_scheduler
 
 
@@ -52,6 +52,32 @@ async def test_all_rows_of_a_step_are_delivered_at_once(endless_model, batches):
 
         assert len(batches) == 1
         assert len(client.deliveries) <= 1 + 100 + 1
+
+
+async def test_tokens_that_are_not_needed_at_once_are_delivered_together(endless_model, monkeypatch):
+    """All of them, and with the end of the answer."""
+    monkeypatch.setattr(outbox, "HOLD_S", 10 * PATIENCE_S)
+    async with run_scheduler(endless_model) as client:
+        for number in range(4):
+            client.submit(number, [5, 6], max_tokens=100, delivers_at_once=False)
+        await client.wait_for_end(0, 1, 2, 3)
+
+        assert [len(client.tokens[number]) for number in range(4)] == [100] * 4
+        assert len(client.deliveries) <= 1 + 1 + 1  # the start, the first tokens, and all others
+
+
+async def test_a_plan_counts_tokens_that_were_not_delivered_yet(endless_model, monkeypatch):
+    """A job that runs is as far as its tokens, not as far as those that were delivered."""
+    monkeypatch.setattr(outbox, "HOLD_S", 10 * PATIENCE_S)
+    async with run_scheduler(endless_model) as client:
+        client.submit(1, [5, 6], FOREVER, delivers_at_once=False)
+        await client.wait_for_start(1)
+        await asyncio.sleep(0.05)  # some tokens come
+        before = len(client.tokens[1])
+        client.submit(2, [5, 6], temperature=1.0)  # it cannot share the batch, which therefore goes on
+        await client.until(lambda: len(client.tokens[1]) > before)
+        client.scheduler.cancel(1)
+        await client.wait_for_end(2)
 
 
 async def test_a_job_never_waits_while_nothing_runs(random_model):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import count
+from typing import Any
 
 import httptools
 
@@ -45,10 +46,7 @@ class ResponseParser:
         self._may_upgrade = may_upgrade
         self.is_upgraded = False
         self._pieces: list[bytes] = []
-        self.on_body = self._pieces.append
-        self.on_chunk_header, self.on_chunk_complete = count().__next__, count().__next__  # in C, as bursts have many
-        self._parser = httptools.HttpResponseParser(self)
-        self._parser.set_dangerous_leniencies(lenient_headers=True, lenient_spaces_after_chunk_size=True)
+        self._parser: Any = None  # of httptools, once an answer needs it
         self._partial = bytearray()  # the part of a head that has arrived
         self.reset()
 
@@ -226,8 +224,17 @@ class ResponseParser:
             self._is_open_ended = not (self._is_chunked or self.is_complete or "content-length" in fields)
         self.head = found
 
+    def _make_parser(self) -> None:
+        """Make httptools' parser, with which a connection takes twice the memory. Most connections need none."""
+        self.on_body = self._pieces.append
+        self.on_chunk_header, self.on_chunk_complete = count().__next__, count().__next__  # in C, as bursts have many
+        self._parser = httptools.HttpResponseParser(self)
+        self._parser.set_dangerous_leniencies(lenient_headers=True, lenient_spaces_after_chunk_size=True)
+
     def _feed_head(self, head: bytes) -> None:
         """Let httptools read a head. Raises InvalidHttp."""
+        if self._parser is None:
+            self._make_parser()
         if head.find(b" \r\n") >= 0 or head.find(b"\t\r\n") >= 0:
             head = _SPACE_AT_END.sub(b"", head)  # no part of a value, but llhttp would not know `chunked` then
         try:

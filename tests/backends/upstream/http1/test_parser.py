@@ -1,7 +1,9 @@
 """Answers as bytes, in one piece, in pieces of seven bytes, and byte by byte: what they mean, and what is refused."""
 
+import gc
 from itertools import product
 
+import httptools
 import pytest
 
 from backends.upstream.http1.head import MAX_FIELDS, MAX_HEAD_BYTES, MAX_LINE_BYTES, InvalidHttp
@@ -226,13 +228,13 @@ def test_a_long_stream_of_tiny_chunks_is_not_too_much_framing(size: int):
 
 @pytest.mark.parametrize("spelling", [b"%x", b"%X"])
 @pytest.mark.parametrize("before", [b"", b"3\r\nabc\r\n", b"2;a=b\r\nab\r\n", b"002\r\nab\r\n"])
-def test_a_chunk_that_arrives_alone_needs_no_httptools(before: bytes, spelling: bytes):
+def test_a_chunk_that_arrives_alone_needs_no_httptools(before: bytes, spelling: bytes, monkeypatch: pytest.MonkeyPatch):
     """Most events of a stream do. What comes before and behind it is read as in any other answer."""
     parser, data = ResponseParser(), b"x" * 250
     begin = parser.feed(CHUNKED + before)
-    behind, parser._parser = parser._parser, None
-    alone = [parser.feed(spelling % 250 + b"\r\n" + data + b"\r\n") for _ in range(3)]
-    parser._parser = behind
+    with monkeypatch.context() as patched:
+        patched.setattr(ResponseParser, "_split_body", None)
+        alone = [parser.feed(spelling % 250 + b"\r\n" + data + b"\r\n") for _ in range(3)]
     end = parser.feed(b"1\r\ny\r\n0\r\nX: y\r\n\r\n")
 
     assert (begin, alone, end) == (before.split(b"\r\n")[1] if before else b"", [data] * 3, b"y")
@@ -263,6 +265,17 @@ def test_a_body_of_whole_chunks_is_read_to_its_end_without_httptools(
     assert not parser.has_surplus
     parser.reset()
     assert (parser.feed(CHUNKED + b"2;a\r\nab\r\n" + END), parser.is_complete) == (b"ab", True)
+
+
+@pytest.mark.parametrize("answer", [ANSWER, CHUNKED + CHUNK + END])
+def test_a_usual_answer_makes_no_parser_of_httptools(answer: bytes):
+    """It would take as much memory as all else of a connection."""
+    parser, _ = feed(answer, 2**30)
+    parser.reset()
+    parser.feed(answer)
+
+    assert parser.is_complete
+    assert not any(isinstance(each, httptools.HttpResponseParser) for each in gc.get_referents(parser))
 
 
 @pytest.mark.parametrize("rest", [b"\r\n", b"x", END, ANSWER])

@@ -75,6 +75,7 @@ class Answer(web.StreamResponse):
         framing = ("Transfer-Encoding", "chunked") if self._is_chunked and self._has_body else ()
         self._unsent_head = self._encode_head(*framing)
         self._fields = {}  # they are not kept for as long as the stream takes
+        self._connection.release_parser()
 
     async def write_chunk(self, data: bytes) -> None:
         """Write a part of the stream."""

@@ -140,4 +140,5 @@ class BoundedHeads(RepeatedHeads):
 def _size_bytes(message: Any) -> int:
     """Return how long a head is: its first line, and each field with a colon, a blank and a line end."""
     first = len(message.method) + len(message.path) + len(" HTTP/1.1\r\n") + 1
-    return first + sum([len(name) + len(value) + 4 for name, value in message.raw_headers]) + 2
+    fields = [len(name) + len(value.encode("utf-8", "surrogateescape")) + 4 for name, value in message.headers.items()]
+    return first + sum(fields) + 2

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 from aiohttp import StreamReader, web
 from aiohttp.hdrs import CONTENT_LENGTH
-from aiohttp.http import RawRequestMessage
+from aiohttp.http import HttpRequestParser, RawRequestMessage
+from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.http.pacing import PacedConnection
@@ -33,8 +34,9 @@ class AcceptedHead(msgspec.Struct, eq=False):
     """A head that the parser has accepted, or one that differs from it in the length only.
 
     `before` is what comes before the digits of the length, `after` what comes after them. `size` is how long the whole
-    head is in bytes, `length` how long its body is, and `message` what the parser makes of it. `known` is what follows
-    from it for each request, once that was found out; it does not depend on the length.
+    head is in bytes, `length` how long its body is, and `message` what the parser makes of it, without the fields as
+    bytes: nothing reads those, and they take half of its memory. `known` is what follows from it for each request, once
+    that was found out; it does not depend on the length.
     """
 
     before: bytes
@@ -54,7 +56,8 @@ class RepeatedHeads(PacedConnection):
     __slots__ = ("_body", "_last_head", "_missing_bytes")
 
     def __init__(self, manager: web.Server, **options: Any) -> None:
-        super().__init__(manager, **options)
+        # Nothing is decompressed on the event loop, where the ratio has no bound.
+        super().__init__(manager, auto_decompress=False, **options)
         self._missing_bytes: int | None = 0
         """How much of the current body has not arrived; 0: a head is next. None: not known, now and from now on."""
         self._body: StreamReader | None = None  # the body that is received here, and not by the parser
@@ -63,6 +66,14 @@ class RepeatedHeads(PacedConnection):
     def forget_head(self) -> None:
         """Let the next head be parsed."""
         self._last_head = None
+
+    def release_parser(self) -> None:
+        """Release the parser, which keeps the last head that it has read, until there is another one for it.
+
+        Between two requests it is as a new one; at any other time it is kept.
+        """
+        if self._missing_bytes == 0 and not self._messages:
+            self._parser = None
 
     def receive(self, data: bytes) -> None:
         """Take what has arrived: requests and parts of them are in the queue of messages then."""
@@ -125,6 +136,8 @@ class RepeatedHeads(PacedConnection):
     def _parse(self, data: bytes) -> None:
         """Let aiohttp's parser take this, and note where it is then."""
         missing, complete = self._missing_bytes, self._request_count
+        if self._parser is None and not self._force_close:
+            self._parser = self._new_parser()
         web.RequestHandler.data_received(self, data)
         if missing is None:
             return
@@ -134,6 +147,14 @@ class RepeatedHeads(PacedConnection):
             self._missing_bytes = self._note_request(data, *self._messages[-1])
         elif not arrived and len(data) <= missing:
             self._missing_bytes = missing - len(data)
+
+    def _new_parser(self) -> HttpRequestParser:
+        """Return a parser like the one that aiohttp makes for each connection."""
+        return HttpRequestParser(
+            self, self._loop, self._read_bufsize, max_line_size=self.max_line_size, max_headers=self.max_headers,
+            max_field_size=self.max_field_size, payload_exception=web.RequestPayloadError, auto_decompress=False,
+            max_msg_queue_size=MAX_MSG_QUEUE_SIZE,
+        )  # fmt: skip
 
     def _note_request(self, data: bytes, message: object, body: StreamReader) -> int | None:
         """Remember the head of a request that the parser has taken from this; return how much of the body is missing.
@@ -150,7 +171,9 @@ class RepeatedHeads(PacedConnection):
         if end + body.total_bytes != len(data) or body.is_eof() != (missing == 0):
             return None
         is_kept = end <= MAX_HEAD_BYTES and 0 < length <= self._read_bufsize
-        self._last_head = _head_of(data[:end], length, message) if is_kept else None
+        self._last_head = head = _head_of(data[:end], length, message) if is_kept else None
+        if head is not None:
+            self._messages[-1] = head.message, body
         return missing
 
 
@@ -160,12 +183,11 @@ def _head_of(head: bytes, length: int, message: RawRequestMessage) -> AcceptedHe
     if found is None or len(message.headers.getall(CONTENT_LENGTH)) > 1:
         return None
     start, end = found.span(1)
-    return AcceptedHead(head[:start], head[end:], len(head), length, message)
+    return AcceptedHead(head[:start], head[end:], len(head), length, message._replace(raw_headers=()))
 
 
 def _with_length(message: RawRequestMessage, digits: bytes) -> RawRequestMessage:
     """Return what the parser makes of a head with another length."""
     headers = CIMultiDict(message.headers)
     headers[CONTENT_LENGTH] = digits.decode()
-    fields = [(name, digits if name.lower() == b"content-length" else value) for name, value in message.raw_headers]
-    return message._replace(headers=CIMultiDictProxy(headers), raw_headers=tuple(fields))
+    return message._replace(headers=CIMultiDictProxy(headers))

@@ -27,8 +27,11 @@ class RequestLoop(BoundedHeads):
 
     __slots__ = ("_max_body_bytes", "is_admitted", "is_draining", "is_stalled", "remote", "sender")
 
+    _messages: Any
+
     def __init__(self, manager: web.Server, *, max_body_bytes: int, **options: Any) -> None:
         super().__init__(manager, **options)
+        self._messages = []  # an empty deque has room for 64 requests, while most connections never have two
         # The parser stops at as many requests as aiohttp's queue has at most, and may count one that was taken before
         # its body had arrived. It is asked to go on only after the queue was full.
         self._max_msg_queue_size -= 1
@@ -90,7 +93,7 @@ class RequestLoop(BoundedHeads):
 
     def _take_request(self) -> tuple[Request, Handler]:
         """Return the next request, and what answers it."""
-        message, content = self._messages.popleft()
+        message, content = self._messages.pop(0)
         if self._parser is not None:
             self._parser.message_consumed()
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:

@@ -68,7 +68,6 @@ class Server(web.Server):
         self._turns = LoopTurns(PIECES_AT_ONCE)
         super().__init__(
             handler,
-            auto_decompress=False,  # on the event loop, without a bound on the ratio
             handler_cancellation=True,  # a client that disconnects ends the work behind its request
             keepalive_timeout=idle_timeout_s,
             access_log=None,

@@ -1,0 +1,56 @@
+"""What a stream keeps while it waits for its next event: thousands of them wait at once."""
+
+import gc
+import sys
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from proxy.http.server import Connection
+from tests.raw import RawConnection, post, until, wire
+from tests.upstream import CANONICAL, FakeUpstream, hang, streaming
+
+START = CANONICAL[: CANONICAL.index(b"event: response.output_text.delta")]
+KEY = b"Bearer sk-of-a-client"
+
+
+@pytest.fixture
+async def waiting(gateway: str, upstream: FakeUpstream) -> AsyncIterator[RawConnection]:
+    """A connection of a client whose stream has begun."""
+    upstream.answer = streaming(START, then=hang)
+    async with wire(gateway) as client:
+        await client.send(post(b'{"model":"m","stream":true}', Authorization=KEY.decode()))
+        while b"output_item.added" not in await client.some():
+            pass
+        yield client
+
+
+def connection() -> Any:
+    """Return the connection of the client whose stream has begun."""
+    (found,) = [each for each in gc.get_objects() if type(each) is Connection and each.active_method is not None]
+    return found
+
+
+def all_bytes() -> Iterator[bytes]:
+    """Yield all bytes that an object has, or a tuple of it: tuples of bytes are unknown to the garbage collector."""
+    found = gc.get_referents(*gc.get_objects())
+    found += gc.get_referents(*(each for each in found if type(each) is tuple))
+    yield from (each for each in found if type(each) is bytes)
+
+
+async def test_the_queue_of_requests_has_no_room_for_many(waiting: RawConnection):
+    """Most connections never have two."""
+    assert sys.getsizeof(connection()._messages) < 100
+
+
+async def test_the_fields_of_a_head_are_not_kept_as_bytes(waiting: RawConnection):
+    """Neither by its request nor by aiohttp's parser."""
+    assert [each for each in all_bytes() if each == KEY and each is not KEY] == []
+
+
+async def test_a_stream_keeps_no_parser_of_its_connection(waiting: RawConnection):
+    """The next request gets another one if it needs one, also if it comes before the stream has ended."""
+    assert connection()._parser is None
+    await waiting.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await until(lambda: connection()._parser is not None)

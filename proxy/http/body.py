@@ -45,21 +45,24 @@ def read_now(request: Request, head: RequestHead, server: ServerTable, memory: M
     Raises RequestError for one that is too large, Unavailable.
     """
     content = request.content
-    if not (head.is_plain and content.is_eof()):
+    if not head.is_plain:
         return None
-    body = _take_received(content, server, memory)
+    if type(content) is ReceivedBody:
+        body = content.unread
+    elif content.is_eof():
+        body = _join_received(content)
+    else:
+        return None
+    _count_received(len(body), server, memory)
     request.content = EMPTY_PAYLOAD  # its buffer of 1 kB is not kept for as long as the answer takes
     return body
 
 
-def _take_received(content: StreamReader, server: ServerTable, memory: MemoryLease) -> bytes:
-    """Return a body that has arrived. Raises RequestError for one that is too large, Unavailable."""
-    body = content.read_nowait() if type(content) is ReceivedBody else _join_received(content)
-    size = len(body)
+def _count_received(size: int, server: ServerTable, memory: MemoryLease) -> None:
+    """Count the memory of a body that has arrived. Raises RequestError for one that is too large, Unavailable."""
     if size > server.max_body_bytes:
         raise body_too_large(server)
     memory.grow(size)
-    return body
 
 
 def _join_received(content: StreamReader) -> bytes:
@@ -85,7 +88,9 @@ async def _receive(
     """The body as it was sent."""
     content = request.content
     if content.is_eof():
-        return _take_received(content, server, memory)
+        body = content.read_nowait() if type(content) is ReceivedBody else _join_received(content)
+        _count_received(len(body), server, memory)
+        return body
     chunks: list[bytes] = []
     size = 0
     started = asyncio.get_running_loop().time()

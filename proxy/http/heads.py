@@ -24,13 +24,14 @@ TOO_LARGE = 431
 class BoundedHeads(RepeatedHeads):
     """A connection that is closed if a head takes too long, and answers one that is too large with 431."""
 
-    __slots__ = ("_expects_heads", "_head_began", "_head_bytes", "_max_head_bytes", "_next_request")
+    __slots__ = ("_expects_heads", "_head_began", "_head_bytes", "_max_head_bytes", "_next_request", "_short_bytes")
 
     def __init__(self, manager: web.Server, *, max_head_bytes: int, **options: Any) -> None:
         super().__init__(
             manager, max_line_size=max_head_bytes, max_field_size=max_head_bytes, max_headers=MAX_FIELDS, **options
         )
         self._max_head_bytes = max_head_bytes
+        self._short_bytes = min(LARGE_READ_BYTES, max_head_bytes)  # a shorter read is within the bounds of all kinds
         self._head_began: float | None = None
         self._head_bytes = 0  # how much has arrived of it, at most
         self._expects_heads = True
@@ -41,6 +42,15 @@ class BoundedHeads(RepeatedHeads):
         self._head_began = self._loop.time()  # a client that connects is expected to send a request
 
     def data_received(self, data: bytes) -> None:
+        if len(data) < self._short_bytes and self.receive_repeated(data):  # as most requests
+            self._head_began, self._head_bytes = None, 0
+            if self._next_request is not None:
+                self._note_next_request()
+        else:
+            self._receive_other(data)
+
+    def _receive_other(self, data: bytes) -> None:
+        """Take what is not a short request with a head like the last one."""
         complete, size_bytes = self._request_count, self._head_bytes + len(data)
         is_ahead = self._request_in_progress and self._is_before_next
         self.receive(data)
@@ -51,8 +61,7 @@ class BoundedHeads(RepeatedHeads):
         if self._request_count > complete or self._request_in_progress:
             is_of_next = is_ahead and self._request_count == complete
             self._head_began, self._head_bytes = None, size_bytes if is_of_next else 0
-            if self._next_request is not None and not self._next_request.done():
-                self._next_request.set_result(None)
+            self._note_next_request()
             if size_bytes > self._max_head_bytes:
                 self._refuse_large_heads(is_of_next=is_of_next)
         elif self._waiter is not None and not self._waiter.done():  # otherwise it may be part of a body
@@ -127,9 +136,13 @@ class BoundedHeads(RepeatedHeads):
             self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._note_next_request()
+        super().connection_lost(exc)
+
+    def _note_next_request(self) -> None:
+        """Note that a request has arrived, or that none can arrive any more, if that is waited for."""
         if self._next_request is not None and not self._next_request.done():
             self._next_request.set_result(None)
-        super().connection_lost(exc)
 
     def _unfinished_body(self) -> Any:
         """The body that is still being received, if there is one."""

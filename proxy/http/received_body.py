@@ -10,10 +10,10 @@ class ReceivedBody(StreamReader):
     gateway and aiohttp's requests read bodies with is there; what else a StreamReader has raises AttributeError.
     """
 
-    __slots__ = ("_unread",)
+    __slots__ = ("unread",)
 
     def __init__(self, data: bytes) -> None:
-        self._unread = data
+        self.unread = data
         self.total_bytes = len(data)
 
     def exception(self) -> None:
@@ -26,7 +26,7 @@ class ReceivedBody(StreamReader):
         return True
 
     def at_eof(self) -> bool:
-        return not self._unread
+        return not self.unread
 
     async def wait_eof(self) -> None:
         """All of it has arrived."""
@@ -35,8 +35,8 @@ class ReceivedBody(StreamReader):
         """aiohttp calls this before it reads a whole body: here it is one piece."""
 
     def read_nowait(self, n: int = -1) -> bytes:
-        data = self._unread if n < 0 else self._unread[:n]
-        self._unread = self._unread[len(data) :]
+        data = self.unread if n < 0 else self.unread[:n]
+        self.unread = self.unread[len(data) :]
         return data
 
     async def read(self, n: int = -1) -> bytes:

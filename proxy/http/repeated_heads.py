@@ -6,7 +6,6 @@ compared with one that the parser has accepted, and all else is the parser's: an
 follows an upgrade, and everything on a connection of which it is not certain that the parser is between two requests.
 """
 
-import asyncio
 import re
 from hmac import compare_digest
 from typing import Any
@@ -33,14 +32,15 @@ _find_digits = re.compile(rb"\r\ncontent-length:[ \t]*([1-9][0-9]*)\r\n", re.IGN
 class AcceptedHead(msgspec.Struct, eq=False):
     """A head that the parser has accepted, or one that differs from it in the length only.
 
-    `before` is what comes before the digits of the length, `after` what comes after them. `size` is how long the whole
-    head is in bytes, `length` how long its body is, and `message` what the parser makes of it, without the fields as
-    bytes: nothing reads those, and they take half of its memory. `known` is what follows from it for each request, once
-    that was found out; it does not depend on the length.
+    `data` is the whole head, of `size` bytes; the digits of the length are between `start` and `end`. `length` is how
+    long its body is in bytes, and `message` what the parser makes of it, without the fields as bytes: nothing reads
+    those, and they take half of its memory. `known` is what follows from it for each request, once that was found out;
+    it does not depend on the length.
     """
 
-    before: bytes
-    after: bytes
+    data: bytes
+    start: int
+    end: int
     size: int
     length: int
     message: RawRequestMessage
@@ -81,46 +81,47 @@ class RepeatedHeads(PacedConnection):
             data = self._receive_body(self._body, data)
             if not data:
                 return
-        waiter, head = self._waiter, None
-        if waiter is not None and not waiter.done() and self._missing_bytes == 0:
-            head = self._find_repeated(data)
-        if head is None or waiter is None:
+        if not self.receive_repeated(data):
             self._parse(data)
-        else:
-            self._receive_repeated(head, data[head.size :], waiter)
 
-    def _find_repeated(self, data: bytes) -> AcceptedHead | None:
-        """Return the head that is followed by its body or a part of it, if it is the last one but for the length.
+    def receive_repeated(self, data: bytes) -> bool:
+        """Take a request with a head like the last one, if this is one, with its body or a part of it, and no more.
 
-        How long the comparison takes says nothing about the key in the head.
+        Returns whether it is. How long the comparison takes says nothing about the key in the head.
         """
-        last = self._last_head
-        if last is None:
-            return None
-        start = len(last.before)
-        end = data.find(b"\r", start, start + MAX_DIGITS + 1)
-        digits, size = data[start:end], end + len(last.after)
-        if end < 0 or not digits.isdigit() or digits.startswith(b"0"):
-            return None
-        if not (compare_digest(data[:start], last.before) and compare_digest(data[end:size], last.after)):
-            return None
-        length = int(digits)
-        if len(data) - size > length or length > self._read_bufsize:  # a longer body pauses the parser
-            return None
-        if length != last.length:
-            last.size, last.length, last.message = size, length, _with_length(last.message, digits)
-        return last
-
-    def _receive_repeated(self, head: AcceptedHead, data: bytes, waiter: "asyncio.Future[None]") -> None:
-        """Take a request that has a head like the last one; `data` is its body or a part of it."""
-        is_whole = len(data) == head.length
-        body = ReceivedBody(data) if is_whole else StreamReader(self, self._read_bufsize, loop=self._loop)
+        head, waiter = self._last_head, self._waiter
+        if head is None or waiter is None or self._missing_bytes != 0 or waiter.done():
+            return False
+        if not (compare_digest(data[: head.size], head.data) or self._differs_in_length(head, data)):
+            return False
+        part, length = data[head.size :], head.length
+        if len(part) > length:
+            return False
+        is_whole = len(part) == length
+        body = ReceivedBody(part) if is_whole else StreamReader(self, self._read_bufsize, loop=self._loop)
         self._request_count += 1
         self._messages.append((head.message, body))
         waiter.set_result(None)
         if not is_whole:
-            self._body, self._missing_bytes = body, head.length
-            self._receive_body(body, data)
+            self._body, self._missing_bytes = body, length
+            self._receive_body(body, part)
+        return True
+
+    def _differs_in_length(self, head: AcceptedHead, data: bytes) -> bool:
+        """Whether this begins like a head but for the digits of the length, which the head gets then."""
+        start, before, after = head.start, head.data[: head.start], head.data[head.end :]
+        end = data.find(b"\r", start, start + MAX_DIGITS + 1)
+        digits, size = data[start:end], end + len(after)
+        if end < 0 or not digits.isdigit() or digits.startswith(b"0"):
+            return False
+        if not (compare_digest(data[:start], before) and compare_digest(data[end:size], after)):
+            return False
+        length = int(digits)
+        if len(data) - size > length or length > self._read_bufsize:  # a longer body pauses the parser
+            return False
+        head.data, head.end, head.size, head.length = data[:size], end, size, length
+        head.message = _with_length(head.message, digits)
+        return True
 
     def _receive_body(self, body: StreamReader, data: bytes) -> bytes:
         """Take a part of a body whose head was not parsed; return what follows it."""
@@ -183,7 +184,7 @@ def _head_of(head: bytes, length: int, message: RawRequestMessage) -> AcceptedHe
     if found is None or len(message.headers.getall(CONTENT_LENGTH)) > 1:
         return None
     start, end = found.span(1)
-    return AcceptedHead(head[:start], head[end:], len(head), length, message._replace(raw_headers=()))
+    return AcceptedHead(head, start, end, len(head), length, message._replace(raw_headers=()))
 
 
 def _with_length(message: RawRequestMessage, digits: bytes) -> RawRequestMessage:

@@ -79,6 +79,9 @@ class Plain(BoundedHeads):
 
     __slots__ = ()
 
+    def receive_repeated(self, data: bytes) -> bool:
+        return False
+
     def receive(self, data: bytes) -> None:
         web.RequestHandler.data_received(self, data)
 
@@ -342,6 +345,7 @@ OF_ONE_CLIENT = [
     [post(body, target="/v1/responses?include=b") for body in SPACES],
     [post(body, target="/v1/answers") for body in SPACES],
     [post(body).replace(b"application/json", b"text/plain") for body in SPACES],
+    [post(body).replace(b"/json", b"/json; charset=utf-8") for body in SPACES],
     [post(body, host="elsewhere") for body in SPACES],
     [post(body, traceparent=TRACE) for body in SPACES],
     [post(body, traceparent=OTHER_TRACE) for body in SPACES],

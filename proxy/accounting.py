@@ -129,5 +129,4 @@ def finish_call(event: str, context: Context, *, is_asked: bool = True) -> None:
     context.finished.add(event, context.request_id, record, context.trace)
     if context.usage is not None:
         context.usage.count(record, is_call=is_asked)
-    context.trace.end_call(record)
     context.trace.end(record)

@@ -55,7 +55,8 @@ def report(context: Context, outcome: str, status: str, detail: str | None = Non
     """Record the outcome and return it to the caller. Source: https://www.rfc-editor.org/rfc/rfc9211."""
     context.record.cache, context.record.cache_detail = outcome, detail
     if context.trace.is_recording:
-        context.trace.event("headgate.cache", {"headgate.cache.outcome": outcome, "headgate.cache.reason": detail})
+        reason = {} if detail is None else {"headgate.cache.reason": detail}
+        context.trace.event("headgate.cache", {"headgate.cache.outcome": outcome} | reason)
         if outcome != "bypass":
             context.trace.note_work()
     context.answer_headers["Cache-Status"] = f"headgate; {status}"

@@ -108,5 +108,4 @@ class Exchange(msgspec.Struct, eq=False):
         if self.usage is not None:
             self.usage.count(self.record)
         if self.trace.is_recording:
-            self.trace.end_call(self.record)
             self.trace.end(self.record)

@@ -107,6 +107,11 @@ class Request(web.BaseRequest):
         return self.sent_bytes + (self.writer.output_size if self._has_rest else 0)
 
     @property
+    def secure(self) -> bool:
+        """Whether it came by TLS."""
+        return self.transport is not None and self.transport.get_extra_info("sslcontext") is not None
+
+    @property
     def transport(self) -> asyncio.Transport | None:
         """What its answer is written to; None once the client has disconnected."""
         return self.protocol.transport

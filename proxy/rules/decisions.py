@@ -53,14 +53,16 @@ class Decisions:
                 )
         if not self.are_recorded(context):
             return
-        version, model = self._versions.get(id(rule)) or rule.version(), printable(call.model)
-        param = None if param is None else printable(param)
-        attributes = {
-            "headgate.policy": rule.name, "headgate.policy.version": version, "headgate.policy.decision": decision,
-            "error.type": code,
-        }  # fmt: skip
-        context.trace.event("headgate.policy", attributes)
+        version = self._versions.get(id(rule)) or rule.version()
+        if context.trace.is_recording:
+            attributes = {
+                "headgate.policy": rule.name, "headgate.policy.version": version, "headgate.policy.decision": decision,
+            }  # fmt: skip
+            if code is not None:
+                attributes["error.type"] = code
+            context.trace.event("headgate.policy", attributes)
         if self._audit is not None:
+            param, model = None if param is None else printable(param), printable(call.model)
             made = Decision(rule.name, version, decision, code, param, context.caller.name, model)
             self._audit.write(context.request_id, made)
 

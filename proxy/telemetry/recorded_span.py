@@ -11,7 +11,9 @@ from struct import Struct
 from typing import Any
 
 from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, Tracer
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import DEFAULT_TRACE_STATE, Link, Span, SpanContext, SpanKind, Status, StatusCode
 
 from proxy.telemetry.otlp_fields import encode_attributes, encode_field, encode_text, encode_varint
@@ -29,27 +31,31 @@ limits = lru_cache(maxsize=1)(SpanLimits)
 class RecordedSpan(ReadableSpan):
     """A span that has begun. Values of attributes are of the types of OpenTelemetry; nothing checks that."""
 
+    # What most spans have is not set for each of them.
+    _instrumentation_info = None
+    _end_time: int | None = None
+    _links: Sequence[Link] = ()
+    _code = StatusCode.UNSET
+    _status = Status(_code)
+    _lost_attributes = _lost_events = _lost_links = 0
+
     def __init__(
         self, name: str, context: SpanContext | None, parent: SpanContext | None, kind: SpanKind, tracer: Tracer,
         start_time: int | None = None,
     ) -> None:  # fmt: skip
         """`tracer` gets the span when it ends; `start_time` is in nanoseconds since 1970, None: now."""
-        self._own: dict[str, Any] = {}
-        super().__init__(
-            name, context, parent, tracer.resource, self._own, (), (), kind,
-            start_time=start_time or time.time_ns(), instrumentation_scope=tracer._instrumentation_scope,  # noqa: SLF001  as its own spans have it
-        )  # fmt: skip
-        self.tracer = tracer
-        self._code = StatusCode.UNSET
-        self._lost_attributes = self._lost_events = self._lost_links = 0
+        self._name, self._context, self._parent, self._kind = name, context, parent, kind
+        self._start_time = start_time or time.time_ns()
+        self._attributes: dict[str, Any] = {}
         self._noted: list[tuple[str, Attributes, int]] = []
+        self.tracer = tracer
 
     @staticmethod
     def of(begun: ReadableSpan, tracer: Tracer) -> "RecordedSpan":
         """Return what takes the place of a span that the SDK has begun."""
         span = RecordedSpan(begun.name, begun.get_span_context(), begun.parent, begun.kind, tracer, begun.start_time)
         span._links = begun.links
-        span._own.update(begun.attributes or {})
+        span._attributes.update(begun.attributes or {})
         return span
 
     def child(self, name: str, kind: SpanKind, start_time: int | None = None) -> "RecordedSpan":
@@ -68,10 +74,10 @@ class RecordedSpan(ReadableSpan):
         return self._end_time is None
 
     def set_attribute(self, name: str, value: Any) -> None:
-        self._own[name] = value
+        self._attributes[name] = value
 
     def set_attributes(self, attributes: Attributes) -> None:
-        self._own.update(attributes)
+        self._attributes.update(attributes)
 
     def add_event(self, name: str, attributes: Attributes | None = None) -> None:
         """Add an event of now. The first ones are lost if there are too many."""
@@ -99,10 +105,11 @@ class RecordedSpan(ReadableSpan):
         """End it now, or at a time in nanoseconds since 1970; a second time does nothing."""
         if self._end_time is not None:
             return
-        most, longest = limits().max_span_attributes, limits().max_span_attribute_length
-        if longest is not None or (most is not None and len(self._own) > most):
-            bounded = BoundedAttributes(most, self._own, immutable=False, max_value_len=longest)
-            self._attributes = self._own = dict(bounded)
+        allowed = limits()
+        most, longest = allowed.max_span_attributes, allowed.max_span_attribute_length
+        if longest is not None or (most is not None and len(self._attributes) > most):
+            bounded = BoundedAttributes(most, self._attributes, immutable=False, max_value_len=longest)
+            self._attributes = dict(bounded)
             self._lost_attributes = bounded.dropped
         self._end_time = end_time or time.time_ns()
         self.tracer.span_processor.on_end(self)
@@ -116,8 +123,8 @@ class RecordedSpan(ReadableSpan):
         parts = [
             b"\x0a\x10", trace_id.to_bytes(16), b"\x12\x08", span_id.to_bytes(8),
             encode_text(b"\x2a", self._name), _KINDS[self._kind],
-            _TIMES.pack(0x39, self._start_time, 0x41, self._end_time), encode_attributes(b"\x4a", self._own.copy()),
-            b"\x85\x01", _flags(parent),
+            _TIMES.pack(0x39, self._start_time, 0x41, self._end_time), b"\x85\x01", _flags(parent),
+            encode_attributes(b"\x4a", self._attributes.copy()),
         ]  # fmt: skip
         if state is not DEFAULT_TRACE_STATE:
             parts.append(encode_text(b"\x1a", state.to_header()))
@@ -132,6 +139,14 @@ class RecordedSpan(ReadableSpan):
             lost = self._lost_attributes, self._lost_events, self._lost_links
             parts += [b"\x50%b\x60%b\x70%b" % tuple(map(encode_varint, lost))]
         return b"".join(parts)
+
+    @property
+    def resource(self) -> Resource:
+        return self.tracer.resource
+
+    @property
+    def instrumentation_scope(self) -> InstrumentationScope | None:
+        return self.tracer._instrumentation_scope  # noqa: SLF001  as its own spans have it
 
     @property
     def events(self) -> Sequence[Event]:

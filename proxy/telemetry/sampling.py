@@ -2,7 +2,7 @@
 
 import sys
 from math import log, log1p
-from random import getrandbits, random, randrange
+from random import getrandbits, random
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Tracer as SdkTracer
@@ -20,11 +20,12 @@ class RequestSpans:
     continues a trace or has links, and for all if its sampler does not decide by a random id alone.
     """
 
-    __slots__ = ("_bound", "_tracer", "passed_over")
+    __slots__ = ("_bound", "_flags", "_tracer", "passed_over")
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
         self._bound = _bound_of(tracer)
+        self._flags = _flags_of(tracer)
         self.passed_over = self._draw()
         """How many of the next requests that continue no trace and have no links are not sampled."""
 
@@ -40,10 +41,9 @@ class RequestSpans:
         if context is not None or links or bound is None or not isinstance(tracer, SdkTracer):
             return recorded(tracer.start_span("request", context, SpanKind.SERVER, links=links), tracer)
         self.passed_over = self._draw()
-        ids = tracer.id_generator
-        flags = TraceFlags(TraceFlags.SAMPLED | (TraceFlags.RANDOM_TRACE_ID if ids.is_trace_id_random() else 0))
-        trace_id = (getrandbits(64) or 1) << 64 | randrange(bound)  # noqa: S311  the end decides in other services too
-        drawn = SpanContext(trace_id, ids.generate_span_id(), is_remote=False, trace_flags=flags)
+        end = getrandbits(64) * bound >> 64  # below the bound: other services decide by it too
+        trace_id = (getrandbits(64) or 1) << 64 | end
+        drawn = SpanContext(trace_id, tracer.id_generator.generate_span_id(), is_remote=False, trace_flags=self._flags)
         return RecordedSpan("request", drawn, None, SpanKind.SERVER, tracer)
 
     def _draw(self) -> int:
@@ -52,6 +52,12 @@ class RequestSpans:
         if not 0 < share < 1:
             return 0 if share else sys.maxsize
         return int(log(1 - random()) / log1p(-share))  # noqa: S311  a sample, not a secret
+
+
+def _flags_of(tracer: Tracer) -> TraceFlags:
+    """Return the flags of a sampled trace."""
+    is_random = isinstance(tracer, SdkTracer) and tracer.id_generator.is_trace_id_random()
+    return TraceFlags(TraceFlags.SAMPLED | (TraceFlags.RANDOM_TRACE_ID if is_random else 0))
 
 
 def _bound_of(tracer: Tracer) -> int | None:

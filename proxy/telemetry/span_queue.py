@@ -10,6 +10,7 @@ import structlog
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.trace import TraceFlags
 
 from proxy.telemetry.export_thread import ExportThread
 
@@ -36,7 +37,8 @@ class SpanQueue(ExportThread, SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue a span."""
-        if not span.context.trace_flags.sampled:
+        _, _, _, flags, _, _ = span.context
+        if not flags & TraceFlags.SAMPLED:
             return
         if len(self._spans) >= self._max_spans:
             self.lost_spans += 1

@@ -23,7 +23,7 @@ from proxy.telemetry.recorded_span import RecordedSpan, headers_of
 from proxy.telemetry.request_metrics import outcome_of
 from proxy.telemetry.sampling import RequestSpans
 from proxy.telemetry.server_timing import server_timing
-from proxy.telemetry.vocabulary import REQUEST, SPAN_KIND, TraceTable, describe_model_call, set_attributes
+from proxy.telemetry.vocabulary import OF_REQUEST, SPAN_KIND, TraceTable, describe_model_call
 from proxy.wire.loggable import printable
 
 OPERATIONS = {"create": "chat", "input_tokens": "count_tokens"}
@@ -31,6 +31,7 @@ OPERATIONS = {"create": "chat", "input_tokens": "count_tokens"}
 FAULTS = frozenset({"failed", "rejected", "client_closed", "cancelled"})
 """The outcomes with which the call of a model has failed."""
 WAITING_STEPS = frozenset({"cache", "history"})
+STEPS_WITH_SPANS = WAITING_STEPS | {"backend"}
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 DEFAULTS = TraceTable()
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -176,13 +177,10 @@ class Trace:
             call.request = method, f"{address}{path}", self._resends
         return call
 
-    def end_call(self, record: RequestRecord) -> None:
-        """End the span of the call of the model, whose record is complete, if there is one."""
-        span, self._call = self._call, None
-        if span is None:
-            return
+    def _end_call(self, span: RecordedSpan, record: RequestRecord, outcome: str, error: str) -> None:
+        """End the span of the call of the model, whose record is complete."""
+        self._call = None
         span.update_name(printable(f"{self._operation} {record.model or ''}".strip(), LONGEST_CHARS))
-        outcome, error = outcome_of(record)
         begun_s, has_failed = (self.inference_began or self.started) - self.started, outcome in FAULTS
         describe_model_call(span, self._operation, record, self.settings.semconv, begun_s, has_failed=has_failed)
         if has_failed:
@@ -196,10 +194,10 @@ class Trace:
             self.durations.append(("backend", perf_counter() - self.waiting.started))
             self.waiting = None
 
-    def event(self, name: str, attributes: Mapping[str, str | None]) -> None:
+    def event(self, name: str, attributes: Mapping[str, str]) -> None:
         """Add an event to the request's span, if the span is recorded."""
         if isinstance(self.span, RecordedSpan):
-            self.span.add_event(name, {key: value for key, value in attributes.items() if value is not None})
+            self.span.add_event(name, attributes)
 
     def describe_call(self, attributes: Mapping[str, str | int | float]) -> None:
         """Set attributes of the span of the model's call, if there is one."""
@@ -224,8 +222,7 @@ class Trace:
     def describe_server(self, scheme: str, host: str, route: str | None) -> None:
         """Say under which address the server was asked, and the template that the path has matched."""
         if self.span is not None:
-            self.span.set_attributes(server_attributes(f"{scheme}://{host}"))
-            self.span.set_attribute("url.scheme", scheme)
+            self.span.set_attributes({**server_attributes(f"{scheme}://{host}"), "url.scheme": scheme})
             if route is not None:
                 self.span.set_attribute("http.route", route)
             self._route = route
@@ -279,21 +276,25 @@ class Trace:
         return fork
 
     def end(self, record: RequestRecord) -> None:
-        """End the request's span with the attributes of its record."""
+        """End the spans of the request and of its call of a model with the attributes of its record."""
+        span, (outcome, error) = self.span, outcome_of(record)
+        if self._call is not None:
+            self._end_call(self._call, record, outcome, error)
         if record.code is not None:
             self.fail_step(record.code)
         self.end_step()
-        if not isinstance(self.span, RecordedSpan):
+        if not isinstance(span, RecordedSpan):
             return
         if record.method is not None:
-            self.span.update_name(request_name(record.method, self._route))
-            self.span.set_attributes(method_attributes(record.method))
-        set_attributes(self._name_kind(self.span), REQUEST, record)
-        steps = [each for each in self.durations if each[0] not in WAITING_STEPS and each[0] != "backend"]
-        self.span.set_attributes({f"headgate.{step}_ms": round(seconds * 1000, 3) for step, seconds in steps})
-        outcome, error = outcome_of(record)
+            span.update_name(request_name(record.method, self._route))
+            span.set_attributes(method_attributes(record.method))
+        self._name_kind(span).set_attributes(OF_REQUEST.of(record))
+        span.set_attributes({
+            f"headgate.{step}_ms": int(seconds * 1e6 + 0.5) / 1e3
+            for step, seconds in self.durations if step not in STEPS_WITH_SPANS
+        })  # fmt: skip
         if error:
-            self.span.set_attribute("error.type", printable(error, LONGEST_CHARS))
+            span.set_attribute("error.type", printable(error, LONGEST_CHARS))
         if outcome == "failed" or record.status is None:
-            self.span.set_status(StatusCode.ERROR)
-        self.span.end()
+            span.set_status(StatusCode.ERROR)
+        span.end()

@@ -28,7 +28,7 @@ COUNTS = frozenset({
 """Fields of the record whose attributes are integers, whatever callers and upstreams have sent."""
 TEXTS = frozenset({"response_id", "response_model"})
 """Those whose attributes are texts."""
-TYPED = COUNTS | TEXTS
+FINISH_REASONS = "gen_ai.response.finish_reasons"
 
 REQUEST = {
     "path": "url.path", "status": "http.response.status_code",
@@ -44,7 +44,7 @@ REQUEST = {
 GENAI = {
     "provider": "gen_ai.provider.name", "model": "gen_ai.request.model",
     "max_output_tokens": "gen_ai.request.max_tokens", "response_id": "gen_ai.response.id",
-    "response_model": "gen_ai.response.model", "finish_reason": "gen_ai.response.finish_reasons",
+    "response_model": "gen_ai.response.model", "finish_reason": FINISH_REASONS,
     "input_tokens": "gen_ai.usage.input_tokens", "output_tokens": "gen_ai.usage.output_tokens",
     "cached_tokens": "gen_ai.usage.cache_read.input_tokens",
     "cache_write_tokens": "gen_ai.usage.cache_write.input_tokens",
@@ -60,6 +60,7 @@ SENT_WITHIN = {
     ("conversation", "id"): "gen_ai.conversation.id", ("reasoning", "effort"): "gen_ai.request.reasoning.level",
 }  # fmt: skip
 """The same, by fields of objects in the call."""
+_NAMES_OF_SENT = SENT | {outer: attribute for (outer, _), attribute in SENT_WITHIN.items()}
 OUTPUT_TYPES = {"text": "text", "json_object": "json", "json_schema": "json"}
 """`gen_ai.output.type` by the type of `text.format`."""
 OPENINFERENCE = {
@@ -85,59 +86,68 @@ class TraceTable(Table):
     """What traces have of the content of calls, by team: "none", "metadata" (roles and lengths) or "full"."""
 
 
-def set_attributes(span: RecordedSpan, names: Mapping[str, str], record: RequestRecord) -> None:
-    """Set the attributes in the table whose fields are known."""
-    known: dict[str, Any] = {}
-    if not add_known(known, [*names], attrgetter(*names)(record)):
-        known = fit_for_log(known)
-    found: dict[str, Any] = {
-        names[field]: value for field, value in known.items() if field not in TYPED or _is_fit(field, value)
-    }
-    if "finish_reason" in known:
-        found[names["finish_reason"]] = (str(known["finish_reason"]),)
-    span.set_attributes(found)
+class RecordAttributes:
+    """The attributes of a span that are fields of the record."""
+
+    def __init__(self, *tables: Mapping[str, str]) -> None:
+        pairs = [pair for table in tables for pair in table.items()]
+        self._names = tuple(name for _, name in pairs)
+        self._values_of = attrgetter(*(field for field, _ in pairs))
+        kinds = dict.fromkeys(COUNTS, int) | dict.fromkeys(TEXTS, str)
+        self._kinds = {name: kinds[field] for field, name in pairs if field in kinds}
+
+    def of(self, record: RequestRecord) -> dict[str, Any]:
+        """Return those that are known."""
+        known: dict[str, Any] = {}
+        if not add_known(known, self._names, self._values_of(record)):
+            known = fit_for_log(known)
+        for name, kind in self._kinds.items():
+            if name in known and type(known[name]) is not kind:
+                del known[name]
+        if FINISH_REASONS in known:
+            known[FINISH_REASONS] = (str(known[FINISH_REASONS]),)
+        return known
 
 
-def _is_fit(field: str, value: Any) -> bool:
-    """Whether a value has the type that the attribute of its field has."""
-    return type(value) is int if field in COUNTS else field not in TEXTS or type(value) is str
+OF_REQUEST = RecordAttributes(REQUEST)
+OF_MODEL_CALL: Mapping[Semconv, RecordAttributes] = {
+    "genai-0.1.0": RecordAttributes(GENAI, OWN),
+    "openinference": RecordAttributes(OPENINFERENCE, OWN),
+    "both": RecordAttributes(GENAI, OPENINFERENCE, OWN),
+}
 
 
 def describe_model_call(
     span: RecordedSpan, operation: str, record: RequestRecord, semconv: Semconv, begun_s: float, *, has_failed: bool
 ) -> None:
     """Set the attributes of the call of a model, which began `begun_s` seconds after its request."""
+    span.set_attributes(OF_MODEL_CALL[semconv].of(record))
     if semconv != "openinference":
-        span.set_attribute("gen_ai.operation.name", operation)
-        span.set_attribute("openai.api.type", "responses")
-        set_attributes(span, GENAI, record)
+        span.set_attributes({"gen_ai.operation.name": operation, "openai.api.type": "responses"})
         if record.stream:
             span.set_attribute("gen_ai.request.stream", True)
             if record.first_event_s is not None:
                 first_s = round(max(0.0, record.first_event_s - begun_s), 4)
                 span.set_attribute("gen_ai.response.time_to_first_chunk", first_s)
         if has_failed and record.finish_reason is None:
-            span.set_attribute("gen_ai.response.finish_reasons", ("error",))
+            span.set_attribute(FINISH_REASONS, ("error",))
     if semconv != "genai-0.1.0":
         span.set_attribute(SPAN_KIND, "LLM")
-        set_attributes(span, OPENINFERENCE, record)
         counts = record.input_tokens, record.output_tokens
         if all(type(count) is int for count in counts):
             span.set_attribute("llm.token_count.total", sum(counts))
-    set_attributes(span, OWN, record)
 
 
 def sent_attributes(body: Mapping[str, Any], semconv: Semconv) -> dict[str, str | float]:
     """Return the attributes of the call of a model that say what was asked for. Values of other types are left out."""
-    found = {name: body.get(name) for name in SENT}
-    for outer, inner in SENT_WITHIN:
-        holder = body.get(outer)
-        found[outer] = holder.get(inner) if isinstance(holder, dict) else holder if outer == "conversation" else None
-    sent = {name: _bounded(value) for name, value in found.items() if _is_sent(name, value)}
+    sent = {name: _bounded(body[name]) for name in SENT if name in body and _is_sent(name, body[name])}
+    for name, inner in SENT_WITHIN:
+        if (holder := body.get(name)) is not None:
+            value = holder.get(inner) if isinstance(holder, dict) else holder if name == "conversation" else None
+            sent |= {name: _bounded(value)} if isinstance(value, str) else {}
     if semconv == "openinference":
         return {"llm.invocation_parameters": orjson.dumps(sent).decode()} if sent else {}
-    names = SENT | {outer: attribute for (outer, _), attribute in SENT_WITHIN.items()}
-    attributes = {names[name]: float(value) if name in DOUBLES else value for name, value in sent.items()}
+    attributes = {_NAMES_OF_SENT[name]: float(value) if name in DOUBLES else value for name, value in sent.items()}
     text = body.get("text")
     form = text.get("format") if isinstance(text, dict) else None
     kind = OUTPUT_TYPES.get(str(form.get("type"))) if isinstance(form, dict) else None

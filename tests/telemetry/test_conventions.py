@@ -148,7 +148,6 @@ def test_what_an_upstream_says_has_the_types_of_the_conventions():
         trace = Trace(RequestSpans(tracer), settings=TraceTable(semconv="both"))
         with trace.model_call(record, "create", "http://h/v1"):
             pass
-        trace.end_call(record)
         trace.end(record)
         found = [faults_of(span.attributes or {}) for span in spans.get_finished_spans()]
 

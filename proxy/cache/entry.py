@@ -15,7 +15,6 @@ from typing import Any
 
 import orjson
 
-from proxy.wire.body_events import terminal_of_body
 from proxy.wire.call import Call
 from proxy.wire.event import TERMINALS, Batch, Event, Reply, Run, response_reply
 from proxy.wire.large_json import loads_leniently
@@ -141,7 +140,6 @@ class Entry:
             return None
         if own is None:
             reply = response_reply(response, self.headers, self.body)
-            reply.terminal = terminal_of_body(response)
             self._bodies.append(reply)
             return reply
         return response_reply(_with_own(response, own), self.headers)

@@ -53,7 +53,7 @@ class SharedCall(Keeping):
         A call that has the whole reply knows them.
         """
         note_end(self.flight, self.context)
-        if self.flight.readers and self.context.transcript.terminal is None:
+        if self.flight.readers and not self.context.transcript.is_ended:
             self.unpaid, self.context.sent_call = self.context.sent_call, None
 
     def take_over(self, context: Context) -> None:
@@ -65,7 +65,7 @@ class SharedCall(Keeping):
 
 def note_end(flight: Flight, context: Context) -> None:
     """Note the end of a reply that went on for another process when the last caller of this one had left."""
-    if context.transcript.terminal is None and context.sent_call is not None and flight.last:
+    if not context.transcript.is_ended and context.sent_call is not None and flight.last:
         context.transcript.see(flight.last)
 
 
@@ -165,7 +165,7 @@ class Flights:
             self._note_left(key, own)
 
     def _note_left(self, key: str, own: SharedCall) -> None:
-        if own.context.transcript.terminal is None:
+        if not own.context.transcript.is_ended:
             own.leave()
         own.context.reply_callbacks = ()  # what would have kept the reply has `own`: a cycle, with all of the call
         ended = self._ended

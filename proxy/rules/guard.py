@@ -12,7 +12,7 @@ from proxy.rules.decisions import Decisions
 from proxy.rules.guarded_stream import GuardedStream
 from proxy.rules.reply_checks import ReplyChecks
 from proxy.rules.response_fields import with_fields
-from proxy.wire.body_events import changed_response, events_of_body, terminal_of_body
+from proxy.wire.body_events import changed_response, events_of_body
 from proxy.wire.call import Call
 from proxy.wire.ending import incomplete_response
 from proxy.wire.event import Reply
@@ -51,7 +51,7 @@ class Guard:
         if binder is not None and not binder.bind_now(call, context, response):
             return False
         context.note_first_event()
-        context.transcript.see_whole(reply.terminal or terminal_of_body(response), len(body))
+        context.transcript.see_whole(response, len(body))
         return True
 
     async def guard(self, call: Call, reply: Reply, context: Context) -> Reply:
@@ -76,7 +76,7 @@ class Guard:
         if checks is not None:
             reply = await _check_body(reply, checks, context)
         else:
-            context.transcript.see_whole(reply.terminal or terminal_of_body(response), len(reply.body or b""))
+            context.transcript.see_whole(response, len(reply.body or b""))
         if context.must_complete:
             await context.complete_reply(call)
         return await _complete_body(reply, context) if context.response_fields else reply  # it may not be stored
@@ -109,7 +109,7 @@ async def _encode_response(reply: Reply, response: Mapping[str, Any], context: C
     """Return a body with another response object, which is about as long."""
     size = len(reply.body or b"")
     body = await context.run(size, dumps, response, size)
-    return reply.with_fields(body=body, response=response, terminal=None)
+    return reply.with_fields(body=body, response=response)
 
 
 async def _with_response(reply: Reply, response: Mapping[str, Any], context: Context) -> Reply:

@@ -94,7 +94,7 @@ class GuardedStream(Passage):
         else:
             received, stopped_by = await self._checks.apply(received)
         add_to_transcript(received, context)
-        if transcript.terminal is not None:
+        if transcript.is_ended:
             self._is_ended = True
             received = await self._complete(received)
         elif stopped_by is not None:

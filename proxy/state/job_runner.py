@@ -66,7 +66,7 @@ class JobRunner:
             async with context.cleanup, aclosing(self._events(job)) as events:
                 reply = await self._rules.guard(job.call, Reply(200, {}, batches=events), context)
                 async for batch in reply.batches or ():  # type: ignore[union-attr]  # a stream stays one
-                    if context.transcript.terminal is None:
+                    if not context.transcript.is_ended:
                         await job.writer.write(batch)
                     else:
                         last = batch

@@ -90,7 +90,7 @@ class BackgroundJob:
     @property
     def is_ending(self) -> bool:
         """Whether its last event is known: it cannot be stopped any more."""
-        return self.context.transcript.terminal is not None or self.ended.is_set()
+        return self.context.transcript.is_ended or self.ended.is_set()
 
     def cancel(self, stop: Stop) -> None:
         """End the work behind it, unless it has an end already."""

@@ -37,7 +37,7 @@ class LostJobs:
         message = "The gateway's process that worked on this response ended before the response was complete."
         error = BackendError(message, code="process_lost")
         size, events = found.size_bytes + transcript.response_bytes, []
-        if transcript.terminal is None:
+        if not transcript.is_ended:
             events = await context.run(size, failure_events, transcript, error)
         elif transcript.lacks_output:
             await context.run(size, transcript.compose_output)

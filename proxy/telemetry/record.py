@@ -112,10 +112,9 @@ class RequestRecord:
 
         `is_saved`: no backend was called for it.
         """
-        terminal = transcript.terminal
-        if terminal is None:
+        response = transcript.final
+        if response is None:
             return
-        response = terminal.response
         self.response_id = response.get("id")
         self.response_model = response.get("model")
         self.finish_reason = status = response.get("status")

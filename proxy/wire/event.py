@@ -196,7 +196,7 @@ class Reply(Struct):
     """The one kind of answer: a status, headers, and either a JSON body or batches of events.
 
     Batches are read once; the code that opened the reply also ends the work behind it. `response` is the object that a
-    successful body holds, `terminal` the event that has it, if that was made already.
+    successful body holds.
     """
 
     status: int
@@ -204,7 +204,6 @@ class Reply(Struct):
     body: bytes | None = None
     batches: AsyncIterator[Batch] | None = None
     response: Mapping[str, Any] | None = None
-    terminal: Event | None = None
 
     def with_fields(self, **fields: Any) -> "Reply":
         """Return the reply with other fields."""

@@ -7,6 +7,7 @@ Deltas are parsed only when an item has to be closed before its end.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from proxy.wire.body_events import terminal_of_body
 from proxy.wire.errors import Unavailable
 from proxy.wire.event import TERMINALS, Batch, Event, MessageRun, Run, type_of
 from proxy.wire.items import JSON, in_order
@@ -42,7 +43,8 @@ class Transcript:
     def __init__(self) -> None:
         self.is_started = False  # whether a batch was passed on: before that an error is still an HTTP status
         self.created: Event | None = None
-        self.terminal: Event | None = None
+        self._terminal: Event | None = None
+        self._whole: Mapping[str, Any] | None = None  # the response that came as one body, in place of its events
         self.error: Event | None = None  # the `error` event that was passed on
         self.is_changed = False  # whether a reply check changed an event: the cache keeps only what a backend said
         self._items: dict[tuple[int, str | None], Any] = {}  # the finished items, by output_index and id
@@ -178,9 +180,26 @@ class Transcript:
             self._follow(event)
         self.is_started = True
 
-    def see_whole(self, terminal: Event, size_bytes: int) -> None:
-        """Record the last event of a response that came as one body of this size, in place of all of them."""
-        self.terminal, self.is_started, self._body_bytes = terminal, True, size_bytes
+    def see_whole(self, response: Mapping[str, Any], size_bytes: int) -> None:
+        """Record a response that came as one body of this size, in place of the events that stand for it."""
+        self._whole, self.is_started, self._body_bytes = response, True, size_bytes
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the last event was seen, or a whole response."""
+        return self._terminal is not None or self._whole is not None
+
+    @property
+    def terminal(self) -> Event | None:
+        """The last event; that of a response that came as one body is made when it is read."""
+        if self._terminal is None and self._whole is not None:
+            self._terminal = terminal_of_body(self._whole)
+        return self._terminal
+
+    @property
+    def final(self) -> Mapping[str, Any] | None:
+        """The response object in the last event, or that came as one body; None before the end."""
+        return self._whole if self._terminal is None else self._terminal.response
 
     @property
     def kept_bytes(self) -> int:
@@ -197,7 +216,7 @@ class Transcript:
 
         The frames of open items are parsed for it, and can be short.
         """
-        last = 0 if self.terminal is None else self.terminal.received_bytes
+        last = 0 if self._terminal is None else self._terminal.received_bytes
         log_bytes = self._log_bytes * FRAME_WORK if self._open else self._log_bytes
         return self._item_bytes + log_bytes + max(last, self._body_bytes)
 
@@ -229,26 +248,26 @@ class Transcript:
     @property
     def items(self) -> list[Any]:
         """The finished items, in the order of their output_index; those of the last event if only that was kept."""
-        output = None if self._items or self.terminal is None else self.terminal.response.get("output")
+        output = None if self._items else (self.final or {}).get("output")
         return output if isinstance(output, list) else in_order(self._items)
 
     @property
     def lacks_output(self) -> bool:
         """Whether the last event has no items although some came, finished or not: some servers send it so."""
-        if self.terminal is None or not (self._items or self._open):
+        if not (self._items or self._open) or (final := self.final) is None:
             return False
-        return not self.terminal.response.get("output")
+        return not final.get("output")
 
     @property
     def response(self) -> Mapping[str, Any]:
         """The final response object, with the items that came before it if it lacks them; empty before the end."""
-        final = self.terminal.response if self.terminal is not None else {}
+        final = self.final or {}
         return {**final, "output": self.compose_output()} if self.lacks_output else final
 
     def compose_output(self) -> list[Any]:
         """Return the items that came, the open ones as if they ended here: all their deltas are parsed, once."""
         if self._output is None:
-            is_whole = self.terminal is not None and self.terminal.response.get("status") == "completed"
+            is_whole = (self.final or {}).get("status") == "completed"
             unfinished = self.cut_open_items("completed" if is_whole and not self._is_log_full else "incomplete")
             items: dict[tuple[int, str | None], Any] = dict(self._items)
             items.update({(index, None): item for index, item in unfinished})
@@ -278,7 +297,7 @@ class Transcript:
         elif kind == "response.created":
             self.created = event.without_data()  # it is read only if the stream breaks off
         elif kind in TERMINALS:
-            self.terminal = event
+            self._terminal, self._whole = event, None
         elif kind == "error":
             self.error = event
 

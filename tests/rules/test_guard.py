@@ -17,7 +17,6 @@ from proxy.rules.rule import compile_selector
 from proxy.shutdown import cancel_for_shutdown
 from proxy.state.ownership import Ownership
 from proxy.stores.memory import MemoryStore
-from proxy.wire.body_events import terminal_of_body
 from proxy.wire.call import Call
 from proxy.wire.convert import convert
 from proxy.wire.errors import BackendError, Unavailable
@@ -149,24 +148,18 @@ async def test_a_body_passes_unchanged(rules: Any):
     assert context.transcript.response == RESPONSE
 
 
-def kept_reply() -> Reply:
-    """Return a body as the cache gives it."""
-    return body_reply().with_fields(terminal=terminal_of_body(RESPONSE))
-
-
-@pytest.mark.parametrize("reply", [kept_reply(), body_reply()], ids=["of_the_cache", "of_a_backend"])
 @pytest.mark.parametrize("is_bound", [False, True])
-async def test_a_body_with_which_nothing_is_to_be_done_passes_at_once(reply: Reply, is_bound: bool):
+async def test_a_body_with_which_nothing_is_to_be_done_passes_at_once(is_bound: bool):
     """What is known of it afterwards is what is known of a body that passed the guard; its ids are bound by then."""
-    call, context, other, ownership = make_call(), make_context(), make_context(), Ownership(MemoryStore())
+    call, reply, context, other = make_call(), body_reply(), make_context(), make_context()
+    ownership = Ownership(MemoryStore())
     if is_bound:
         context.target, context.binder = "b", ownership
 
     assert NO_RULES.pass_whole(call, reply, context)
     assert await NO_RULES.guard(call, reply, other) is reply
     assert context.transcript.response == other.transcript.response == RESPONSE
-    assert context.transcript.terminal is not None
-    assert (reply.terminal or context.transcript.terminal) is context.transcript.terminal
+    assert context.transcript.is_ended
     request = ResourceRequest("GET", "responses", RESPONSE["id"])
     assert (await ownership.check_resource(request, make_context()) is not None) is is_bound
     assert context.transcript.response_bytes == other.transcript.response_bytes > 0
@@ -188,14 +181,14 @@ async def test_a_body_does_not_pass_at_once_if_something_is_to_be_done_with_it(p
     context = make_context()
     prepare(context)
 
-    assert not NO_RULES.pass_whole(make_call(), kept_reply(), context)
+    assert not NO_RULES.pass_whole(make_call(), body_reply(), context)
     assert context.transcript.terminal is None
 
 
 @pytest.mark.parametrize(
     ("call", "reply"),
     [
-        (STREAM, kept_reply()),
+        (STREAM, body_reply()),
         (make_call(), Reply(400, {}, body=b"{}")),
         (STREAM, stream_reply(CANONICAL)),
     ],

@@ -70,7 +70,29 @@ def test_a_finished_stream_has_a_terminal_event():
 
     assert transcript.terminal is not None
     assert transcript.terminal.type == "response.completed"
+    assert transcript.is_ended
     assert transcript_of(CANONICAL[:-1]).terminal is None
+    assert not transcript_of(CANONICAL[:-1]).is_ended
+
+
+def test_a_response_in_one_body_stands_for_all_of_its_events():
+    """Its last event is made once; an event that a rule puts in its place replaces it."""
+    response, transcript = {"id": "r", "status": "incomplete", "output": [{"id": "a"}]}, Transcript()
+    before = transcript.is_ended, transcript.final, transcript.terminal
+    transcript.see_whole(response, 100)
+    terminal = transcript.terminal
+
+    assert before == (False, None, None)
+    assert (transcript.is_ended, transcript.is_started, transcript.response_bytes) == (True, True, 100)
+    assert transcript.final is transcript.response is response
+    assert (transcript.items, transcript.lacks_output) == ([{"id": "a"}], False)
+    assert terminal is transcript.terminal
+    assert terminal is not None
+    assert (terminal.type, terminal.response) == ("response.incomplete", response)
+
+    transcript.see_body([Event("response.completed", data={"type": "response.completed", "response": {"id": "s"}})])
+
+    assert (transcript.final, transcript.response) == ({"id": "s"}, {"id": "s"})
 
 
 def test_any_frame_starts_a_stream():

@@ -20,7 +20,7 @@ import orjson
 
 from backends import Backend, unsupported
 from backends.upstream.again import ask_again
-from backends.upstream.answer import read_body, reply_of
+from backends.upstream.answer import read_body, read_reply, reply_of
 from backends.upstream.body import UpstreamAnswer
 from backends.upstream.dialects.repairs import mended, terminals_of
 from backends.upstream.errors import invalid_answer
@@ -176,7 +176,7 @@ class _CallOpening(Opening[UpstreamAnswer]):
     async def _encode_and_ask(self) -> UpstreamAnswer:
         return await self._wire.post(self._call, await self._context.encode(self._call), self._context)
 
-    def read(self, answer: UpstreamAnswer) -> Awaitable[Reply]:
+    def read(self, answer: UpstreamAnswer) -> Reply | Awaitable[Reply]:
         if self._headers or self._call.operation != "create":
             return _read_call(answer, self._call, self._wire, self._context, self._headers)
         return reply_of(answer, self._context, self._wire.limits)
@@ -210,7 +210,7 @@ async def _read_call(
     answer: UpstreamAnswer, call: Call, wire: Wire, context: Context, headers: Mapping[str, str]
 ) -> Reply:  # fmt: skip
     """Return the reply to any call, with more headers. Raises BackendError."""
-    reply = await reply_of(answer, context, wire.limits, has_id=call.operation == "create")
+    reply = await read_reply(answer, context, wire.limits, has_id=call.operation == "create")
     if headers:
         reply = reply.with_fields(headers={**reply.headers, **headers})
     if call.operation != "create" and names_missing_endpoint(reply):
@@ -236,7 +236,7 @@ class _ResourceOpening(Opening[UpstreamAnswer]):
         if request.method == "DELETE" and answer.status == 204:
             return response_reply(request.deleted, {})
         # A stream that is resumed begins in the middle: it is not mended.
-        reply = await reply_of(answer, self._context, replace(self._upstream.wire.limits, repairs=()), has_id=False)
+        reply = await read_reply(answer, self._context, replace(self._upstream.wire.limits, repairs=()), has_id=False)
         if reply.status == 405:
             raise unsupported(f"{request.method} requests for {request.kind}")
         return reply

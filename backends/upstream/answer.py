@@ -2,12 +2,12 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from backends.upstream.body import PLAIN, AnswerLimits, UpstreamAnswer, decoder_of, read_chunk
+from backends.upstream.body import AnswerLimits, UpstreamAnswer, decoder_of, read_chunk
 from backends.upstream.decode import Decoder
 from backends.upstream.errors import invalid_answer, too_large
 from backends.upstream.refusals import MAX_REFUSAL_BYTES, check_status, refusal_in_success, refusal_of_body
@@ -15,7 +15,7 @@ from backends.upstream.stream import Stream
 from proxy.context import Context
 from proxy.wire.bounds import parsed_size
 from proxy.wire.errors import BackendError
-from proxy.wire.event import Reply, parse_leniently, response_reply
+from proxy.wire.event import Reply, parse_leniently
 from proxy.wire.large_bytes import join_pieces
 
 EVENT_STREAM = "text/event-stream"
@@ -33,44 +33,73 @@ SHORTEST_START = 8
 """How much of a body shows what it is, in bytes."""
 
 
-async def reply_of(answer: UpstreamAnswer, context: Context, limits: AnswerLimits, *, has_id: bool = True) -> Reply:
-    """Return an answer as a reply; `has_id` is whether the object in its body has an id, as lists have none.
+def reply_of(answer: UpstreamAnswer, context: Context, limits: AnswerLimits) -> Reply | Awaitable[Reply]:
+    """Return the reply to a call that an answer is: at once if it has arrived, is short and no stream, as most are.
 
     Raises BackendError, Unavailable.
     """
-    fields, scrubber = answer.fields, limits.scrubber
-    headers = limits.headers.forwarded(fields, scrubber)
+    if not answer.is_complete or answer.status != 200 or "content-encoding" in answer.fields:
+        return read_reply(answer, context, limits)
+    body = answer.take()
+    size = len(body)
+    if not body.startswith(b"{") or size >= SHORT_BYTES or size >= limits.max_bytes:
+        return read_reply(answer, context, limits, start=body)
+    body = limits.scrubber.data(body)
+    context.memory.grow(size + parsed_size(body, MAX_VALUES)[1])  # it cannot have too many values
+    headers = limits.headers.forwarded(answer.fields, limits.scrubber)
+    try:
+        reply = _reply_of_body(body, _parse_response(body), headers)
+    except ValueError as error:
+        raise _not_a_response(answer, limits) from error
+    if reply is None:
+        raise _not_a_response(answer, limits)
+    return reply
+
+
+async def read_reply(
+    answer: UpstreamAnswer, context: Context, limits: AnswerLimits, *, has_id: bool = True, start: bytes = b""
+) -> Reply:  # fmt: skip
+    """Return an answer as a reply; `has_id` is whether the object in its body has an id, as lists have none.
+
+    `start` is what was read of its body. Raises BackendError, Unavailable.
+    """
+    headers = limits.headers.forwarded(answer.fields, limits.scrubber)
     if not 200 <= answer.status < 300:
         return await refusal(answer, headers, limits)
-    decoder = PLAIN if "content-encoding" not in fields else decoder_of(answer)
+    decoder = decoder_of(answer)
     is_called_stream = answer.content_type == EVENT_STREAM
     if is_called_stream:
         answer.count_events()
-    start = answer.take() if decoder.is_plain else b""
+    if decoder.is_plain and not start:
+        start = answer.take()
     if len(start) < SHORTEST_START:
         start = await _read_more(start, answer, decoder)
     if not start.startswith(b"{") and _is_stream(start, is_called_stream=is_called_stream):
         answer.count_events()
         return Reply(200, headers, batches=Stream(answer, context, limits, decoder, start))
+    body = await read_body(answer, limits, context, decoder, start)
+    _count(*await context.run(len(body), parsed_size, body, MAX_VALUES), context)
     try:
-        size = len(start)
-        if size < SHORT_BYTES and size < limits.max_bytes and decoder.is_plain and answer.is_complete:  # almost always
-            body = scrubber.data(start)
-            context.memory.grow(size + parsed_size(body, MAX_VALUES)[1])  # it cannot have too many values
-            response = _parse_response(body)
-        else:
-            body = await read_body(answer, limits, context, decoder, start)
-            _count(*await context.run(len(body), parsed_size, body, MAX_VALUES), context)
-            response = await context.run(len(body), _parse_response, body)
-        is_whole = "id" in response and ("output" in response or not (has_id and _is_foreign(response)))
-        if is_whole and not response.get("error"):  # almost always
-            return Reply(200, headers, body, None, response)
-        refused = refusal_in_success(response, headers, has_id=has_id)
+        response = await context.run(len(body), _parse_response, body)
+        reply = _reply_of_body(body, response, headers, has_id=has_id)
     except ValueError as error:
         raise _not_a_response(answer, limits, has_id=has_id) from error
-    if refused is None and has_id and not is_whole:
+    if reply is None:
         raise _not_a_response(answer, limits, has_id=has_id)
-    return response_reply(response, headers, body) if refused is None else refused
+    return reply
+
+
+def _reply_of_body(
+    body: bytes, response: Mapping[str, Any], headers: Mapping[str, str], *, has_id: bool = True
+) -> Reply | None:  # fmt: skip
+    """Return the reply of a whole body; None for what is no response. Raises BackendError for some refusals."""
+    is_whole = "id" in response and ("output" in response or not (has_id and _is_foreign(response)))
+    if is_whole and not response.get("error"):  # almost always
+        return Reply(200, headers, body, None, response)
+    refused = refusal_in_success(response, headers, has_id=has_id)
+    if refused is None and has_id and not is_whole:
+        return None
+    return Reply(200, headers, body, None, response) if refused is None else refused
 
 
 def _is_stream(start: bytes, *, is_called_stream: bool) -> bool:
@@ -118,7 +147,7 @@ async def read_body(
     return joined() if context is None else await context.run(size, joined)
 
 
-def _not_a_response(answer: UpstreamAnswer, limits: AnswerLimits, *, has_id: bool) -> BackendError:
+def _not_a_response(answer: UpstreamAnswer, limits: AnswerLimits, *, has_id: bool = True) -> BackendError:
     found = f"{answer.status} with {_content_type(answer, limits)}"
     return invalid_answer(f"{found} that is not {'a response' if has_id else 'a JSON object'}")
 

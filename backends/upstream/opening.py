@@ -33,13 +33,14 @@ class Opening(Generic[A]):
         """Send the request and return its answer. Raises HeadgateError."""
 
     @abstractmethod
-    def read(self, answer: A) -> Awaitable[Reply]:
-        """Return the reply that an answer is. Raises HeadgateError."""
+    def read(self, answer: A) -> Reply | Awaitable[Reply]:
+        """Return the reply that an answer is, or what waits for it. Raises HeadgateError."""
 
     async def __aenter__(self) -> Reply:
         self._answer = answer = await self.ask()
         try:
-            reply = await self.read(answer)
+            read = self.read(answer)
+            reply = read if isinstance(read, Reply) else await read
         except BaseException:
             answer.close()
             raise

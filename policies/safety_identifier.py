@@ -25,7 +25,6 @@ from proxy.config.secrets import Secret
 from proxy.context import Caller, Context
 from proxy.outage import Outage
 from proxy.stores import Store, StoreError
-from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call, Operation
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.loggable import short_message
@@ -181,7 +180,7 @@ class Blocklist:
 
     def __init__(self, store: Store, listed: frozenset[str]) -> None:
         self._store = store
-        self._peek = store.peek if isinstance(store, MemoryStore) else None
+        self._peek = store.peek
         self._listed = listed
         self._key_of = lru_cache(1024)(blocked_key)  # hashing takes longer than the look-up, and most of them recur
         self._outage = Outage()

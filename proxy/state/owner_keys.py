@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import get_args
 
-from proxy.state.references import Kind, is_id
+from proxy.state.references import MAX_ID_CHARS, Kind, is_id
 from proxy.wire.fields import normalize
 
 _NORMAL = b"abcdefghijklmnopqrstuvwxyz0123456789_-"
@@ -29,8 +29,8 @@ def owner_key(kind: Kind, value: str) -> str:
 
 def private_owner_key(kind: Kind, value: str) -> str:
     """Return the key of an id in a store whose keys only this process sees: a hash would be most of what it takes."""
-    is_usual = value.isascii() and value.isprintable()  # as in `normalize`, without a call of it
-    normal = value.lower().strip() if is_usual else normalize(value)
+    is_normal = value.isascii() and not value.encode().translate(None, _NORMAL)
+    normal = value if is_normal else normalize(value)
     return f"headgate:owner:{kind}:{normal}" if len(normal) <= USUAL_ID_CHARS else owner_key(kind, value)
 
 
@@ -47,7 +47,7 @@ def item_keys(items: object, key_of: OwnerKey, *, are_kept: bool = True) -> list
     for item in items if isinstance(items, list) else ():
         if type(item) is not dict:  # as JSON is parsed
             continue
-        if are_kept and "id" in item and is_id(value := item["id"]):
+        if are_kept and "id" in item and type(value := item["id"]) is str and len(value) <= MAX_ID_CHARS:
             keys.append(key_of("item", value))
         if "container_id" in item and is_id(value := item["container_id"]):
             keys.append(key_of("container", value))

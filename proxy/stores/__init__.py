@@ -61,6 +61,10 @@ class HoldRequest:
     """Which part of what is left then is the most that it gets in reserve: 16 is a sixteenth."""
 
 
+PutNew = Callable[[Sequence[str], bytes, float, str], Sequence[bool]]
+"""Does what `put_new` does, with its arguments in order."""
+
+
 class Store(Table, ABC):
     """Keeps data under keys until it expires. The fields of a store are the TOML keys of the table that names it.
 
@@ -82,6 +86,16 @@ class Store(Table, ABC):
 
     has_private_keys: ClassVar[bool] = False
     """Whether only this process sees the keys."""
+
+    @property
+    def peek(self) -> Callable[[str], bytes | None] | None:
+        """The function that does what `get` does, without waiting; None for a store that has to wait."""
+        return None
+
+    @property
+    def put_new_now(self) -> PutNew | None:
+        """The function that does what `put_new` does, without waiting; None for a store that has to wait."""
+        return None
 
     @abstractmethod
     async def get(self, key: str) -> bytes | None:

@@ -2,7 +2,7 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from operator import attrgetter
 from typing import Generic, TypeVar
 
@@ -63,17 +63,23 @@ class GroupedCache(Generic[T]):
 
     def put(self, key: str, entry: T, group: str, *, size: int, ends_at: float) -> None:
         """Set an entry."""
-        index = self.index
-        if key in index:
+        if key in self.index:
             self.pop(key)
+        self.add((key,), entry, group, size, ends_at)
+
+    def add(self, keys: Collection[str], entry: T, group: str, size: int, ends_at: float) -> None:
+        """Set the same entry for each of these keys, none of which has one."""
+        index = self.index
         kept = self._groups.get(group)
         if kept is None:
             kept = self._groups[group] = Group()
-        kept.entries[key] = (entry, size, ends_at)
-        kept.size += size
-        self.most_size += size
-        index[key] = kept
-        self._puts += 1
+        entries, held, count = kept.entries, (entry, size, ends_at), len(keys)
+        for key in keys:
+            entries[key] = held
+            index[key] = kept
+        kept.size += count * size
+        self.most_size += count * size
+        self._puts += count
         if ends_at < self._first_end:  # noqa: PLR1730  without a call
             self._first_end = ends_at
         if len(index) > self._clean_at:

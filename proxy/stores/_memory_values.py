@@ -47,15 +47,19 @@ class MemoryValues(GroupedCache[bytes]):
         """Keep a value under each of these keys that is free, and return which were."""
         if (size := len(value)) > self._max_bytes:
             return [False] * len(keys)
-        others, ends_at = self._others, self._clock() + ttl_s
+        index, others = self.index, self._others.index
+        free: dict[str, bool] = {}
         found: list[bool] = []
         for key in keys:
-            is_free = not ((key in self.index or key in others.index) and self._is_held(key))
+            is_free = key not in free and not ((key in index or key in others) and self._is_held(key))
             if is_free:
-                if self.most_size + size > self._max_bytes or len(self.index) >= self._max_entries:
-                    self._make_room(size)
-                self.put(key, value, group, size=size, ends_at=ends_at)
+                free[key] = True
             found.append(is_free)
+        count = len(free)
+        if self.most_size + count * size <= self._max_bytes and len(index) + count <= self._max_entries:
+            self.add(free, value, group, size, self._clock() + ttl_s)
+        else:
+            self.put_all([(key, value) for key in free], ttl_s, group)
         return found
 
     def _is_held(self, key: str) -> bool:

@@ -18,7 +18,7 @@ from typing import ClassVar, TypeVar
 
 from pydantic import PositiveInt
 
-from proxy.stores import LARGEST, LONGEST_S, Grant, Holder, HoldRequest, Store, StoreError, added, grantable
+from proxy.stores import LARGEST, LONGEST_S, Grant, Holder, HoldRequest, PutNew, Store, StoreError, added, grantable
 from proxy.stores._groups import GroupedCache
 from proxy.stores._holds import Holds, change_hold
 from proxy.stores._memory_values import MemoryValues, mismatch, name_of
@@ -94,12 +94,10 @@ class MemoryStore(Store):
 
     @property
     def peek(self) -> Callable[[str], bytes | None]:
-        """The function that returns what `get` does, without waiting. It raises StoreError."""
         return self._values.peek
 
     @property
-    def put_new_now(self) -> Callable[[Sequence[str], bytes, float, str], Sequence[bool]]:
-        """The function that does what `put_new` does, without waiting. It takes keys, a value, `ttl_s` and a group."""
+    def put_new_now(self) -> PutNew:
         return self._values.put_new
 
     async def get(self, key: str) -> bytes | None:

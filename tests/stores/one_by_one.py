@@ -9,6 +9,14 @@ from proxy.stores.memory import MemoryStore
 class OneByOneStore(MemoryStore):
     """Calls its `get` and `put` for each value, so that a subclass changes them for all verbs."""
 
+    @property
+    def peek(self) -> None:
+        return None
+
+    @property
+    def put_new_now(self) -> None:
+        return None
+
     async def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         return await Store.get_many(self, keys)
 

@@ -115,9 +115,7 @@ class Ownership:
         if body.get("previous_response_id") is not None or body.get("conversation") is not None:
             return False
         keys = self._keys_along(call, response)
-        if not keys or response.get("conversation"):
-            return False
-        if type(response_id) is not str or len(response_id) > MAX_ID_CHARS:  # as `is_id`, without a call of it
+        if not keys or type(response_id) is not str or len(response_id) > MAX_ID_CHARS or response.get("conversation"):
             return False
         team = context.caller.team
         value = encoded_owner(team, context.caller.name, target)

@@ -1,0 +1,41 @@
+"""How a reply has begun and ended: by its first and last event, or as one body that stands for all of its events."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from proxy.wire.body_events import terminal_of_body
+from proxy.wire.event import Event
+
+
+class ReplyBounds(Struct, eq=False):
+    """The first event of a reply, and its last one or the response that came as one body."""
+
+    is_started: bool = False  # whether a batch was passed on: before that an error is still an HTTP status
+    created: Event | None = None
+    error: Event | None = None  # the `error` event that was passed on
+    _terminal: Event | None = None
+    _whole: Mapping[str, Any] | None = None
+    _body_bytes: int = 0
+
+    def see_whole(self, response: Mapping[str, Any], size_bytes: int) -> None:
+        """Record a response that came as one body of this size, in place of the events that stand for it."""
+        self._whole, self.is_started, self._body_bytes = response, True, size_bytes
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the last event was seen, or a whole response."""
+        return self._terminal is not None or self._whole is not None
+
+    @property
+    def terminal(self) -> Event | None:
+        """The last event; that of a response that came as one body is made when it is read."""
+        if self._terminal is None and self._whole is not None:
+            self._terminal = terminal_of_body(self._whole)
+        return self._terminal
+
+    @property
+    def final(self) -> Mapping[str, Any] | None:
+        """The response object in the last event, or that came as one body; None before the end."""
+        return self._whole if self._terminal is None else self._terminal.response

@@ -145,6 +145,11 @@ class ChildProcess:
         await self._wait_or_kill()
         return self._kill_reason or _describe_exit(self._process.returncode)
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether `submit` need not wait."""
+        return self._channel.is_writable
+
     async def submit(self, job: Job) -> bool:
         """Send a job once the child has read most of the earlier messages; return False when the child has exited.
 

@@ -69,6 +69,11 @@ class Channel(asyncio.Protocol):
         if not transport.is_closing():  # `receive` reports that the connection has ended
             transport.write(len(message).to_bytes(HEADER_BYTES) + message)
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether `drain` need not wait."""
+        return self._writable.is_set()
+
     async def drain(self) -> None:
         """Wait until the other side has read most of what was sent. Raises OSError when it is gone."""
         await self._writable.wait()

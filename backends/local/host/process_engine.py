@@ -111,6 +111,9 @@ class ProcessEngine(Engine):
 
     async def _submit(self, job: Job) -> None:
         self._wanted.set()
+        can_send = self._up.is_set() and self._child is not None and self._child.is_writable
+        if can_send and await self._try_submit(job):  # almost always, and without a timer
+            return
         try:
             async with asyncio.timeout(self._settings.start_timeout_s):
                 while not await self._try_submit(job):

@@ -73,6 +73,7 @@ class JobAdmission:
         self._costs = replace(DEFAULT_COSTS, kv_bytes_per_token=kv_bytes_per_token)
         self._jobs: dict[int, AdmittedJob] = {}
         self._started = 0  # how many of them have started
+        self._prompt_tokens = 0  # of all of them
         self._reserved_tokens = self._used_tokens = 0  # for which all of them, and those that have it, need memory
         self._without_memory: list[AdmittedJob] = []  # in the order of arrival
         self._length = AnswerLength()
@@ -105,6 +106,7 @@ class JobAdmission:
             self._check_memory(admitted)
         self._check_wait_time(job.team, holds_nothing=holds_nothing)
         self._jobs[job.id] = admitted
+        self._prompt_tokens += len(job.prompt)
         self._reserved_tokens += admitted.max_tokens
         self._without_memory.append(admitted)
         self._assign_memory()
@@ -116,6 +118,7 @@ class JobAdmission:
     def _remove(self, admitted: AdmittedJob) -> None:
         del self._jobs[admitted.job.id]
         self._started -= admitted.started
+        self._prompt_tokens -= len(admitted.job.prompt)
         self._reserved_tokens -= admitted.max_tokens
         if admitted.has_memory.is_set():
             self._used_tokens -= admitted.max_tokens
@@ -150,6 +153,14 @@ class JobAdmission:
         """Return how long one more job of a team would wait for a worker."""
         # A waiting job shows that no worker is free; which batches the started jobs are in is not known here.
         return self._work_s(self._jobs_before(team)) / self._workers if self.waiting else 0.0
+
+    @property
+    def most_wait_s(self) -> float:
+        """At least as long as `wait_s` of any team, without going through the jobs."""
+        costs = self._costs
+        work_s = len(self._jobs) * self._length.mean * costs.step_s * max(1.0, costs.slope)
+        work_s += self._prompt_tokens * costs.prefill_s_per_token
+        return work_s * self._time_ratio / self._workers
 
     def _jobs_before(self, team: str) -> list[AdmittedJob]:
         """Return the jobs that start before one more of this team: all of its own, and as many of each other team."""
@@ -230,9 +241,12 @@ class JobAdmission:
             admitted.has_memory.set()
 
     def _check_wait_time(self, team: str, *, holds_nothing: bool) -> None:
-        wait_s, limit_s = self.wait_s(team), self._max_wait_s
+        limit_s = self._max_wait_s
         if holds_nothing:
             limit_s += limit_s / RESERVED_FRACTION
+        if self.most_wait_s <= limit_s:  # almost always
+            return
+        wait_s = self.wait_s(team)
         if wait_s > limit_s:
             message = f"The answer would start in about {wait_s:.0f} s; the limit is {limit_s:g} s."
             raise busy_error(message, wait_s - limit_s)

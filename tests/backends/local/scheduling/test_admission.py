@@ -2,10 +2,11 @@
 
 from contextlib import ExitStack
 from dataclasses import replace
+from random import Random
 
 import pytest
 
-from backends.local.decoding.job import DecodingOptions, DecodingStep, Job
+from backends.local.decoding.job import DecodingOptions, DecodingStep, Job, Token
 from backends.local.scheduling.admission import JobAdmission
 from backends.local.scheduling.costs import Costs
 from proxy.wire.errors import BackendError, RequestError, envelope
@@ -133,6 +134,31 @@ def test_a_refusal_has_the_error_type_of_a_request_limit():
         "message": "0 calls are waiting for this model; the limit is 0.",
         "type": "requests", "param": None, "code": "local_model_busy",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.1, 3.0])
+def test_the_bound_of_the_waiting_time_holds(slope):
+    """Whatever the jobs are and however far they are."""
+    fixture = AdmissionFixture(costs=replace(COSTS, slope=slope))
+    random = Random(1)
+    for number in range(60):
+        length, team = random.choice((2, 500)), random.choice("ab")
+        alone = random.choice((None, 5))
+        fixture.enter(number, prompt=length, max_tokens=random.choice((16, 4096)), team=team, top_logprobs=alone)
+        if random.random() < 0.5:
+            fixture.start(number)
+            fixture.admission.record_step(DecodingStep(number, [Token(1)] * random.choice((1, 100))))
+        if random.random() < 0.3:
+            fixture.leave(random.choice([*fixture.places]))
+        for each in "abc":
+            assert fixture.admission.wait_s(each) <= fixture.admission.most_wait_s
+
+    assert fixture.admission.wait_s("c") > 0
+
+    for number in [*fixture.places]:
+        fixture.leave(number)
+
+    assert fixture.admission.most_wait_s == 0
 
 
 def test_the_waiting_time_is_limited():

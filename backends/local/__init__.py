@@ -227,7 +227,7 @@ class Local(Backend):
             counted = {"object": "response.input_tokens", "input_tokens": len(request.prompt)}
             yield response_reply(counted, headers)
             return
-        builder = ResponseBuilder(request, self._model.tokenizer)
+        builder = ResponseBuilder(request, self._model.tokenizer, context.response_fields)
         async with self._engine.generate(request.prompt, request.options, team=team) as generation:
             yield Reply(200, headers, batches=builder.batches(generation, context.followed))
 
@@ -252,5 +252,5 @@ class Local(Backend):
 
 def _headers(call: Call, request: LocalRequest) -> dict[str, str]:
     """Return the header that names what had no effect, parameters in the query included."""
-    in_query = [f"query.{name}" for name, _ in query_pairs(call.query) if name]
+    in_query = [f"query.{name}" for name, _ in query_pairs(call.query) if name] if call.query else []
     return ignored_header([*request.ignored, *in_query])

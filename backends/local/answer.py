@@ -1,7 +1,8 @@
 """Generated tokens -> the events of a response: reasoning, text and tool calls as they arrive, and how it ended."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from backends.local.decoding.job import Token
@@ -28,12 +29,15 @@ from proxy.wire.passage import Outlet, Passage
 class ResponseBuilder:
     """Builds the events of one response, from the first to the last."""
 
-    def __init__(self, request: LocalRequest, tokenizer: ModelTokenizer) -> None:
+    def __init__(
+        self, request: LocalRequest, tokenizer: ModelTokenizer, fields: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:  # fmt: skip
+        """`fields` of the response are set by the gateway."""
         response = response_object(request.body, response_id=new_id("resp"), created_at=int(time.time()))
         tools, tags = request.tools, request.reasoning_tags
         visible = (*tools.visible_tags, *(tags.both if tags else ()))
         top = request.options.top_logprobs
-        self._composer = Composer(response)
+        self._composer = Composer({**response, **fields})
         self._request = request
         self._detokenize = tokenizer.build_detokenizer(request.prompt, visible=visible)
         self._parser = OutputParser(

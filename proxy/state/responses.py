@@ -90,7 +90,8 @@ class StoredResponses:
         await self._records.put(RESPONSE, stored.id, value, context, size_bytes=stored.size_bytes)
         place = {"response": stored.id}
         for items in _groups(output):
-            await asyncio.gather(*(self._records.put(ITEM, item.id, place, context) for item in items))
+            first, *others = (self._records.put(ITEM, item.id, place, context) for item in items)
+            await (asyncio.gather(first, *others) if others else first)  # most answers have one item
 
     async def get(self, response_id: str, context: Context) -> StoredResponse | None:
         """Return a response of the caller's team. Raises Unavailable."""

@@ -72,7 +72,7 @@ _ECHOED: JSON = {
 def response_object(body: Mapping[str, Any], *, response_id: str, created_at: int, store: bool = False) -> JSON:
     """Return a response in progress that echoes its request: every key that OpenAI sends, null where unknown."""
     given = {name: value for name, value in body.items() if value is not None}
-    echoed: JSON = {name: given.get(name, default) for name, default in _ECHOED.items()}
+    echoed: JSON = {**_ECHOED, **{name: value for name, value in given.items() if name in _ECHOED}}
     return {
         "id": response_id,
         "object": "response",

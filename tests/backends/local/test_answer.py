@@ -18,6 +18,7 @@ from backends.local.request import LocalRequest
 from backends.local.request.tool_choice import select_tools
 from backends.local.speech import ReasoningTags
 from backends.local.speech.hermes import HERMES
+from proxy.rules.response_fields import LIFECYCLE
 from proxy.wire.event import FOLLOWED, Event, Run
 from tests.models import END, make_tokenizer
 from tests.wire.contract import event_faults, frames_faults, order_faults, response_faults
@@ -98,6 +99,15 @@ def outputs(response):
         )
         for item in response["output"]
     ]
+
+
+async def test_fields_that_the_gateway_sets_are_in_each_response_object():
+    """So that the gateway need not change the events."""
+    request = LocalRequest([1, 2, 3], DecodingOptions(9, frozenset()), {"model": "tiny", "store": False})
+    received = ResponseBuilder(request, TOKENIZER, {"store": True}).batches(FinishedGeneration("Hi"), FOLLOWED)
+    events = [unit async for batch in received for unit in batch if unit.type in LIFECYCLE]
+
+    assert [event.response["store"] for event in events] == [True, True, True]
 
 
 async def test_every_token_becomes_a_delta():

@@ -48,7 +48,7 @@ class RequestExecutor:
         budget = WorkBudget(self._units)
 
         def work() -> T:
-            with budget.active():
+            with budget:
                 return prepare()
 
         if plain and size_bytes <= MAX_INLINE_BYTES:

@@ -4,14 +4,12 @@ Work is counted, not timed, so that a request is refused at the same place on ev
 character that is read or written: 10 ns on the machine of the README's figures. The work of schemas and grammars is
 estimated and spent before any of them is compiled; a template and a tokenizer spend while they work.
 
-    with WorkBudget(units).active(): prepare()        in the thread that prepares the request
-    current_budget().spend(units)                     anywhere below it
-    budget.cancel()                                   in any thread: the next `spend` or `check` raises
+    with WorkBudget(units): prepare()        in the thread that prepares the request
+    current_budget().spend(units)            anywhere below it
+    budget.cancel()                          in any thread: the next `spend` or `check` raises
 """  # fmt: skip
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 
 REQUEST_UNITS = 200_000_000
 """How much one request may cost apart from the length of its prompt: two seconds."""
@@ -28,11 +26,20 @@ class PreparationCancelled(Exception):
 
 
 class WorkBudget:
-    """The remaining work of one request. One thread spends; any thread may cancel."""
+    """The remaining work of one request. One thread spends, in a block of which it is the current budget; any thread
+    may cancel.
+    """
 
     def __init__(self, units: int = REQUEST_UNITS) -> None:
         self.remaining = units
         self.is_cancelled = False
+        self._before: Token[WorkBudget | None]
+
+    def __enter__(self) -> None:
+        self._before = _current.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._before)
 
     def spend(self, units: int) -> None:
         """Subtract units. Raises WorkLimitReached below zero, PreparationCancelled after `cancel`."""
@@ -49,15 +56,6 @@ class WorkBudget:
     def cancel(self) -> None:
         """End the work at its next check."""
         self.is_cancelled = True
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Make this the current budget of a block in this thread."""
-        token = _current.set(self)
-        try:
-            yield
-        finally:
-            _current.reset(token)
 
 
 _current: ContextVar[WorkBudget | None] = ContextVar("headgate_work_budget", default=None)

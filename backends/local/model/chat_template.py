@@ -65,6 +65,7 @@ class ChatTemplate:
         try:
             self._variables = find_undeclared_variables(self._sandbox.parse(source))
             self._template = self._sandbox.from_string(self._substitute_tree(self._parse(source)))
+            self._template.globals = dict(self._template.globals)  # jinja2 copies them for each rendering
             self._verify(source, special, longest_first)
         except (TemplateError, *EXPRESSION_ERRORS, *NESTING_ERRORS) as error:
             raise ValueError(f"The chat template cannot be used: {_describe(error)}.") from error

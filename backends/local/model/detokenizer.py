@@ -73,6 +73,8 @@ class Detokenizers:
 
     def _text_of(self, token: int) -> str | bytes:
         """Return the text of a byte-level token, or its bytes if they are no text by themselves."""
+        if token in self._texts:
+            return self._texts[token]
         letters, content = self._letters or {}, self._tokenizer.id_to_token(token) or ""
         is_bytes = all(letter in letters for letter in content)
         found: str | bytes = bytes(map(letters.__getitem__, content)) if is_bytes else content.encode()

@@ -53,7 +53,8 @@ def read_request(
     messages = _build_messages(body, tools, text_format, ignored, history_items)
     prompt = _build_prompt(messages, tools, model, parameters, variables)
     reasoning_open = tags is not None and tags.are_open_in(_decode_tail(prompt, model))
-    style, key = JsonStyle(**dict(model.json_style)), body.get("prompt_cache_key")
+    style = JsonStyle(model.json_style.item_separator, model.json_style.key_separator)
+    key = body.get("prompt_cache_key")
     has_key, stops = isinstance(key, str), _select_stops(parameters, text_format, ignored)
     options = DecodingOptions(
         max_tokens=min(parameters.max_output_tokens, model.context_length - len(prompt)),

@@ -87,13 +87,15 @@ def read_tools(body: Mapping[str, Any], *, ignored: list[str] | None) -> list[To
 
 
 def tool_lists(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Return every list of tools that a request gives the model, and where it is: `tools`, and in items of input."""
-    given = body.get("input")
-    items = enumerate(given if isinstance(given, list) else ())
-    return [("tools", body.get("tools") or [])] + [
-        (f"input[{index}].tools", item.get("tools") or [])
-        for index, item in items
-        if isinstance(item, dict) and item.get("type") == ADDITIONAL_TOOLS
+    """Return every list of tools that a request gives the model, and where it is: `tools`, and in items of input.
+
+    Empty ones are left out.
+    """
+    given, own = body.get("input"), body.get("tools")
+    return [("tools", own)] * bool(own) + [
+        (f"input[{index}].tools", item["tools"])
+        for index, item in enumerate(given if isinstance(given, list) else ())
+        if isinstance(item, dict) and item.get("type") == ADDITIONAL_TOOLS and item.get("tools")
     ]
 
 

@@ -18,7 +18,7 @@ from proxy.wire.refusals import shorten as shorten  # noqa: PLC0414
 def check_types(body: Mapping[str, Any], types: Mapping[str, tuple[type, str]], prefix: str = "") -> None:
     """Raises RequestError for a value of another type than its name requires; null counts as absent."""
     for name, (expected, description) in types.items():
-        if not isinstance(body.get(name), expected | None):
+        if name in body and not isinstance(body[name], expected | None):
             raise invalid_type(prefix + name, description, body[name])
 
 

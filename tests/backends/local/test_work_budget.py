@@ -39,7 +39,7 @@ def test_a_cancelled_budget_ends_the_work():
 def test_each_thread_has_a_budget_of_its_own():
     """Outside of a request nothing is shared."""
     budget, others = WorkBudget(10), []
-    with budget.active():
+    with budget:
         thread = threading.Thread(target=lambda: others.append(current_budget()))
         thread.start()
         thread.join()
@@ -51,7 +51,7 @@ def test_each_thread_has_a_budget_of_its_own():
 
 
 def prepare(model, budget, **body):
-    with budget.active():
+    with budget:
         return read_request(body, model, DEFAULTS)
 
 
@@ -86,5 +86,5 @@ def test_renderings_of_a_truncated_conversation_share_the_budget(model):
 def test_rendering_ends_for_a_disconnected_client(model):
     budget = WorkBudget()
     budget.cancel()
-    with budget.active(), pytest.raises(PreparationCancelled):
+    with budget, pytest.raises(PreparationCancelled):
         model.template.render([{"role": "user", "content": "Hi"}], [])

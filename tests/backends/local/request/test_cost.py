@@ -33,7 +33,7 @@ def compiled(monkeypatch):
 
 def charge(body, units):
     budget = WorkBudget(units)
-    with budget.active():
+    with budget:
         charge_grammars(body)
     return units - budget.remaining
 
@@ -41,7 +41,7 @@ def charge(body, units):
 @pytest.mark.parametrize("name", COSTLY)
 def test_a_costly_request_is_refused_before_anything_is_compiled(model, compiled, name):
     """Each of its parts alone is below its limits. The error names the part at which the budget ends."""
-    with fail_if_stuck(), WorkBudget().active(), pytest.raises(RequestError) as refused:
+    with fail_if_stuck(), WorkBudget(), pytest.raises(RequestError) as refused:
         read_request({"input": "Hi", **COSTLY[name]}, model, DEFAULTS)
 
     assert (refused.value.status, refused.value.code in CODES) == (400, True)
@@ -103,7 +103,7 @@ def test_no_grammar_is_compiled_for_a_disconnected_client(model, compiled):
     """Compilation is what takes long, so each one begins with a check."""
     budget = WorkBudget()
     body = {"input": "Hi", "tools": [tool(0, combined_choices(1, 3), strict=True)]}
-    with budget.active():
+    with budget:
         charge_grammars(body)
         budget.cancel()
         with pytest.raises(PreparationCancelled):

@@ -24,7 +24,10 @@ TOO_LARGE = 431
 class BoundedHeads(RepeatedHeads):
     """A connection that is closed if a head takes too long, and answers one that is too large with 431."""
 
-    __slots__ = ("_expects_heads", "_head_began", "_head_bytes", "_max_head_bytes", "_next_request", "_short_bytes")
+    __slots__ = (
+        "_expects_heads", "_head_began", "_head_bytes", "_max_head_bytes", "_next_request", "_short_bytes",
+        "_waits_since",
+    )  # fmt: skip
 
     def __init__(self, manager: web.Server, *, max_head_bytes: int, **options: Any) -> None:
         super().__init__(
@@ -33,6 +36,7 @@ class BoundedHeads(RepeatedHeads):
         self._max_head_bytes = max_head_bytes
         self._short_bytes = min(LARGE_READ_BYTES, max_head_bytes)  # a shorter read is within the bounds of all kinds
         self._head_began: float | None = None
+        self._waits_since = 0.0  # since when it has had no request, when it has none
         self._head_bytes = 0  # how much has arrived of it, at most
         self._expects_heads = True
         self._next_request: asyncio.Future[None] | None = None
@@ -124,7 +128,7 @@ class BoundedHeads(RepeatedHeads):
         if self._waiter is None or self.transport is None or self._messages:
             return None
         began = self._head_began
-        return self._next_keepalive_close_time - self._keepalive_timeout if began is None else began
+        return self._waits_since if began is None else began
 
     def stop_head_checks(self) -> None:
         """Expect no more requests: the connection was upgraded."""

@@ -16,6 +16,7 @@ from proxy.http.answer import Answer
 from proxy.http.heads import BoundedHeads
 from proxy.http.request import Request
 from proxy.identity.directory import Sender
+from proxy.timers import Timer, Timers
 
 LINGERING_S = 2.0  # how long the rest of a refused body is read, so that the client can read the refusal
 
@@ -25,12 +26,21 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 class RequestLoop(BoundedHeads):
     """A connection that answers its requests in one task."""
 
-    __slots__ = ("_max_body_bytes", "is_admitted", "is_draining", "is_stalled", "remote", "sender")
+    __slots__ = (
+        "_idle_timeout_s", "_idle_timer", "_max_body_bytes", "_timers", "is_admitted", "is_draining", "is_stalled",
+        "remote", "sender",
+    )  # fmt: skip
 
     _messages: Any
 
-    def __init__(self, manager: web.Server, *, max_body_bytes: int, **options: Any) -> None:
-        super().__init__(manager, **options)
+    def __init__(
+        self, manager: web.Server, *, max_body_bytes: int, idle_timeout_s: float, timers: Timers, **options: Any
+    ) -> None:  # fmt: skip
+        """`timers` are those of all connections, as one that aiohttp starts takes 0.8 KiB."""
+        super().__init__(manager, keepalive_timeout=0, **options)
+        self._idle_timeout_s = idle_timeout_s
+        self._timers = timers
+        self._idle_timer: Timer | None = None
         self._messages = []  # an empty deque has room for 64 requests, while most connections never have two
         # The parser stops at as many requests as aiohttp's queue has at most, and may count one that was taken before
         # its body had arrived. It is asked to go on only after the queue was full.
@@ -47,6 +57,27 @@ class RequestLoop(BoundedHeads):
         super().connection_made(transport)
         peer, _ = self.peername, self.ssl_context  # which aiohttp remembers, for when the connection is lost
         self.remote = None if peer is None else peer if isinstance(peer, str) else str(peer[0])
+        self._expect_request()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._idle_timer is not None:
+            self._timers.cancel(self._idle_timer)
+        super().connection_lost(exc)
+
+    def _expect_request(self) -> None:
+        """Note that the connection is idle from now on; it is closed when it has been idle for too long."""
+        self._waits_since = self._loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self._timers.start(self._waits_since + self._idle_timeout_s, self)
+
+    def on_due(self) -> None:
+        """Close the connection if it has been idle for too long; the timer is not moved for each request."""
+        self._idle_timer = None
+        due = self._waits_since + self._idle_timeout_s
+        if self._loop.time() < due:
+            self._idle_timer = self._timers.start(due, self)
+        elif self._waiter is not None and not self._waiter.done():
+            self.force_close()
 
     async def start(self) -> None:
         """Answer requests until the connection is to be closed. aiohttp makes this the connection's task."""
@@ -154,7 +185,5 @@ class RequestLoop(BoundedHeads):
         self._keepalive = bool(answer.keep_alive) and is_read
         if not self._keepalive or self._close or self._force_close:
             return False
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        if self._keepalive_handle is None:
-            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+        self._expect_request()
         return True

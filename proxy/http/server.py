@@ -21,6 +21,7 @@ from proxy.http.request_loop import RequestLoop
 from proxy.loop_turns import LoopTurns
 from proxy.send_queue import unacknowledged_bytes
 from proxy.shutdown import cancel_for_shutdown
+from proxy.timers import Timers
 from proxy.wire.errors import HeadgateError
 from proxy.workers import Pace
 
@@ -60,8 +61,9 @@ class Server(web.Server):
     ) -> None:
         self._head_timeout_s = head_timeout_s
         self._head_timer: asyncio.TimerHandle | None = None
-        self._limits = {
+        self._limits: dict[str, Any] = {
             "max_head_bytes": max_head_bytes, "max_body_bytes": max_body_bytes, "write_timeout_s": write_timeout_s,
+            "idle_timeout_s": idle_timeout_s, "timers": Timers(),
         }  # fmt: skip
         self.admission = Admission(max_connections, yields=yields)
         self._pace = Pace() if pace is None else pace
@@ -69,7 +71,6 @@ class Server(web.Server):
         super().__init__(
             handler,
             handler_cancellation=True,  # a client that disconnects ends the work behind its request
-            keepalive_timeout=idle_timeout_s,
             access_log=None,
             logger=_SILENT,
         )

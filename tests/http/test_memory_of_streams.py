@@ -1,5 +1,6 @@
 """What a stream keeps while it waits for its next event: thousands of them wait at once."""
 
+import asyncio
 import gc
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -7,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from backends.upstream.http1.connection import UpstreamConnection
 from proxy.http.server import Connection
+from proxy.timers import Timers
 from tests.raw import RawConnection, post, until, wire
 from tests.upstream import CANONICAL, FakeUpstream, hang, streaming
 
@@ -54,3 +57,13 @@ async def test_a_stream_keeps_no_parser_of_its_connection(waiting: RawConnection
     assert connection()._parser is None
     await waiting.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await until(lambda: connection()._parser is not None)
+
+
+async def test_the_connections_of_a_stream_start_no_timers_of_the_event_loop(waiting: RawConnection):
+    """One timer of the loop serves those of all clients, another one those of all connections to an upstream."""
+    loop: Any = asyncio.get_running_loop()
+    callbacks = [each._callback for each in loop._scheduled if not each.cancelled()]
+    timed = [type(each.__self__) for each in callbacks if hasattr(each, "__self__")]
+
+    assert timed.count(Timers) == 2
+    assert not {Connection, UpstreamConnection} & {*timed}

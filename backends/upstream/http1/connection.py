@@ -25,6 +25,7 @@ from backends.upstream.http1.timed import TimedConnection
 from backends.upstream.http1.timeouts import Timeouts
 from backends.upstream.http1.unread import UnreadBody
 from proxy.send_queue import unacknowledged_bytes
+from proxy.timers import Timers
 from proxy.wire.loggable import without_frames
 
 PIECE_BYTES = 262_144
@@ -39,8 +40,8 @@ class UpstreamConnection(TimedConnection):
         "_taker", "_unread", "_written_bytes", "idle_since", "parser", "take", "was_refused_unread",
     )  # fmt: skip
 
-    def __init__(self, timeouts: Timeouts) -> None:
-        super().__init__(timeouts)
+    def __init__(self, timeouts: Timeouts, timers: Timers) -> None:
+        super().__init__(timeouts, timers)
         self.parser = ResponseParser()
         self._taker: Callable[[bytes], bool] | None = None
         self._counts_parts = self._is_written = False
@@ -183,7 +184,7 @@ class UpstreamConnection(TimedConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
-            self._timer.cancel()
+            self._timers.cancel(self._timer)
         self._end(exc)
         self.parser.discard()
 

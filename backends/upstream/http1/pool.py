@@ -15,6 +15,7 @@ from backends.upstream.http1.dial import Dialer
 from backends.upstream.http1.request import BodySource, Origin
 from backends.upstream.http1.timeouts import Timeouts
 from backends.upstream.http1.tunnel import Proxy
+from proxy.timers import Timers
 from proxy.wire.errors import BackendError
 
 
@@ -25,6 +26,7 @@ class Client:
         self, origin: Origin, timeouts: Timeouts, tls: ssl.SSLContext | None, proxy: Proxy | None = None
     ) -> None:
         self._timeouts = timeouts
+        self._timers = Timers()
         self.dialer = Dialer(origin, timeouts.connect_s, tls, proxy)
         self._idle: deque[UpstreamConnection] = deque()  # the longest idle first
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -70,7 +72,7 @@ class Client:
         await asyncio.sleep(0)  # transports close their sockets in the next turn of the loop
 
     def _connect(self) -> Awaitable[UpstreamConnection]:
-        return self.dialer.connect(lambda: UpstreamConnection(self._timeouts))
+        return self.dialer.connect(lambda: UpstreamConnection(self._timeouts, self._timers))
 
     def _take_idle(self) -> UpstreamConnection | None:
         while self._idle:

@@ -9,6 +9,7 @@ import time
 
 from backends.upstream.errors import overran, stalled, timed_out
 from backends.upstream.http1.timeouts import Timeouts
+from proxy.timers import Timer, Timers
 from proxy.wire.errors import BackendError
 
 
@@ -17,16 +18,17 @@ class TimedConnection(asyncio.Protocol):
 
     __slots__ = (
         "_deadline", "_ends", "_error", "_event_deadline", "_has_event", "_is_active", "_loop", "_timeouts", "_timer",
-        "_transport", "_waiter",
+        "_timers", "_transport", "_waiter",
     )  # fmt: skip
     _transport: asyncio.Transport
 
-    def __init__(self, timeouts: Timeouts) -> None:
+    def __init__(self, timeouts: Timeouts, timers: Timers) -> None:
         self._timeouts = timeouts
+        self._timers = timers
         self._loop = asyncio.get_running_loop()
         self._error: BackendError | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._deadline = self._ends = math.inf  # of what is waited for, and of the whole answer; infinite: none
         self._event_deadline: float | None = None  # of the event that is waited for
         self._has_event = self._is_active = False
@@ -64,9 +66,10 @@ class TimedConnection(asyncio.Protocol):
     def _start_timer(self) -> None:
         shortest_s = min(self._timeouts.first_event_s, self._timeouts.between_events_s)
         due = min(self._deadline, self._ends, time.monotonic() + shortest_s)
-        self._timer = self._loop.call_at(due, self._check_deadline)
+        self._timer = self._timers.start(due, self)
 
-    def _check_deadline(self) -> None:
+    def on_due(self) -> None:
+        """Check the deadline."""
         self._timer = None
         now = time.monotonic()
         if now >= self._ends:

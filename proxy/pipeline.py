@@ -63,14 +63,9 @@ class Pipeline:
         if keys and call is not received:
             record.note_usage_metadata(call.body, keys)  # a policy may have set them
         begin("ownership")
-        is_large = context.is_large(call.size_bytes)
-        is_alone = await context.run_large(call.fact, is_self_contained) if is_large else call.fact(is_self_contained)
-        kept = () if is_alone else await self.ownership.check(call, context)
-        begin("route")
-        is_alone = is_alone and place is None
-        route = self.routes.match(call) if is_alone else self._route(call, kept, place, context)
+        direct = self._direct_route(call, context) if place is None else None
+        route, is_direct = await self._find_route(call, place, context) if direct is None else (direct, True)
         record.route = route.name
-        is_direct = is_alone and route.keeps_state and route.compacts  # as most: its backend does all that it asks for
         is_background = not is_direct and self.background.takes(call, route)
         begin("cache")
         found = CacheSlot() if place and place.has_own_reply else self.cache.slot(call, route, context)
@@ -84,6 +79,35 @@ class Pipeline:
         context.trace.end_step()
         self._note_saved(call, route, context)
         return reply if self.rules.pass_whole(call, reply, context) else await self._guard(call, reply, context)
+
+    def _direct_route(self, call: Call, context: Context) -> Route | None:
+        """Return the route of a call that names nothing that is kept, if the backend does all that it asks for.
+
+        So it is with most calls; it is known of one that is received again. None also for a large one, which is looked
+        through in a thread. Raises UnknownModel.
+        """
+        conclusions = call.conclusions
+        route: Route | None = None if conclusions is None else conclusions.get(self.routes)
+        if route is None:
+            if context.is_large(call.size_bytes) or not call.fact(is_self_contained):
+                return None
+            route = self.routes.match(call)
+            if not _does_all(route):
+                return None
+            if conclusions is not None:
+                conclusions[self.routes] = route
+        context.trace.begin("route")
+        return route
+
+    async def _find_route(self, call: Call, place: LaneCall | None, context: Context) -> tuple[Route, bool]:
+        """Return the route of any call, and whether the backend does all that it asks for. Raises RequestError."""
+        is_large = context.is_large(call.size_bytes)
+        is_alone = await context.run_large(call.fact, is_self_contained) if is_large else call.fact(is_self_contained)
+        kept = () if is_alone else await self.ownership.check(call, context)
+        context.trace.begin("route")
+        is_alone = is_alone and place is None
+        route = self.routes.match(call) if is_alone else self._route(call, kept, place, context)
+        return route, is_alone and _does_all(route)
 
     async def _ask(
         self, call: Call, route: Route, slot: CacheSlot, context: Context, *, is_direct: bool, is_background: bool
@@ -187,6 +211,11 @@ class Pipeline:
         if is_warm_up(context) and not any(target.speaks_websocket for target in route.targets):
             return warm_up_reply
         return self.compaction.reply if self.compaction.is_due(call, route) else self.attempts.reply
+
+
+def _does_all(route: Route) -> bool:
+    """Whether the backends of a route keep responses and conversations, and compact them, as the caller asks."""
+    return route.keeps_state and route.compacts
 
 
 async def _nothing() -> AsyncIterator[Batch]:

@@ -122,6 +122,33 @@ async def test_every_step_is_measured():
     ]
 
 
+class CompactingBackend(ScriptedBackend):
+    """A backend that does all that calls ask for."""
+
+    @property
+    def compacts(self) -> bool:
+        return True
+
+
+async def test_a_call_that_is_received_again_takes_the_same_path():
+    """What is known of it does not let pass a call that is made from it and names an id, and has no part in its steps."""
+    backend = CompactingBackend(answer=RESPONSE, keeps_state=True)
+    pipeline, call, steps = make_pipeline(backend), make_call(), []
+    call.remember()
+    for _ in range(3):
+        context = make_context()
+        await answer_of(pipeline, call, context)
+        steps.append([name for name, _ in context.trace.durations])
+    continued = call.with_fields(previous_response_id=RESPONSE["id"])
+    with pytest.raises(RequestError, match="not found"):
+        await answer_of(pipeline, continued, make_context(Caller("eve", "another team")))
+
+    assert call.conclusions is not None
+    assert call.conclusions[pipeline.routes] is pipeline.routes.match(call)
+    assert steps == [["policies", "ownership", "route", "cache", "backend"]] * 3
+    assert len(backend._calls) == 3
+
+
 async def test_a_step_that_refuses_ends_the_path():
     """The steps after it do not run: no backend is called, and reservations of policies are released."""
     backend, budget = ScriptedBackend(answer=RESPONSE), ItemBudget()

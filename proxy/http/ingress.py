@@ -172,12 +172,11 @@ class Ingress:
         """Return the context in which a request is answered."""
         deadline = None if self.deadline_s is None else _deadline(self.deadline_s, exchange)
         # A dict of so many names would take as long as all that the context consists of.
-        context = Context(
+        return Context(
             exchange.request_id, caller, exchange.request.headers, exchange.trace, exchange.record,
             exchange.answer_headers, self.followed, deadline, memory, self.workers, exchange.finished, exchange.usage,
+            exchange.values,
         )  # fmt: skip
-        context.values = exchange.values
-        return context
 
     async def send(
         self, exchange: Exchange, reply: Reply, begun: Callable[[], Answer | None] = lambda: None

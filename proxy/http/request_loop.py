@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from aiohttp import StreamReader, web
+from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import ERROR, _ErrInfo
 
 from proxy.http.answer import Answer
@@ -105,7 +106,8 @@ class RequestLoop(BoundedHeads):
                 raise error.with_traceback(None) from None
             finally:
                 self._note_end()
-            is_read = request.content.is_eof() or await self._drop(request.content)
+            body = request.content
+            is_read = body is EMPTY_PAYLOAD or body.is_eof() or await self._drop(body)
             is_open = self._may_continue(answer, is_read=is_read)
             if self._messages:
                 await asyncio.sleep(0)  # others are served between the requests of one client

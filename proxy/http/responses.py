@@ -18,6 +18,7 @@ from proxy.wire.call import Call, Operation
 from proxy.wire.ending import refusal_of
 from proxy.wire.errors import HeadgateError
 from proxy.wire.lifting import add_lifter
+from proxy.workers import MemoryLease
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Responses:
         caller = self.ingress.identify(exchange)
         routes = self.pipeline.routes
         needs_model = operation == "compact" or routes.default is None
-        with self.ingress.lease(caller) as memory:
+        with MemoryLease(self.ingress.memory, caller.team) as memory:
             exchange.trace.begin("parse")
             found = self.ingress.read_call(exchange, memory, operation, needs_model=needs_model)
             call = routes.with_model(found if isinstance(found, Call) else await found)

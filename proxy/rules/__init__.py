@@ -38,7 +38,7 @@ class Rules:
         admission = RequestAdmission(active, states, decisions, audit, recorder)
         self.admit = admission.admit
         """Returns the call as the policies allow it. Raises PolicyViolation, Unavailable."""
-        self.begin_admission = admission.begin
+        self.begin_admission = admission.check if audit is None and recorder is None else admission.begin
         """Returns the same, or what returns it. Raises PolicyViolation, Unavailable."""
         guard = Guard(decisions)
         self.guard = guard.guard

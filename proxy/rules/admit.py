@@ -75,12 +75,12 @@ class RequestAdmission:
             self._audit.check()
         if self._recorder is not None and call.operation == "create":
             return self._check_recorded(self._recorder, call, context)
-        return self._check(call, context)
+        return self.check(call, context)
 
     async def _check_recorded(self, recorder: Recorder, call: Call, context: Context) -> Call:
         code = None
         try:
-            checked = self._check(call, context)
+            checked = self.check(call, context)
             return checked if isinstance(checked, Call) else await checked
         except HeadgateError as error:
             code = error.code
@@ -88,8 +88,8 @@ class RequestAdmission:
         finally:
             await context.run(call.size_bytes, recorder.write, call, context.caller, code)
 
-    def _check(self, call: Call, context: Context) -> Call | Awaitable[Call]:
-        """Return the call as all policies allow it: as before if it was let pass before. Raises as `admit`."""
+    def check(self, call: Call, context: Context) -> Call | Awaitable[Call]:
+        """Return the same where nothing is written of requests: neither an audit file nor a recording."""
         is_recorded = self._decisions.are_recorded(context)
         if call.conclusions is None or is_recorded:
             return self._apply(call, context, None, is_recorded=is_recorded)

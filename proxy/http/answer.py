@@ -112,12 +112,15 @@ class Answer(web.StreamResponse):
             self._unpaced_bytes = 0
             await self._connection.take_turn()
 
-    async def write_frames(self, frames: Sequence[bytes], *, is_last: bool = False) -> None:
-        """Write whole frames, in pieces if they are long; nothing is written between the pieces of one call."""
+    def write_frames(self, frames: Sequence[bytes], *, is_last: bool = False) -> Awaitable[None] | None:
+        """Write whole frames; return what to wait for if they are long, or the client reads too slowly."""
         size = sum(map(len, frames))
-        if size <= PIECE_BYTES:  # almost always
-            await self._write(self._frame(frames, size, is_last=is_last))
-            return
+        if size > PIECE_BYTES:
+            return self._write_pieces(frames, is_last=is_last)
+        return self.wait_turn() if self._put_now(self._frame(frames, size, is_last=is_last)) else None
+
+    async def _write_pieces(self, frames: Sequence[bytes], *, is_last: bool) -> None:
+        """Write whole frames in pieces, between which nothing else is written."""
         last = b""
         for piece in pieces_of(frames):
             if last:

@@ -82,5 +82,7 @@ class EarlyStream:
             events.append(Event("response.created", data=data))
             transcript.see(events)
         events += failure_events(transcript, error)
-        await self._answer.write_frames([*(event.sse for event in events), SENTINEL], is_last=True)
+        frames = [*(event.sse for event in events), SENTINEL]
+        if (unsent := self._answer.write_frames(frames, is_last=True)) is not None:
+            await unsent
         return self._answer

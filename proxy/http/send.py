@@ -101,7 +101,8 @@ async def _write_batch(answer: Answer, batch: Batch) -> bool:
     is_last = bool(batch) and batch[-1].type in TERMINALS
     if is_last:
         frames.append(SENTINEL)
-    await answer.write_frames(frames, is_last=is_last)
+    if (unsent := answer.write_frames(frames, is_last=is_last)) is not None:
+        await unsent
     return is_last
 
 

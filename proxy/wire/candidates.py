@@ -6,6 +6,7 @@ has that key and value. What is found is parsed to know; everything else is cert
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from heapq import merge
 from itertools import chain, groupby
@@ -21,6 +22,8 @@ WINDOW_BYTES = 8192
 """How much of what is between is searched by `re` at least, in bytes: only where Rust's `regex` finds something."""
 LARGE_BYTES = 131_072
 """From this size on data is searched by `re` alone: a line of it can be as long, and would be copied."""
+HINT_CHARS = 8
+"""Of how many characters of a value, its last ones, Rust's `regex` searches: it compares that many at once."""
 
 
 class Pattern(NamedTuple):
@@ -29,11 +32,21 @@ class Pattern(NamedTuple):
     byte: int
     """Every match begins with this byte, which is found faster than the match."""
     matches: re.Pattern[bytes]
-    occurs: Occurs | None = None
-    """Whether a text in ASCII has a match."""
 
 
-Patterns = tuple[Pattern, ...]
+@dataclass(frozen=True, slots=True, eq=False)
+class Patterns:
+    """All patterns, and hints of their matches: lines in which no hint occurs have no match."""
+
+    each: tuple[Pattern, ...]
+    hints: tuple[Occurs, Occurs]
+    is_unicode: Occurs
+    """Whether bytes are valid Unicode: in others no hint is found."""
+
+    def may_match(self, lines: str | bytes) -> bool:
+        """Return whether there may be a match in whole lines."""
+        in_line, at_line_end = self.hints
+        return in_line(lines) or at_line_end(lines)
 
 
 def candidates(data: bytes, patterns: Patterns) -> Iterator[int] | None:
@@ -41,36 +54,46 @@ def candidates(data: bytes, patterns: Patterns) -> Iterator[int] | None:
 
     In large data each is found when it is asked for.
     """
+    size = len(data)
+    windows = _windows(data, patterns) if WINDOW_BYTES < size < LARGE_BYTES else None
     found: list[Iterator[int]] = []
-    for pattern in patterns:
-        byte, matches, occurs = pattern
+    for byte, matches in patterns.each:
         at = data.find(byte)
         if at < 0:
             continue
-        if occurs is not None and len(data) - at > WINDOW_BYTES and len(data) < LARGE_BYTES:
-            if places := _places(data, at, matches, occurs):
+        if windows is not None:
+            ahead = [(max(at, start), stop) for start, stop in windows if at < stop]
+            if places := [match.start() for window in ahead for match in matches.finditer(data, *window)]:
                 found.append(iter(places))
         elif (match := matches.search(data, at)) is not None:
             found.append(map(re.Match.start, matches.finditer(data, match.start())))
     if len(found) < 2:
         return found[0] if found else None
-    return iter(sorted(chain(*found))) if len(data) < LARGE_BYTES else merge(*found)
+    return iter(sorted(chain(*found))) if size < LARGE_BYTES else merge(*found)
 
 
-def _places(data: bytes, start: int, matches: re.Pattern[bytes], occurs: Occurs) -> list[int]:
-    """Return the places of all matches from a place on. In a burst they are at its ends, and only deltas between."""
-    head = data.find(b"\n", start + EDGE_BYTES) + 1
+def _windows(data: bytes, patterns: Patterns) -> list[tuple[int, int]] | None:
+    """Return the windows of data in which there may be matches, each of whole lines; None if these are not known.
+
+    In a burst matches are at its ends, and only deltas between.
+    """
+    head = data.find(b"\n", EDGE_BYTES) + 1
     tail = data.rfind(b"\n", head, len(data) - EDGE_BYTES) + 1
-    between = str(memoryview(data)[head:tail], "latin-1") if 0 < head < tail else ""  # copied once
-    if not (between and between.isascii()):
-        return [match.start() for match in matches.finditer(data, start)]
-    windows = [(start, head), (tail, len(data))]
-    if occurs(between):
-        windows[1:1] = [window for window in _windows(data, head, tail) if occurs(data[slice(*window)].decode())]
-    return [match.start() for window in windows for match in matches.finditer(data, *window)]
+    if not 0 < head < tail:
+        return None
+    between: str | bytes = str(memoryview(data)[head:tail], "latin-1")  # copied once
+    if not between.isascii():
+        between = data[head:tail]
+        if not patterns.is_unicode(between):
+            return None
+    windows = [(0, head), (tail, len(data))]
+    if patterns.may_match(between):
+        cut = _cut(data, head, tail)
+        windows[1:1] = [window for window in cut if patterns.may_match(data[slice(*window)])]
+    return windows
 
 
-def _windows(data: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
+def _cut(data: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield the windows of data, each of whole lines."""
     while start < end:
         stop = min(data.find(b"\n", start + WINDOW_BYTES) + 1 or end, end)
@@ -79,30 +102,36 @@ def _windows(data: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 @lru_cache(maxsize=256)
-def candidate_patterns(followed: frozenset[str]) -> Patterns:
+def candidate_patterns(followed: frozenset[str], *others: tuple[Pattern, str]) -> Patterns:
     r"""Return the patterns of which each event of a followed type, and each sentinel, matches at least one.
 
     The first finds the end of the key `"type"` before a followed value. After the key or its colon the data may
     continue in a new `data:` line, so a line end there makes a candidate as well. The second finds the sentinel. The
     third finds keys and values that are written with escapes: servers write accents, quotes or `<` as `\u` and four hex
-    digits, but no letter of a type, so only the codes of these letters are searched.
+    digits, but no letter of a type, so only the codes of these letters are searched. `others` are more patterns, each
+    with its hint in the syntax of Rust's `regex`.
 
-    Each pattern is one rare byte, which `re` finds faster than a text, and looks ahead from there.
+    Each pattern is one rare byte, which `re` finds faster than a text, and looks ahead from there. The hints are the
+    ends of the values, since every delta has the key, and the end of a line behind a key or its colon.
     """
     values = [orjson.dumps(kind)[1:-1] for kind in followed]
     letters = "".join(sorted({*"type", *"".join(followed)}))
     escapes = b"u(?i:%b)" % _any_of(re.findall(b"....", letters.encode("utf-16-be").hex().encode()))
     if "/" in letters:
         escapes += b"|/"
-    ascii_values = _any_of([value for value in values if value.isascii()]).decode()
-    return (
-        Pattern(
-            ord("y"),
-            re.compile(rb'y(?=pe"[ \t:]*+(?:[\r\n]|"%b"))' % _any_of(values)),
-            compile_linear(rf'ype"[ \t:]*(?:[\r\n]|"{ascii_values}")'),
+    ends = {value[-HINT_CHARS:] for value in values if value.isascii()}
+    hints = [rf'{_any_of([*ends]).decode()}"', r"DONE\]", rf"\\(?:{escapes.decode()})", *(hint for _, hint in others)]
+    if not all(map(bytes.isascii, values)):
+        hints.append(r"[^\x00-\x7f]")
+    return Patterns(
+        (
+            Pattern(ord("y"), re.compile(rb'y(?=pe"[ \t:]*+(?:[\r\n]|"%b"))' % _any_of(values))),
+            Pattern(ord("D"), re.compile(rb"D(?=ONE\])")),
+            Pattern(ord("\\"), re.compile(rb"\\(?=%b)" % escapes)),
+            *(pattern for pattern, _ in others),
         ),
-        Pattern(ord("D"), re.compile(rb"D(?=ONE\])"), compile_linear(r"DONE\]")),
-        Pattern(ord("\\"), re.compile(rb"\\(?=%b)" % escapes), compile_linear(rf"\\(?:{escapes.decode()})")),
+        (compile_linear("|".join(hints)), compile_linear(r'["\t :][\r\n]')),
+        compile_linear(""),
     )
 
 

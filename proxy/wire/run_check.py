@@ -53,6 +53,6 @@ class RunCheck:
 @lru_cache(64)
 def _searches(patterns: Patterns, secrets: Secrets) -> tuple[Searches, bool]:
     """Return the searches of all streams with these patterns, and whether none of them can match a comma."""
-    searched = [*((pattern.byte, pattern.matches) for pattern in patterns), *secrets]
+    searched = [*((pattern.byte, pattern.matches) for pattern in patterns.each), *secrets]
     has_comma = any(b"," in pattern.pattern for _, pattern in searched)
     return tuple([(byte, pattern.search) for byte, pattern in searched]), not has_comma

@@ -282,7 +282,8 @@ async def test_no_comment_is_written_inside_a_large_frame(
         answer.write_between(COMMENT)
 
     async def write_all(answer: Answer, frames: Sequence[bytes], *, is_last: bool = False) -> None:
-        await write_frames(answer, frames, is_last=is_last)
+        if (unsent := write_frames(answer, frames, is_last=is_last)) is not None:
+            await unsent
         if not is_last:
             answer.write_between(COMMENT)
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -59,7 +60,7 @@ def test_large_data_is_searched_like_small_data(parts: list[bytes], before: list
     """Wherever matches are in windows, and wherever lines end."""
     filled = ((fill * (size // len(fill) + 1))[:size] + part for size, part in zip(before, parts, strict=False))
     data = b"".join(filled)
-    places = sorted(match.start() for pattern in PATTERNS for match in pattern.matches.finditer(data))
+    places = sorted(match.start() for pattern in PATTERNS.each for match in pattern.matches.finditer(data))
 
     assert [*(candidates(data, PATTERNS) or ())] == places
 
@@ -74,11 +75,23 @@ def test_any_type_is_found_in_large_data(size: int, kind: str):
     assert [*(candidates(key.rjust(size), candidate_patterns(frozenset({kind}))) or ())][:1] == [size - len(key) + 2]
 
 
+@pytest.mark.parametrize("delta", [DELTA, DELTA.replace(b"DONE", "\u00e9".encode())], ids=["ASCII", "accents"])
+@pytest.mark.parametrize("kind", ["response.done", "error", "a b", "caf\u00e9", "\u00e9.a", "\u00e8\u00e9"])
+def test_any_type_is_found_between_many_deltas(kind: str, delta: bytes):
+    """With its key in the same line, and in the line before it; whatever the deltas consist of."""
+    patterns, before = candidate_patterns(FOLLOWED | {kind}), 200 * delta
+    for key in (b'"type": ', b'"type"\ndata::', b'"type":\ndata: '):
+        event = b'data: {%b"%b"}\n\n' % (key, kind.encode())
+
+        assert candidates(before + event.replace(b"type", b"typ") + before, patterns) is None
+        assert [*(candidates(before + event + before, patterns) or ())] == [len(before) + 9]
+
+
 @pytest.mark.parametrize(("before", "after", "is_searched"), [(1, 200, False), (200, 1, False), (100, 100, True)])
 def test_deltas_between_the_ends_of_a_burst_are_not_searched_for_places(before: int, after: int, is_searched: bool):
     """Only windows in which there is something are."""
     windows: list[tuple[int, int]] = []
-    (keys, *_) = PATTERNS
+    (keys, *_) = PATTERNS.each
 
     class Matches:
         def finditer(self, data: bytes, start: int, end: int) -> Iterator[re.Match[bytes]]:
@@ -88,6 +101,6 @@ def test_deltas_between_the_ends_of_a_burst_are_not_searched_for_places(before: 
     data = before * DELTA + FOUND["compact"] + b"\n\n" + after * DELTA
     noting = keys._replace(matches=cast("re.Pattern[bytes]", Matches()))
 
-    assert [*(candidates(data, (noting,)) or ())] == [before * len(DELTA) + 2]
+    assert [*(candidates(data, replace(PATTERNS, each=(noting,))) or ())] == [before * len(DELTA) + 2]
     assert sum(end - start for start, end in windows) < 2 * EDGE_BYTES + is_searched * WINDOW_BYTES + 2 * len(DELTA)
     assert (len(windows) > 2) is is_searched

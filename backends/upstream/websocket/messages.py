@@ -33,7 +33,7 @@ LAST = TERMINALS | {"error"}
 SIDE = ("response.steer.", "response.inject.")
 """How the types of messages begin that are no events of a turn."""
 LANE = b'"stream_id"'
-_SIDE = re.compile(rb'y(?=pe"\s*+:\s*+"response\.(?:steer|inject)\.)')
+_SIDE = Pattern(ord("y"), re.compile(rb'y(?=pe"\s*+:\s*+"response\.(?:steer|inject)\.)')), r"\.(?:steer|inject)\."
 _LANE_VALUE = rb'\s*+:\s*+"([A-Za-z0-9_.-]{1,256})"\s*+'
 _LANE_FIRST = re.compile(rb'(\s*+\{\s*+(?:"type"\s*+:\s*+"[^"\\]*+"\s*+,\s*+)?+)"stream_id"%b,\s*+' % _LANE_VALUE)
 _LANE_LAST = re.compile(rb"%b(\}\s*+)" % _LANE_VALUE)
@@ -48,7 +48,7 @@ class MessageReader:
         self.ends = ends
         self._followed = FOLLOWED | followed | ends
         self._scrubber = scrubber
-        self._patterns = (*candidate_patterns(self._followed), Pattern(ord("y"), _SIDE))
+        self._patterns = candidate_patterns(self._followed, _SIDE)
 
     def read(self, payloads: list[bytes]) -> list[tuple[str | None, Event | Run]]:
         """Return what the messages say, in their order, each with its lane, and without secrets.

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import structlog
+from msgspec import Struct
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from policies import (
@@ -145,7 +146,7 @@ class MaxToolCalls(Policy):
                 return None
             tally, budget = Tally(is_counted), context.get(slot)
             if budget is None:
-                return ReplyCheck(_limit_check(tally, limit_of(body)), needs_stream=offers, types=COUNTED_TYPES)
+                return ReplyCheck(_LimitCheck(tally, limit_of(body)), needs_stream=offers, types=COUNTED_TYPES)
             check = _budget_check(tally, budget, state.chains, call, context)
             return ReplyCheck(check, needs_stream=offers, types=BUDGETED_TYPES)
 
@@ -190,13 +191,16 @@ async def _settle(budget: ChainBudget, context: Context) -> None:
         await budget.give_back()
 
 
-def _limit_check(tally: Tally, limit: int) -> EventCheck:
-    def check(event: Event) -> Event:
-        if tally.count(event) > limit:
-            raise _exceeded(limit)
-        return event
+class _LimitCheck(Struct):
+    """Stops a reply before the event with which it has more calls than the limit. Each stream has one for its time."""
 
-    return check
+    tally: Tally
+    limit: int
+
+    def __call__(self, event: Event) -> Event:
+        if self.tally.count(event) > self.limit:
+            raise _exceeded(self.limit)
+        return event
 
 
 def _budget_check(tally: Tally, budget: ChainBudget, chains: Chains, call: Call, context: Context) -> EventCheck:

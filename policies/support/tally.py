@@ -18,9 +18,11 @@ COUNTED_TYPES = TERMINALS | {"response.output_item.added", "response.output_item
 class Tally:
     """Counts the items of one reply for which `is_counted` is true."""
 
+    __slots__ = ("_ids", "_is_counted", "_seen")
+
     def __init__(self, is_counted: Callable[[object], bool]) -> None:
         self._is_counted = is_counted
-        self._seen: set[ItemKey] = set()
+        self._seen: dict[ItemKey, None] = {}  # a set takes more memory as long as it is empty, as most are
         self._ids: dict[tuple[str, str], list[Any]] = {}  # the ids seen in events of one type, at one position
 
     def count(self, event: Event) -> int:
@@ -28,7 +30,7 @@ class Tally:
         if event.type.startswith("response.output_item."):
             item = event.data.get("item")
             if self._is_counted(item) and not (event.type == "response.output_item.added" and _is_undecided(item)):
-                self._seen.add(self._key(event))
+                self._seen[self._key(event)] = None
         elif event.type in TERMINALS:
             output = event.response.get("output")  # it may contain items that had no event of their own
             return max(len(self._seen), sum(map(self._is_counted, output)) if isinstance(output, list) else 0)

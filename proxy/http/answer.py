@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
+from types import MappingProxyType
 
 from aiohttp import HttpVersion, web
 
@@ -17,6 +18,7 @@ from proxy.http.request import Request
 
 STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 WITHOUT_BODY = frozenset({204, 304})
+NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 LINE_ENDS = frozenset("\r\n\0")
 """With one of these in it, a field could be read as more than one."""
 LAST_CHUNK = b"0\r\n\r\n"
@@ -74,7 +76,7 @@ class Answer(web.StreamResponse):
         self.keep_alive = self._request.keep_alive and (self._is_chunked or not self._has_body)
         framing = ("Transfer-Encoding", "chunked") if self._is_chunked and self._has_body else ()
         self._unsent_head = self._encode_head(*framing)
-        self._fields = {}  # they are not kept for as long as the stream takes
+        self._fields = NO_FIELDS  # they are not kept for as long as the stream takes
         self._connection.release_parser()
 
     async def write_chunk(self, data: bytes) -> None:

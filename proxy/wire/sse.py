@@ -8,6 +8,7 @@ Work is linear: a byte is searched for blank lines when it arrives, and for cand
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
 
+import sys
 from collections.abc import Iterator
 
 from proxy.wire.bounds import has_more_values
@@ -185,7 +186,7 @@ class SSEParser:
         kind = data.get("type")
         if not (isinstance(kind, str) and kind in self._followed):
             return None
-        event = Event(kind, frame, data)
+        event = Event(sys.intern(kind), frame, data)  # the parser makes a text for each
         if len(frame) >= LONG_FRAME_BYTES:
             event.count_parsed()  # now: long frames are parsed in a thread
         return event

@@ -1,5 +1,7 @@
 """Counting the tool calls in a reply, as the events of different servers show them."""
 
+import gc
+import sys
 from typing import Any
 
 import pytest
@@ -67,3 +69,12 @@ def test_each_call_counts_once(events: list[Event], counts: list[int]):
     tally = Tally(is_counted)
 
     assert [tally.count(event) for event in events] == counts
+
+
+def test_a_tally_without_calls_takes_little_memory():
+    """Every stream has one until its end."""
+    tally = Tally(is_counted)
+    tally.count(added(0, {"type": "message", "id": "msg_1"}))
+    kept = [each for each in gc.get_referents(tally) if not callable(each)]
+
+    assert sum(map(sys.getsizeof, [tally, *kept])) < 250

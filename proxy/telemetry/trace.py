@@ -277,14 +277,14 @@ class Trace:
 
     def end(self, record: RequestRecord) -> None:
         """End the spans of the request and of its call of a model with the attributes of its record."""
-        span, (outcome, error) = self.span, outcome_of(record)
-        if self._call is not None:
-            self._end_call(self._call, record, outcome, error)
         if record.code is not None:
             self.fail_step(record.code)
         self.end_step()
-        if not isinstance(span, RecordedSpan):
+        if not isinstance(span := self.span, RecordedSpan):
             return
+        outcome, error = outcome_of(record)
+        if self._call is not None:
+            self._end_call(self._call, record, outcome, error)
         if record.method is not None:
             span.update_name(request_name(record.method, self._route))
             span.set_attributes(method_attributes(record.method))

@@ -28,7 +28,7 @@ async def read_body(request: web.BaseRequest, server: ServerTable, memory: Memor
     """
     encoding = _check_type(request)
     if (request.content_length or 0) > server.max_body_bytes:
-        raise body_too_large(server)
+        raise body_too_large(server.max_body_bytes)
     await continue_if_expected(request)
     raw = await _receive(request, server, memory, workers)
     if encoding == "identity":
@@ -39,7 +39,7 @@ async def read_body(request: web.BaseRequest, server: ServerTable, memory: Memor
         raise incomplete_body() from error
 
 
-def read_now(request: Request, head: RequestHead, server: ServerTable, memory: MemoryLease) -> bytes | None:
+def read_now(request: Request, head: RequestHead, max_body_bytes: int, memory: MemoryLease) -> bytes | None:
     """Return a body that has arrived and is plain JSON, as most have and are; None for any other.
 
     Raises RequestError for one that is too large, Unavailable.
@@ -53,15 +53,15 @@ def read_now(request: Request, head: RequestHead, server: ServerTable, memory: M
         body = _join_received(content)
     else:
         return None
-    _count_received(len(body), server, memory)
+    _count_received(len(body), max_body_bytes, memory)
     request.content = EMPTY_PAYLOAD  # its buffer of 1 kB is not kept for as long as the answer takes
     return body
 
 
-def _count_received(size: int, server: ServerTable, memory: MemoryLease) -> None:
+def _count_received(size: int, max_body_bytes: int, memory: MemoryLease) -> None:
     """Count the memory of a body that has arrived. Raises RequestError for one that is too large, Unavailable."""
-    if size > server.max_body_bytes:
-        raise body_too_large(server)
+    if size > max_body_bytes:
+        raise body_too_large(max_body_bytes)
     memory.grow(size)
 
 
@@ -89,7 +89,7 @@ async def _receive(
     content = request.content
     if content.is_eof():
         body = content.read_nowait() if type(content) is ReceivedBody else _join_received(content)
-        _count_received(len(body), server, memory)
+        _count_received(len(body), server.max_body_bytes, memory)
         return body
     chunks: list[bytes] = []
     size = 0
@@ -100,7 +100,7 @@ async def _receive(
                 chunks.append(chunk)
                 size += len(chunk)
                 if size > server.max_body_bytes:
-                    raise body_too_large(server)
+                    raise body_too_large(server.max_body_bytes)
                 memory.grow(len(chunk))
                 deadline.reschedule(started + server.body_timeout_s + size / BYTES_PER_SECOND)
     except TimeoutError as error:
@@ -139,7 +139,7 @@ async def _decompress(raw: bytes, encoding: str, server: ServerTable, memory: Me
 def _check_size(size: int, raw_size: int, server: ServerTable) -> None:
     """Raises RequestError for a decompressed body that is too large, or much larger than it was compressed."""
     if size > server.max_body_bytes:
-        raise body_too_large(server)
+        raise body_too_large(server.max_body_bytes)
     if exceeds_ratio(size, raw_size):
         message = f"The body is more than {MAX_RATIO} times as large as it was compressed; the limit is {MAX_RATIO}."
         raise RequestError(message, status=413)
@@ -173,8 +173,8 @@ def body_too_late(server: ServerTable) -> RequestError:
     return RequestError(message, status=408, code="request_timeout")
 
 
-def body_too_large(server: ServerTable) -> RequestError:
-    limit = f"the limit is {server.max_body_bytes} bytes. {SENTENCES['operator']}"
+def body_too_large(max_body_bytes: int) -> RequestError:
+    limit = f"the limit is {max_body_bytes} bytes. {SENTENCES['operator']}"
     return RequestError(f"The body is too large; {limit}", status=413)
 
 

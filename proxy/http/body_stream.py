@@ -56,7 +56,7 @@ class BodyStream:
         self._waited_s += loop.time() - started
         self._size += len(chunk)
         if self._size > self._server.max_body_bytes:
-            raise body_too_large(self._server)
+            raise body_too_large(self._server.max_body_bytes)
         if self._is_blank:
             self._check_beginning(chunk)
         return chunk

@@ -49,7 +49,7 @@ class Exchange(msgspec.Struct, eq=False):
 
     def identify(self, directory: Directory) -> Caller:
         """Return the authenticated caller, and record it. Raises Unauthenticated, Unavailable, TooManyCalls."""
-        caller = directory.identify(self.request.headers, self.request.protocol)
+        caller = directory.identify(self.request.headers, self.request.protocol, self.head)
         record = self.record
         record.caller, record.team = caller.name, caller.team
         record.key_fingerprint = caller.fingerprint or None

@@ -43,10 +43,12 @@ class Ingress:
     header_names: HeaderNames = DEFAULT_HEADERS  # of the headers that some backend may see
     recent: RecentCalls[Call] = field(default_factory=RecentCalls)
     messages: RecentCalls[ClientMessage] = field(default_factory=RecentCalls)  # of WebSocket mode
-    max_values: int = field(init=False)  # of a body; as the deadline a setting that every request reads
+    max_body_bytes: int = field(init=False)  # these three are settings that every request reads
+    max_values: int = field(init=False)  # of a body
     deadline_s: float | None = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "max_body_bytes", self.server.max_body_bytes)
         object.__setattr__(self, "max_values", self.server.max_body_values)
         object.__setattr__(self, "deadline_s", self.server.deadline_s)
 
@@ -70,7 +72,7 @@ class Ingress:
         parse = partial(parse, query=exchange.head.query)
         if is_optional and not exchange.request.body_exists:
             return parse(b"")
-        raw = read_now(exchange.request, exchange.head, self.server, memory)
+        raw = read_now(exchange.request, exchange.head, self.max_body_bytes, memory)
         if raw is None:
             raw = await self._receive(exchange, memory)
         return await self.parse(raw, exchange, memory, parse)
@@ -82,7 +84,7 @@ class Ingress:
 
         Both raise as `read` does.
         """
-        raw = read_now(exchange.request, exchange.head, self.server, memory)
+        raw = read_now(exchange.request, exchange.head, self.max_body_bytes, memory)
         if raw is None:
             return self._receive_call(exchange, memory, operation, needs_model=needs_model)
         return self._call_in(raw, exchange, memory, operation, needs_model=needs_model)

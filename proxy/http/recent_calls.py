@@ -6,7 +6,9 @@ was parsed to, what follows from it alone (`Call.fact`), and what parts of the p
 """
 
 from collections import OrderedDict
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
 
 from proxy.wire.bounds import parsed_size
 from proxy.workers import MANY_VALUES
@@ -29,7 +31,7 @@ class Parsed(Protocol):
 T = TypeVar("T", bound=Parsed)
 
 
-class RecentCall(NamedTuple, Generic[T]):
+class RecentCall(msgspec.Struct, Generic[T], frozen=True, eq=False):
     """A parsed call, how many JSON values its body has, and about how many bytes of memory it takes beside its body."""
 
     parsed: T

@@ -100,7 +100,7 @@ class RelayEndpoints:
             message = "The body is compressed; on relayed paths only JSON may be."
             raise RequestError(message, status=415, headers={"Accept-Encoding": "identity"})
         if (sent.content_length or 0) > self.ingress.server.max_body_bytes:
-            raise body_too_large(self.ingress.server)
+            raise body_too_large(self.ingress.server.max_body_bytes)
         await stream.begin()
 
 

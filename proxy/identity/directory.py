@@ -48,9 +48,10 @@ class RequestHeaders(Protocol):
 
 @dataclass(slots=True)
 class Sender:
-    """A caller, the headers by which it was identified, their key as it was sent, and the version of the directory."""
+    """A caller, its key as it was sent, the head by which it was identified, and the version of the directory."""
 
-    headers: RequestHeaders
+    head: object
+    """The same for requests with equal headers but for the length of the body; None if that is not known."""
     authorization: str
     """The one header that has the key, in ASCII."""
     caller: Caller
@@ -143,8 +144,12 @@ class Directory:
         knows_keys = self.is_open or bool(self._callers) or (self._has_issued and self.is_current)
         return words, knows_keys or any(word != "down" for word in issuers.values())
 
-    def identify(self, headers: RequestHeaders, connection: IdentifiedConnection | None = None) -> Caller:
+    def identify(
+        self, headers: RequestHeaders, connection: IdentifiedConnection | None = None, head: object = None
+    ) -> Caller:
         """Return the caller whose key is in these headers; `connection` is that on which they came.
+
+        `head` is one object for each head that has these headers, but for the length of the body.
 
         Raises Unauthenticated, Unavailable for a key that may have been issued while it cannot be looked up, and for a
         token whose signature cannot be checked at the moment.
@@ -154,7 +159,7 @@ class Directory:
         last = None if connection is None else connection.sender
         if last is not None and last.version is not self._version:
             last = None
-        if last is not None and last.headers is headers:  # a head that repeats the last one
+        if last is not None and head is not None and last.head is head:  # one that repeats the last one
             return self._note_use(last.caller)
         authorization = headers.getall(AUTHORIZATION, ())
         if API_KEY in headers or X_API_KEY in headers or len(authorization) != 1:
@@ -162,12 +167,12 @@ class Directory:
         sent = authorization[0]
         is_ascii = sent.isascii()  # others cannot be compared in a time that says nothing about the one that is known
         if last is not None and is_ascii and compare_digest(last.authorization, sent):
-            last.headers = headers
+            last.head = head
             return self._note_use(last.caller)
         if (caller := self._keyed.get(_digest(sent))) is None:
             return self._look_up(headers, sent)
         if connection is not None and is_ascii:
-            connection.sender = Sender(headers, sent, caller, self._version)
+            connection.sender = Sender(head, sent, caller, self._version)
         return self._note_use(caller)
 
     def _look_up(self, headers: RequestHeaders, authorization: str | None = None) -> Caller:

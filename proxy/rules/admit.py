@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+from msgspec.structs import replace
+
 from policies import EventCheck, PolicyState, Repeatable, ReplyCheckFactory, RequestCheck, is_decided_by_call
 from proxy.context import Context, Slot
 from proxy.rules.decisions import Decisions
@@ -120,7 +122,7 @@ class RequestAdmission:
             await checked
         except (Unavailable, PolicyViolation) as error:
             self._refuse(rule, call, context, error)
-        passed = self._check_again(known._replace(again=known.again[position + 1 :]), context)
+        passed = self._check_again(replace(known, again=known.again[position + 1 :]), context)
         return passed if isinstance(passed, Call) else await passed
 
     async def _apply(

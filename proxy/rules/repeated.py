@@ -1,7 +1,8 @@
 """How a call that is received again passes the policies: what they decided before, and what is checked each time."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from policies import Repeatable, ReplyCheckFactory, RequestCheck
 from proxy.context import Caller, Context
@@ -17,7 +18,7 @@ ReplyRule = tuple[Rule, ReplyCheckFactory, frozenset[str]]
 """A rule that was applied to a call, what makes its check of the reply, and the fields that it holds."""
 
 
-class KnownAdmission(NamedTuple):
+class KnownAdmission(msgspec.Struct, frozen=True, eq=False):
     """How the policies let a call of this caller pass: the call as they left it, and what is done again, in order."""
 
     caller: Caller

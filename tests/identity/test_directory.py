@@ -180,20 +180,24 @@ def test_a_connection_is_known_by_its_last_key_until_the_keys_change():
     assert directory.identify(bearers("Bearer sk-ben"), connection) == BEN
 
 
-def test_the_same_headers_identify_no_caller_when_the_keys_have_changed():
-    """A head that repeats the last one of its connection has the same headers, in one object."""
+def test_the_same_head_identifies_no_caller_when_the_keys_have_changed():
+    """A head that repeats the last one of its connection is one object, whatever the length of the body is."""
     directory, connection = Directory({digest("sk-ben"): BEN}, has_issued=True), OneConnection()
-    issued, headers = replace(ANNA, key_id="key_1"), bearers("Bearer sk-anna")
+    issued, head = replace(ANNA, key_id="key_1"), object()
     directory.replace_issued({digest("sk-anna"): issued}, ())
-    for _ in range(3):
+    sent = bearers("Bearer sk-anna")
+    for headers in (sent, sent, CIMultiDict(), CIMultiDict()):  # they are not read again
         directory.take_used()
-        assert directory.identify(headers, connection) is issued
+        assert directory.identify(headers, connection, head) is issued
         assert directory.take_used() == {"key_1"}
+    for other in (None, object()):
+        with pytest.raises(Unauthenticated):
+            directory.identify(CIMultiDict(), connection, other)
 
     directory.replace_issued({}, ())
 
     with pytest.raises(Unauthenticated):
-        directory.identify(headers, connection)
+        directory.identify(bearers("Bearer sk-anna"), connection, head)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What belongs to one call while it runs, passed down the path beside the call itself."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -216,8 +216,7 @@ class Context(msgspec.Struct, eq=False):
         self.cleanup = self.cleanup.pop_all()
         self.memory = self.memory.hand_over()
         self.trace = self.trace.fork("background")
-        answered = self.record
-        self.record = msgspec.structs.replace(answered, method=None, path=None, sent=0, usage_number=0)
+        answered, self.record = self.record, replace(self.record, method=None, path=None, sent=0, usage_number=0)
         answered.finish_reason = "queued"  # its tokens are in the other record
         self.answer_headers = {}
         self.deadline = None

@@ -5,10 +5,9 @@ in them are escaped.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any
-
-from msgspec import Struct
 
 from proxy.wire.key_patterns import has_key, redact_name
 from proxy.wire.loggable import printable
@@ -28,7 +27,8 @@ FROM_CACHE = frozenset({"hit", "stale", "collapsed"})
 """The outcomes of the cache with which no backend was called for this request."""
 
 
-class RequestRecord(Struct):
+@dataclass(slots=True)
+class RequestRecord:
     """The facts of one request, each set by the step that knows it. None: unknown or not applicable."""
 
     method: str | None = None
@@ -229,6 +229,6 @@ def _with_metadata(known: dict[str, Any]) -> dict[str, Any]:
 
 COUNTED = frozenset({"sent", "usage_metadata", "usage_number"})
 """The fields that are for the count of usage only."""
-RECORDED = tuple(name for name in RequestRecord.__struct_fields__ if name not in COUNTED)
+RECORDED = tuple(field.name for field in fields(RequestRecord) if field.name not in COUNTED)
 """The fields of the log line, in order."""
 _values_of = attrgetter(*RECORDED)

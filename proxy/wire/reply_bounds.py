@@ -3,21 +3,26 @@
 from collections.abc import Mapping
 from typing import Any
 
-from msgspec import Struct
-
 from proxy.wire.body_events import terminal_of_body
 from proxy.wire.event import Event
 
 
-class ReplyBounds(Struct, eq=False):
-    """The first event of a reply, and its last one or the response that came as one body."""
+class ReplyBounds:
+    """The first event of a reply, and its last one or the response that came as one body. `Transcript` sets what
+    it begins with: a second initializer would cost each request as much as all that it sets.
+    """
 
-    is_started: bool = False  # whether a batch was passed on: before that an error is still an HTTP status
-    created: Event | None = None
-    error: Event | None = None  # the `error` event that was passed on
-    _terminal: Event | None = None
-    _whole: Mapping[str, Any] | None = None
-    _body_bytes: int = 0
+    __slots__ = ("_body_bytes", "_terminal", "_whole", "created", "error", "is_changed", "is_started")
+    is_started: bool
+    """Whether a batch was passed on: before that an error is still an HTTP status."""
+    is_changed: bool
+    """Whether a reply check changed an event: the cache keeps only what a backend said."""
+    created: Event | None
+    error: Event | None
+    """The `error` event that was passed on."""
+    _terminal: Event | None
+    _whole: Mapping[str, Any] | None
+    _body_bytes: int
 
     def see_whole(self, response: Mapping[str, Any], size_bytes: int) -> None:
         """Record a response that came as one body of this size, in place of the events that stand for it."""

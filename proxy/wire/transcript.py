@@ -7,12 +7,10 @@ Deltas are parsed only when an item has to be closed before its end.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from msgspec import field
-
 from proxy.wire.errors import Unavailable
 from proxy.wire.event import TERMINALS, Batch, Event, MessageRun, Run, type_of
 from proxy.wire.items import JSON, in_order
-from proxy.wire.packed_run import NOTHING, Common, join_runs
+from proxy.wire.packed_run import NOTHING, join_runs
 from proxy.wire.partial_item import end_items, index_of
 from proxy.wire.passage import Outlet, Reserve
 from proxy.wire.reply_bounds import ReplyBounds
@@ -34,33 +32,36 @@ MAX_MARKS = 10_000
 ITEM_EVENTS = frozenset({"response.output_item.added", "response.output_item.done"})
 KEPT_EVENTS = ITEM_EVENTS | TERMINALS | {"response.created"}
 """The events of which what was parsed is kept."""
-Items = dict[tuple[int, str | None], Any]
 
 
-class Transcript(ReplyBounds, eq=False):
+class Transcript(ReplyBounds):
     """Follows one reply. Keeps finished items, the frames of open ones up to LOG_BYTES, and all frames on request.
 
     When two open items have one index, the later one replaces the earlier.
     """
 
-    is_changed: bool = False  # whether a reply check changed an event: the cache keeps only what a backend said
-    _items: Items = field(default_factory=dict)  # the finished items, by output_index and id
-    _open: dict[int, tuple[int, Event]] = field(default_factory=dict)  # place in the log and `added` event, by index
-    _last: Event | Run | None = None
-    _log: list[Event | Run] = field(default_factory=list)
-    _loose: list[bytes] = field(default_factory=list)  # runs that came one by one behind the log, and are not joined
-    _loose_type: type[Run] = Run
-    _common: Common = NOTHING
-    _log_bytes: int = 0  # of the log and loose runs
-    _room_bytes: int = 0  # of loose runs that need no more memory reserved
-    _is_log_full: bool = False
-    _frame_limit: int | None = None
-    _clock: Callable[[], float] | None = None
-    _marks: list[tuple[float, int]] = field(default_factory=list)
-    _numbered: Numbered | None = None  # the last unit with a sequence number that is not in the log
-    _item_bytes: int = 0
-    _parsed_bytes: int = 0
-    _output: list[Any] | None = None  # what was composed in place of an empty output
+    __slots__ = (
+        "_clock", "_common", "_frame_limit", "_is_log_full", "_item_bytes", "_items", "_last", "_log", "_log_bytes",
+        "_loose", "_loose_type", "_marks", "_numbered", "_open", "_output", "_parsed_bytes", "_room_bytes",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.is_started = self.is_changed = False
+        self.created = self.error = self._terminal = self._whole = None
+        self._items: dict[tuple[int, str | None], Any] = {}  # the finished items, by output_index and id
+        self._open: dict[int, tuple[int, Event]] = {}  # by output_index: where it is in the log, and its `added` event
+        self._last: Event | Run | None = None
+        self._log: list[Event | Run] = []
+        self._loose: list[bytes] = []  # what came as runs one by one behind the log, and is not joined yet
+        self._loose_type, self._common = Run, NOTHING
+        self._log_bytes = self._room_bytes = 0  # of the log and loose runs; of those that need no more memory reserved
+        self._is_log_full = False
+        self._frame_limit: int | None = None
+        self._clock: Callable[[], float] | None = None
+        self._marks: list[tuple[float, int]] = []
+        self._numbered: Numbered | None = None  # the last unit with a sequence number that is not in the log
+        self._item_bytes = self._parsed_bytes = self._body_bytes = 0
+        self._output: list[Any] | None = None  # what was composed in place of an empty output
 
     def keep_frames(self, limit_bytes: int, clock: Callable[[], float] | None = None) -> None:
         """Keep every frame for `frames`, as long as they fit. Call it before the first batch.
@@ -248,7 +249,7 @@ class Transcript(ReplyBounds, eq=False):
         if self._output is None:
             is_whole = (self.final or {}).get("status") == "completed"
             unfinished = self.cut_open_items("completed" if is_whole and not self._is_log_full else "incomplete")
-            items: Items = dict(self._items)
+            items: dict[tuple[int, str | None], Any] = dict(self._items)
             items.update({(index, None): item for index, item in unfinished})
             self._output = in_order(items)
         return self._output

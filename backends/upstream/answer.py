@@ -75,7 +75,8 @@ async def read_reply(
     if len(start) < SHORTEST_START:
         start = await _read_more(start, answer, decoder)
     if not start.startswith(b"{") and _is_stream(start, is_called_stream=is_called_stream):
-        answer.count_events()
+        if not is_called_stream:
+            answer.count_events()
         return Reply(200, headers, batches=Stream(answer, context, limits, decoder, start))
     body = await read_body(answer, limits, context, decoder, start)
     _count(*await context.run(len(body), parsed_size, body, MAX_VALUES), context)
@@ -169,8 +170,6 @@ def _parse_response(body: bytes) -> Mapping[str, Any]:
 
 async def read_rest(answer: UpstreamAnswer) -> None:
     """Read what follows the terminal event, so that the connection can be reused."""
-    if answer.is_complete:  # almost always
-        return
     with suppress(BackendError, TimeoutError):
         async with asyncio.timeout(REST_TIMEOUT_S):
             while await answer.read():

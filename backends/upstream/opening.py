@@ -51,7 +51,8 @@ class Opening(Generic[A]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            if self._stream is not None and self._stream.is_complete and error is None:
-                await read_rest(self._stream.answer)
+            stream = self._stream
+            if stream is not None and stream.is_complete and error is None and not stream.answer.is_complete:
+                await read_rest(stream.answer)
         finally:
             self._answer.close()

@@ -1,6 +1,7 @@
 """A streamed answer: parses what arrives in steps, between which other calls have a turn."""
 
 import asyncio
+from collections.abc import Awaitable
 from functools import partial
 
 from backends.upstream.body import AnswerLimits, UpstreamAnswer, read_chunk
@@ -47,7 +48,14 @@ class Stream(Passage):
     async def __anext__(self) -> Batch:
         parser = self._parser
         while not self._is_ended or parser.has_more:
-            batch = await (self._continue() if parser.has_more else self._receive())
+            if parser.has_more:
+                batch = await self._continue()
+            else:
+                step, before = self._take_step(self._received or await self._read()), parser.pending_bytes
+                is_large = before >= DENSE_BYTES
+                batch = await self._context.run_large(self._parse, step) if is_large else self._parse(step)
+                if (after := parser.pending_bytes) != before:
+                    self._context.memory.grow(after - before)
             if self._repairs is not None:
                 batch = await self._mend(batch, self._repairs)
             if parser.has_more or not batch or len(batch) > STEP_UNITS:
@@ -59,22 +67,15 @@ class Stream(Passage):
                 return batch
         raise StopAsyncIteration
 
-    async def _receive(self) -> Batch:
-        """Return the units of what comes next, a step of it at most."""
-        if self._received:
-            chunk, self._received = self._received, b""
-        elif self._decoder.is_plain:
-            chunk = await self.answer.read()
-        else:
-            chunk = await read_chunk(self.answer, self._decoder)
-        self._is_ended = not chunk
-        if len(chunk) > self._step_bytes:
-            self._received, chunk = chunk[self._step_bytes :], chunk[: self._step_bytes]
-        before = self._parser.pending_bytes
-        batch = await self._context.run_large(self._parse, chunk) if before >= DENSE_BYTES else self._parse(chunk)
-        if (after := self._parser.pending_bytes) != before:
-            self._context.memory.grow(after - before)
-        return batch
+    def _read(self) -> Awaitable[bytes]:
+        """Return what comes next, decompressed; b"" at the end. Raises BackendError."""
+        return self.answer.read() if self._decoder.is_plain else read_chunk(self.answer, self._decoder)
+
+    def _take_step(self, received: bytes) -> bytes:
+        """Return what is parsed next of what was received, and keep the rest."""
+        self._is_ended = not received
+        self._received = received[self._step_bytes :]
+        return received[: self._step_bytes]
 
     async def _continue(self) -> Batch:
         """Return the next units of what was received. A frame of many values is parsed in a thread."""

@@ -54,7 +54,6 @@ async def send_stream(
 
     Raises what the reply raises before anything was written, and ConnectionError when the client has disconnected.
     """
-    batches = aiter(batches)
     is_head = request.method == "HEAD"
     first = None if is_head else await anext(batches, None)  # a default of () is a SystemError in Python 3.11
     answer = begun()
@@ -65,26 +64,30 @@ async def send_stream(
     if is_head:
         await answer.end_stream()
         return answer
-    heartbeats.add(answer)
     try:
-        is_ended = first is not None and await _write_batch(answer, first)
+        if first is not None and await _write_batch(answer, first):
+            async for _ in batches:  # nothing follows, but what was opened ends now
+                pass
+            return answer
         first = None  # its events would stay in memory for as long as the stream takes
-        await _write_rest(answer, batches, is_ended=is_ended)
+        heartbeats.add(answer)
+        try:
+            await _write_rest(answer, batches)
+        finally:
+            heartbeats.discard(answer)
     except Exception:
         if request.transport is not None:
             request.transport.abort()  # a regular end would look like a complete answer
         raise
-    finally:
-        heartbeats.discard(answer)
     return answer
 
 
-async def _write_rest(answer: Answer, batches: AsyncIterator[Batch], *, is_ended: bool) -> None:
+async def _write_rest(answer: Answer, batches: AsyncIterator[Batch]) -> None:
     """Write what follows the first batch, and the sentinel if no batch was the last one."""
-    if not is_ended:
-        forward_runs(batches, answer.write_run)
+    forward_runs(batches, answer.write_run)
+    is_ended = False
     async for batch in batches:
-        if is_ended:  # nothing follows, but what was opened ends now
+        if is_ended:  # as above
             continue
         if len(batch) == 1 and batch[0].type == "" and len(frames := batch[0].sse) < PIECE_BYTES:  # most are deltas
             if answer.write_now(frames):

@@ -104,12 +104,14 @@ class GuardedStream(Passage):
 
     def _bind_now(self, batch: Batch, binder: Binder) -> list[Mapping[str, Any]]:
         """Bind the ids of the response objects in a batch; return those of which binding has to be waited for."""
+        context = self._context
         left: list[Mapping[str, Any]] = []
         for unit in reversed(batch):  # the last one first: with its id all items of a short stream are bound
-            if unit.type in LIFECYCLE and isinstance(unit, Event) and self._context.has_new_ids(unit.response):
-                is_bound = unit.type in TERMINALS and binder.bind_now(self._call, self._context, unit.response)
-                if not is_bound:
-                    left.append(unit.response)
+            if unit.type not in LIFECYCLE or not isinstance(unit, Event) or not context.has_new_ids(unit.response):
+                continue
+            response = unit.response
+            if not (unit.type in TERMINALS and binder.bind_now(self._call, context, response)):
+                left.append(response)
         return left
 
     async def _complete(self, batch: Batch) -> Batch:

@@ -1,5 +1,6 @@
 """What belongs to one call while it runs, passed down the path beside the call itself."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -69,6 +70,19 @@ class Binder(Protocol):
         """Bind those of the items of a complete reply that are not bound yet, before its last event is passed on."""
 
 
+class CallClient(Protocol):
+    """The client of a call, which is cancelled when the client disconnects."""
+
+    def hold_call(self) -> bool:
+        """Let the call go on without the client: others wait for its reply. Returns whether it still runs."""
+
+    def release_call(self, *, is_needed: bool = False) -> "asyncio.Task[None] | None":
+        """Let the call end with the client again.
+
+        If the client has disconnected, the call is cancelled unless it is needed; its task is returned then.
+        """
+
+
 class Context(msgspec.Struct, eq=False):
     """The state of one call: caller, received headers, answer headers, telemetry, transcript, cleanup.
 
@@ -84,7 +98,7 @@ class Context(msgspec.Struct, eq=False):
     backend must begin to answer. `held_fields` are fields of the request that the gateway enforces itself, so that
     a backend need not receive them. `memory` counts what the call's bodies take. `values` is how many JSON values
     the call's body has: work on it takes time by them, however short it is.
-    `usage` counts it; None: usage is not counted.
+    `usage` counts it; None: usage is not counted. `client` is that of a call whose reply is sent as a whole, over HTTP.
     """
 
     request_id: str
@@ -112,6 +126,7 @@ class Context(msgspec.Struct, eq=False):
     quote: Quote | None = None
     target: str | None = None
     binder: Binder | None = None
+    client: CallClient | None = None
     chain: str | None = None
     response_fields: Mapping[str, Any] = NOTHING
     held_fields: frozenset[str] = NO_FIELDS

@@ -179,11 +179,13 @@ class Cache:
         """
         fallback = None if slot.fallback is None else slot.fallback.reply(call, context.followed)
         try:
-            if slot.can_be_shared:
+            if not slot.can_be_shared:
+                reply = await context.cleanup.enter_async_context(opening)
+            elif (own := self._flights.begin(slot, call, context)) is not None:
+                reply = await own.open(opening)
+            else:
                 look_again = partial(self._look_again, slot, call, context)
                 reply = await self._flights.share(slot, opening, call, context, look_again)
-            else:
-                reply = await context.cleanup.enter_async_context(opening)
         except BackendError as error:
             if slot.fallback is None or fallback is None or error.status not in FAILED:
                 raise

@@ -1,7 +1,7 @@
 """One reply of a backend for several calls: identical calls in flight share one upstream call.
 
 A flight reads the reply in a task of its own, as fast as its fastest reader. Each reader gets every batch from the
-first one on. The work ends when the last reader leaves.
+first one on. The work ends when the last reader leaves. A body that a call has opened itself is only passed on.
 """
 
 import asyncio
@@ -52,11 +52,11 @@ class Flight:
     _failure: BaseException | None = None
     _is_ended = False
     _is_given_up = False  # whether the work is ended before its end: no other call may join
+    _task: asyncio.Task[None] | None = None
     _ending: asyncio.Task[None] | None = None
 
     def __init__(
-        self, opening: AbstractAsyncContextManager[Reply], keep_bytes: int,
-        keep_behind: Callable[[], Behind] | None = None, is_wanted: IsWanted | None = None,
+        self, keep_bytes: int, keep_behind: Callable[[], Behind] | None = None, is_wanted: IsWanted | None = None
     ) -> None:  # fmt: skip
         """`keep_bytes` is how much of a reply is kept for calls that join, and how far a reader may be behind.
 
@@ -71,7 +71,25 @@ class Flight:
         self._ends: list[int] = []  # of each batch: how many bytes of the reply there are after it
         self._positions: dict[int, int] = {}  # of each reader: the number of its next batch
         self._waiting: list[asyncio.Future[None]] = []
+
+    def begin(self, opening: AbstractAsyncContextManager[Reply]) -> None:
+        """Open the reply, and read it, in a task."""
         self._task = self._loop.create_task(self._run(opening))
+
+    def pass_on(self, body: Reply) -> None:
+        """Give the readers a body that was opened elsewhere."""
+        self._head, self._is_ended = body, True
+        self._wake()
+
+    def fail(self, failure: BaseException) -> None:
+        """Let each reader raise why there is no reply."""
+        self._failure, self._is_ended = failure, True
+        self._wake()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it reads the reply itself."""
+        return self._task is not None
 
     @property
     def can_be_joined(self) -> bool:
@@ -117,13 +135,13 @@ class Flight:
         self._positions.pop(reader, None)
         if self._waiting:
             self._wake()  # the flight may have waited for this reader
-        if self._positions or (self._behind is None and self._task.done()):
+        if self._positions or self._task is None or (self._behind is None and self._task.done()):
             return None
-        return self._leave_last()
+        return self._leave_last(self._task)
 
-    async def _leave_last(self) -> None:
-        if not self._task.done():
-            await self._end()
+    async def _leave_last(self, task: asyncio.Task[None]) -> None:
+        if not task.done():
+            await self._end(task)
         if self._behind is not None and not self._positions:
             await self._behind.close()
 
@@ -227,22 +245,22 @@ class Flight:
             if not change.done():
                 change.set_result(None)
 
-    async def _end(self) -> None:
+    async def _end(self, task: asyncio.Task[None]) -> None:
         """End the work, and wait until it has ended; if someone else needs it, it ends later."""
         if not self.last:
             if self._is_wanted is not None and not self._is_ended and await self._is_wanted():
-                self._ending = asyncio.create_task(self._end_later(self._is_wanted))
+                self._ending = asyncio.create_task(self._end_later(task, self._is_wanted))
             elif self._positions:  # a call has joined meanwhile
                 return
             else:
                 self._is_given_up = True
-                self._task.cancel()
-        await asyncio.wait([self._task])  # what it has used is known then
+                task.cancel()
+        await asyncio.wait([task])  # what it has used is known then
 
-    async def _end_later(self, is_wanted: IsWanted) -> None:
+    async def _end_later(self, task: asyncio.Task[None], is_wanted: IsWanted) -> None:
         while True:
             await asyncio.sleep(WANTED_S)
             if self._is_ended or not (self._positions or await is_wanted() or self._positions):
                 self._is_given_up = True
-                self._task.cancel()
+                task.cancel()
                 return

@@ -10,13 +10,14 @@ from proxy.context import Context
 from proxy.wire.event import Reply
 
 
-class Keeping:
+class Keeping(Struct, eq=False):
     """Which of the calls that share an answer keeps it: the first one that has all of it, whichever left before.
 
     `is_begun`: a call keeps it, and no other one does.
     """
 
-    is_begun = _has_ended = False
+    is_begun: bool = False
+    _has_ended: bool = False
     _waiting: asyncio.Event | None = None  # made for the first call that waits
 
     def end(self) -> None:

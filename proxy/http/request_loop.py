@@ -28,8 +28,8 @@ class RequestLoop(BoundedHeads):
     """A connection that answers its requests in one task."""
 
     __slots__ = (
-        "_idle_timeout_s", "_idle_timer", "_max_body_bytes", "_timers", "is_admitted", "is_draining", "is_stalled",
-        "remote", "sender",
+        "_held_call", "_idle_timeout_s", "_idle_timer", "_is_call_held", "_max_body_bytes", "_timers", "is_admitted",
+        "is_draining", "is_stalled", "remote", "sender",
     )  # fmt: skip
 
     _messages: Any
@@ -47,6 +47,8 @@ class RequestLoop(BoundedHeads):
         # its body had arrived. It is asked to go on only after the queue was full.
         self._max_msg_queue_size -= 1
         self._max_body_bytes = max_body_bytes
+        self._is_call_held = False  # whether the call goes on when the client disconnects
+        self._held_call: asyncio.Task[None] | None = None  # one that has gone on
         self.is_admitted = True  # False: over the limit of connections, its one request is refused
         self.is_draining = False  # whether the next answer is the last on this connection
         self.is_stalled = False  # whether it was closed because its client did not read
@@ -63,6 +65,8 @@ class RequestLoop(BoundedHeads):
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._idle_timer is not None:
             self._timers.cancel(self._idle_timer)
+        if self._is_call_held:
+            self._held_call, self._task_handler = self._task_handler, None  # which aiohttp would cancel
         super().connection_lost(exc)
 
     def _expect_request(self) -> None:
@@ -79,6 +83,20 @@ class RequestLoop(BoundedHeads):
             self._idle_timer = self._timers.start(due, self)
         elif self._waiter is not None and not self._waiter.done():
             self.force_close()
+
+    def hold_call(self) -> bool:
+        """Let the call go on when the client disconnects. Returns False if it has, and the call is cancelled."""
+        self._is_call_held = True
+        return self.transport is not None or self._held_call is not None
+
+    def release_call(self, *, is_needed: bool = False) -> asyncio.Task[None] | None:
+        """Let the call end with the client again; cancel one that has gone on, unless it is needed, and return it."""
+        self._is_call_held = False
+        call, self._held_call = self._held_call, None
+        if call is None or is_needed:
+            return None
+        call.cancel()
+        return call
 
     async def start(self) -> None:
         """Answer requests until the connection is to be closed. aiohttp makes this the connection's task."""

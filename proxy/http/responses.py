@@ -46,6 +46,7 @@ class Responses:
             context = self.ingress.context(exchange, caller, memory)
             if is_stream:
                 return await self._stream(call, exchange, context)
+            context.client = exchange.request.protocol
             async with context.cleanup:
                 return await self.ingress.send(exchange, await self.pipeline.reply(call, context))
 

@@ -10,7 +10,6 @@ import pytest
 
 from proxy.cache import overflow
 from proxy.cache.overflow import MESSAGE_BYTES, Overflow
-from proxy.cache.single_flight import Flight
 from proxy.cache.vault import Vault
 from proxy.cache.vault_keys import PREFIX, Partition
 from proxy.stores import Store, StoreError
@@ -19,7 +18,7 @@ from proxy.stores.redis import RedisStore
 from proxy.stores.sqlite import SqliteStore
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Event, Run
-from tests.cache.test_single_flight import Source, read_all, settle
+from tests.cache.test_single_flight import Source, flying, read_all, settle
 from tests.redis_server import RedisServer
 
 BLOCKS = [b"%c" % (97 + number) * 100_000 for number in range(20)]
@@ -60,7 +59,7 @@ async def sse_of(behind: Overflow, offset: int, size: int) -> bytes:
 async def test_a_slow_reader_gets_the_whole_reply(store: Store, secret: bytes):
     """From the journal, and then from what is kept again; the fast one does not wait, and the journal is deleted."""
     source, before = Source(), await journals(store)
-    flight = Flight(source.opening(), 1000, partial(overflow_of, store, secret))
+    flight = flying(source.opening(), 1000, partial(overflow_of, store, secret))
     async with flight.join() as slow:
         assert slow.batches is not None
         reading = aiter(slow.batches)
@@ -78,7 +77,7 @@ async def test_a_slow_reader_gets_the_whole_reply(store: Store, secret: bytes):
 async def test_a_slow_reader_that_is_alone_slows_the_backend_down():
     """It is read no faster than a bound ahead of it once the others have left."""
     source = Source()
-    flight = Flight(source.opening(), 1000, partial(overflow_of, MemoryStore()))
+    flight = flying(source.opening(), 1000, partial(overflow_of, MemoryStore()))
     async with flight.join() as slow:
         assert slow.batches is not None
         reading = aiter(slow.batches)
@@ -155,7 +154,7 @@ class FailingStore(MemoryStore):
 async def test_what_the_store_does_not_keep_is_an_error_of_the_reader(make_store: Callable[[], Store]):
     """Not of the others."""
     source = Source()
-    flight = Flight(source.opening(), 1000, partial(overflow_of, make_store()))
+    flight = flying(source.opening(), 1000, partial(overflow_of, make_store()))
     async with flight.join() as slow:
         assert slow.batches is not None
         reading = aiter(slow.batches)

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,13 @@ class Source:
             self.queue.put_nowait(item)
 
 
+def flying(opening: AbstractAsyncContextManager[Reply], *settings: Any) -> Flight:
+    """Return a flight that opens and reads a reply."""
+    flight = Flight(*settings)
+    flight.begin(opening)
+    return flight
+
+
 async def read_all(flight: Flight) -> bytes:
     async with flight.join() as reply:
         assert reply.batches is not None
@@ -54,7 +62,7 @@ async def settle() -> None:
 async def test_every_reader_gets_every_batch():
     """Whenever it joined."""
     source = Source()
-    flight = Flight(source.opening(), 1000)
+    flight = flying(source.opening(), 1000)
     early = [asyncio.create_task(read_all(flight)) for _ in range(3)]
     source.send(b"a", b"b")
     await settle()
@@ -69,7 +77,7 @@ async def test_every_reader_gets_every_batch():
 async def test_a_body_is_the_same_for_every_reader():
     """Its opening has ended when they read it."""
     source = Source(body=b"{}")
-    flight = Flight(source.opening(), 1000)
+    flight = flying(source.opening(), 1000)
     async with flight.join() as one, flight.join() as other:
         assert one.body == other.body == b"{}"
         assert source.is_closed
@@ -78,7 +86,7 @@ async def test_a_body_is_the_same_for_every_reader():
 async def test_the_work_ends_with_the_last_reader():
     """Not with the first one."""
     source = Source()
-    flight = Flight(source.opening(), 1000)
+    flight = flying(source.opening(), 1000)
     readers = [asyncio.create_task(read_all(flight)) for _ in range(2)]
     source.send(b"a")
     await settle()
@@ -94,7 +102,7 @@ async def test_the_work_ends_with_the_last_reader():
 async def test_the_work_has_ended_when_the_last_reader_has_left():
     """Leaving the block waits for it."""
     source = Source()
-    flight = Flight(source.opening(), 1000)
+    flight = flying(source.opening(), 1000)
     async with flight.join():
         pass
 
@@ -104,7 +112,7 @@ async def test_the_work_has_ended_when_the_last_reader_has_left():
 async def test_every_reader_gets_a_failure():
     """After what came before it; no call can join any more."""
     source = Source()
-    flight = Flight(source.opening(), 1000)
+    flight = flying(source.opening(), 1000)
     readers = [asyncio.create_task(read_all(flight)) for _ in range(2)]
     source.send(b"a", BackendError("cut"))
     results = await asyncio.gather(*readers, return_exceptions=True)
@@ -121,17 +129,17 @@ async def test_a_failure_to_open_is_one_of_every_reader():
         raise BackendError("refused")
         yield Reply(200, {})
 
-    flight = Flight(failing(), 1000)
+    flight = flying(failing(), 1000)
     for _ in range(2):
         with pytest.raises(BackendError, match="refused"):
             await read_all(flight)
-    Flight(failing(), 1000)
+    flying(failing(), 1000)
     await settle()
 
 
 async def test_a_flight_that_was_cancelled_before_it_began_ends():
     """Its only reader left at once."""
-    flight = Flight(Source().opening(), 1000)
+    flight = flying(Source().opening(), 1000)
     reader = asyncio.create_task(read_all(flight))
     await asyncio.sleep(0)
     reader.cancel()
@@ -143,7 +151,7 @@ async def test_a_flight_that_was_cancelled_before_it_began_ends():
 async def test_a_slow_reader_delays_no_other_one_and_is_cut():
     """It gets an error once what it lacks is no longer kept; the fast one has everything."""
     source = Source()
-    flight = Flight(source.opening(), 1000)
+    flight = flying(source.opening(), 1000)
     block = b"x" * 100_000
     async with flight.join() as slow:
         assert slow.batches is not None
@@ -162,7 +170,7 @@ async def test_a_slow_reader_delays_no_other_one_and_is_cut():
 async def test_a_lone_slow_reader_gets_everything():
     """The backend is read no faster than a bound ahead of it."""
     source = Source()
-    flight = Flight(source.opening(), 1000)
+    flight = flying(source.opening(), 1000)
     block = b"x" * 100_000
     async with flight.join() as reply:
         assert reply.batches is not None
@@ -178,7 +186,7 @@ async def test_a_lone_slow_reader_gets_everything():
 async def test_a_long_reply_can_be_joined_until_its_beginning_is_dropped():
     """Which happens when every reader has it and it is larger than what is kept."""
     source = Source()
-    flight = Flight(source.opening(), 1000)
+    flight = flying(source.opening(), 1000)
     reader = asyncio.create_task(read_all(flight))
     source.send(b"x" * 900)
     await settle()
@@ -203,7 +211,7 @@ async def test_a_flight_that_is_given_up_cannot_be_joined():
             ending.set()
             await may_end.wait()
 
-    flight = Flight(opening(), 1000)
+    flight = flying(opening(), 1000)
     reader = flight.enter()
     await flight.reply(reader)
     could_be_joined = flight.can_be_joined

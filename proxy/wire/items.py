@@ -12,7 +12,7 @@ Items also come from upstreams: whatever they hold, the composed events are well
 Source: https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 JSON = dict[str, Any]
@@ -116,34 +116,51 @@ def finished_item(item: JSON, text: str, logprobs: Sequence[JSON]) -> JSON:
 
 
 def closing_events(item: JSON) -> list[ItemEvent]:
-    """Return the events before the last of a streamed item."""
-    return [event for event in inner_events(item) if event[0].endswith(".done")]
+    """Return the events before the last of a streamed item, which has one part."""
+    kind = item["type"]
+    return _string_done(item, kind) if kind in STRING_FIELDS else _part_done(item["content"][0], 0)
 
 
 def _string_events(item: JSON, kind: str) -> list[ItemEvent]:
     field, event = STRING_FIELDS[kind]
-    value = item.get(field)
-    text = value if isinstance(value, str) else ""
+    return [(event + ".delta", {"delta": _text_in(item, field)}), *_string_done(item, kind)]
+
+
+def _string_done(item: JSON, kind: str) -> list[ItemEvent]:
+    field, event = STRING_FIELDS[kind]
     name = {"name": item.get("name")} if kind == "function_call" else {}
-    return [(event + ".delta", {"delta": text}), (event + ".done", {**name, field: text})]
+    return [(event + ".done", {**name, field: _text_in(item, field)})]
 
 
-def _part_events(part: JSON, index: int) -> Iterator[ItemEvent]:
+def _part_events(part: JSON, index: int) -> list[ItemEvent]:
     known = PART_TYPES[part["type"]]
-    value = part.get(known.text_field)
-    text = value if isinstance(value, str) else ""
-    position = {known.index_field: index}
-    extra: JSON = {"logprobs": part.get("logprobs") or []} if part["type"] == "output_text" else {}
-    yield _part_added(part, index)
-    yield known.text_event + ".delta", {**position, "delta": text, **extra}
-    yield known.text_event + ".done", {**position, known.text_field: text, **extra}
-    yield known.part_event + ".done", {**position, "part": part}
+    delta = {known.index_field: index, "delta": _text_in(part, known.text_field), **_logprobs_of(part)}
+    return [_part_added(part, index), (known.text_event + ".delta", delta), *_part_done(part, index)]
+
+
+def _part_done(part: JSON, index: int) -> list[ItemEvent]:
+    known = PART_TYPES[part["type"]]
+    position, text = {known.index_field: index}, {known.text_field: _text_in(part, known.text_field)}
+    return [
+        (known.text_event + ".done", {**position, **text, **_logprobs_of(part)}),
+        (known.part_event + ".done", {**position, "part": part}),
+    ]
+
+
+def _logprobs_of(part: JSON) -> JSON:
+    """Return the field that only events of a message's text have."""
+    return {"logprobs": part.get("logprobs") or []} if part["type"] == "output_text" else {}
 
 
 def _part_added(part: JSON, index: int) -> ItemEvent:
     known = PART_TYPES[part["type"]]
     empty = part | {known.text_field: ""} | known.defaults
     return known.part_event + ".added", {known.index_field: index, "part": empty}
+
+
+def _text_in(value: JSON, field: str) -> str:
+    text = value.get(field)
+    return text if isinstance(text, str) else ""
 
 
 def _type_of(item: JSON) -> str:

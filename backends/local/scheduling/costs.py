@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from msgspec import Struct
+
 # Further rows may make a step take this many times as long as a step of one row.
 MAX_SLOWDOWN = 4
 MIN_MAX_ROWS, MAX_MAX_ROWS = 8, 64
@@ -48,8 +50,7 @@ class Costs:
         return load.rows * load.shortest_prompt * self.prefill_s_per_token + decode_s
 
 
-@dataclass(frozen=True, slots=True)
-class BatchLoad:
+class BatchLoad(Struct, frozen=True, gc=False):
     """The work of a batch in tokens, summed up row by row."""
 
     rows: int = 0

@@ -222,14 +222,14 @@ class Local(Backend):
     @asynccontextmanager
     async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
         team, request = context.caller.team, await self._parse(call, context)
-        headers = _headers(call, request)
         if call.operation == "input_tokens":
             counted = {"object": "response.input_tokens", "input_tokens": len(request.prompt)}
-            yield response_reply(counted, headers)
+            yield response_reply(counted, _headers(call, request))
             return
-        builder = ResponseBuilder(request, self._model.tokenizer, context.response_fields)
         async with self._engine.generate(request.prompt, request.options, team=team) as generation:
-            yield Reply(200, headers, batches=builder.batches(generation, context.followed))
+            await asyncio.sleep(0)  # calls that came together are all with the engine before an answer is begun
+            builder = ResponseBuilder(request, self._model.tokenizer, context.response_fields)
+            yield Reply(200, _headers(call, request), batches=builder.batches(generation, context.followed))
 
     async def _parse(self, call: Call, context: Context) -> LocalRequest:
         """Return a call as the engine needs it. Raises RequestError, and BackendError while too many wait."""

@@ -6,7 +6,9 @@ import orjson
 import pytest
 
 from backends.local import Local
+from backends.local.answer import ResponseBuilder
 from backends.local.host.device import count_cores
+from backends.local.host.thread_engine import ThreadEngine
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, RequestError
 from tests.backends.local.conftest import WEATHER, ask, respond
@@ -34,6 +36,28 @@ async def test_a_request_is_answered(folder, start_local):
         *(events[-1].response[name] for name in ("model", "max_output_tokens", "temperature", "store")),
         events[-1].response["usage"]["output_tokens"],
     ) == ("tiny", 16, 0.0, False, 3)
+
+
+async def test_jobs_of_calls_that_come_together_are_submitted_before_answers_begin(folder, start_local, monkeypatch):
+    """So that the model starts with all of them sooner."""
+    local, steps = await start_local(folder), []
+
+    class RecordedBuilder(ResponseBuilder):
+        def __init__(self, *args):
+            steps.append("begin")
+            super().__init__(*args)
+
+    submit = ThreadEngine._submit
+
+    async def record_submit(engine, job):
+        steps.append("submit")
+        await submit(engine, job)
+
+    monkeypatch.setattr("backends.local.ResponseBuilder", RecordedBuilder)
+    monkeypatch.setattr(ThreadEngine, "_submit", record_submit)
+    await asyncio.gather(ask(local, input="Hi"), ask(local, input="Hello"))
+
+    assert steps == ["submit", "submit", "begin", "begin"]
 
 
 async def test_input_tokens_of_a_call_without_input_are_counted(folder, start_local):

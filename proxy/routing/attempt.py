@@ -72,7 +72,8 @@ class Attempt(Struct, eq=False):
             if reply.batches is not None:
                 beginning = begin(reply)
                 reply, first_error = await (beginning if deadline is None else in_time(deadline, beginning))
-            outcome = AttemptOutcome(call, reply, None, first_error)
+            is_success = reply.status == 200 and first_error is None
+            outcome = AttemptOutcome(call, reply, None, first_error, is_success)
         except BackendError as error:
             outcome = self._failed(error)
         except BaseException as error:

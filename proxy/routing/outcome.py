@@ -19,6 +19,7 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from policies.support.tools import offers_server_tools
 from proxy.routing.advice import delay_of, wants_retry
@@ -60,22 +61,17 @@ class Next(Enum):
     ANY_TARGET = "any target"
 
 
-class AttemptOutcome:
+class AttemptOutcome(Struct, eq=False):
     """A reply whose first event is there, or the error that came instead.
 
-    `first_error` is the code of the error with which the stream begins.
+    `is_success` is whether the reply has the status 200 and does not begin with an error, whose code is `first_error`.
     """
 
-    __slots__ = ("call", "error", "first_error", "is_success", "reply")
-
-    def __init__(
-        self, call: Call, reply: Reply | None = None, error: BackendError | None = None, first_error: str | None = None
-    ) -> None:
-        self.call = call
-        self.reply = reply
-        self.error = error
-        self.first_error = first_error
-        self.is_success = reply is not None and reply.status == 200 and first_error is None
+    call: Call
+    reply: Reply | None = None
+    error: BackendError | None = None
+    first_error: str | None = None
+    is_success: bool = False
 
     @property
     def status(self) -> int:

@@ -24,9 +24,10 @@ def require_stream(call: Call, context: Context, enforced: Sequence[str]) -> Cal
 
     `enforced` names the policies that the backend itself enforces. A rule that only reports changes nothing.
     """
-    if call.is_stream or call.body.get("background"):
+    checks = context.get(REPLY_CHECKS)
+    if not checks or call.is_stream or call.body.get("background"):
         return call
-    for check in context.get(REPLY_CHECKS) or ():
+    for check in checks:
         if check.needs_stream and check.is_enforced and check.rule.name not in enforced:
             return call.with_fields(stream=True)
     return call

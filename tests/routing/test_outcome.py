@@ -97,7 +97,7 @@ def test_what_follows(outcome: AttemptOutcome, following: Next, is_fault: bool):
 async def test_a_stream_that_begins_with_an_error_is_a_failure(first: list[Batch], code: str | None, following: Next):
     """Nothing of an answer is lost when it is tried again."""
     reply, first_error = await begin(Reply(200, {}, batches=batches(*first, [DELTA])))
-    outcome = AttemptOutcome(make_call(), reply, first_error=first_error)
+    outcome = AttemptOutcome(make_call(), reply, None, first_error, first_error is None)
 
     assert (first_error, outcome.next) == (code, following)
     assert reply.batches is not None

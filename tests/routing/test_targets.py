@@ -52,8 +52,8 @@ def test_attempts_are_counted_by_what_they_came_to():
     target, call = target_of(), make_call()
     assert target.attempts == {}
     for outcome in (
-        AttemptOutcome(call, Reply(200, {}, body=b"{}", response={})),
-        AttemptOutcome(call, Reply(200, {}, body=b"{}", response={})),
+        AttemptOutcome(call, Reply(200, {}, body=b"{}", response={}), is_success=True),
+        AttemptOutcome(call, Reply(200, {}, body=b"{}", response={}), is_success=True),
         AttemptOutcome(call, Reply(429, {}, body=b"{}")),
         AttemptOutcome(call, error=BackendError("Gone.", code="upstream_reset")),
     ):

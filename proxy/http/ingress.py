@@ -102,12 +102,18 @@ class Ingress:
             memory.grow(found.parsed_bytes)
             exchange.values = found.values
             return found.parsed if found.parsed.headers == headers else found.parsed.with_headers(headers)
+        if not raw and operation in OPTIONAL_BODIES:
+            raw = b"{}"
+        if self._count_short(raw, exchange, memory):
+            call = parse_call(
+                raw, headers=headers, query=head.query, max_values=self.max_values, operation=operation,
+                needs_model=needs_model,
+            )  # fmt: skip
+            return _noted(call, raw, exchange, recent)
         parse = partial(
             parse_call, headers=headers, query=head.query, operation=operation, needs_model=needs_model
         )  # fmt: skip
-        if not raw and operation in OPTIONAL_BODIES:
-            raw = b"{}"
-        return self._parse_call(raw, exchange, memory, parse, recent)
+        return self._parse_large_call(raw, exchange, memory, parse, recent)
 
     async def _receive_call(
         self, exchange: Exchange, memory: MemoryLease, operation: Operation, *, needs_model: bool
@@ -116,14 +122,6 @@ class Ingress:
         raw = await self._receive(exchange, memory)
         found = self._call_in(raw, exchange, memory, operation, needs_model=needs_model)
         return found if isinstance(found, Call) else await found
-
-    def _parse_call(
-        self, raw: bytes, exchange: Exchange, memory: MemoryLease, parse: Callable[..., Call],
-        recent: RecentCalls[Call] | None,
-    ) -> Call | Awaitable[Call]:  # fmt: skip
-        if not self._count_short(raw, exchange, memory):
-            return self._parse_large_call(raw, exchange, memory, parse, recent)
-        return _noted(parse(raw, max_values=self.max_values), raw, exchange, recent)
 
     async def _parse_large_call(
         self, raw: bytes, exchange: Exchange, memory: MemoryLease, parse: Callable[..., Call],

@@ -21,6 +21,7 @@ from backends.local.decoding.sampling import (
     is_misdrawn,
     sampling_arguments,
 )
+from backends.local.decoding.thread_state import keep_thread_state
 
 # How long the grammar of one row may delay the other rows in total before its job has to continue alone.
 MAX_GRAMMAR_S = 0.5
@@ -79,6 +80,7 @@ class BatchRun:
         An exception that leaves this callback would end the batch or the process.
         """
         try:
+            keep_thread_state()
             row: int = result.batch_id
             completes_step = row == self._last_row
             ends = True

@@ -32,6 +32,7 @@ from backends.local.decoding.sampling import (
     sampling_arguments,
     token_with_logprobs,
 )
+from backends.local.decoding.thread_state import keep_thread_state
 
 # The library keeps one number for each token of the vocabulary and each step until its call returns.
 MAX_LOGITS_BYTES, FLOAT_BYTES = 67_108_864, 4
@@ -124,6 +125,7 @@ class ConstrainedAnswer:
     def on_token(self, result: Any) -> bool:
         """Process one token; return True to end the call. An exception that leaves it would end the process."""
         try:
+            keep_thread_state()
             self._called_back, self._misdraws = True, 0
             self._costs.record_token()
             return self._process(result)

@@ -18,6 +18,7 @@ from backends.local.decoding.sampling import (
     sampling_arguments,
     token_with_logprobs,
 )
+from backends.local.decoding.thread_state import keep_thread_state
 
 # What the library may keep during one call.
 MAX_LOGITS_BYTES = 67_108_864
@@ -73,6 +74,7 @@ class _TopLogprobsRow:
     def on_token(self, result: Any) -> bool:
         """Process one token; return True to end the call. An exception that leaves it would end the process."""
         try:
+            keep_thread_state()
             self._misdraws = 0
             self._draw_again = self._may_be_misdrawn and is_misdrawn(result, self._vocabulary_size)
             if not self._draw_again:

@@ -126,7 +126,7 @@ def finish_call(event: str, context: Context, *, is_asked: bool = True) -> None:
     `is_asked`: a caller has asked for it.
     """
     record = context.record
-    context.finished.add(event, context.request_id, record, context.trace)
     if context.usage is not None:
         context.usage.count(record, is_call=is_asked)
+    context.finished.add(event, context.request_id, record, context.trace)
     context.trace.end(record)

@@ -43,3 +43,7 @@ class Lasting:
     """What calls have used; None: that is not counted."""
     sockets: Counter[str] = field(default_factory=Counter)
     """How many WebSocket connections each caller has."""
+
+    def __post_init__(self) -> None:
+        if self.usage is not None:
+            self.finished.add_up_usage = self.usage.add_up

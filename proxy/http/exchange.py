@@ -104,8 +104,8 @@ class Exchange(msgspec.Struct, eq=False):
         if self._is_counted and self.calls is not None:
             self._is_counted = False
             self.calls.give_back(1, self.record.team or "")
-        self.finished.add(self.event, self.request_id, self.record, self.trace, self.template)
         if self.usage is not None:
             self.usage.count(self.record)
+        self.finished.add(self.event, self.request_id, self.record, self.trace, self.template)
         if self.trace.is_recording:
             self.trace.end(self.record)

@@ -1,4 +1,4 @@
-"""Requests that have ended, and are logged, measured and listed soon after: in batches.
+"""Requests that have ended, and are counted, logged, measured and listed soon after: in batches.
 
 The work for one takes a third of the time when it follows that for another: what it needs is in the processor's caches.
 """
@@ -35,6 +35,8 @@ class FinishedRequests:
         """`put_lines` takes their log lines as JSON; None: lines are of another format, and structlog makes them."""
         self.metrics: RequestMetrics | None = None
         """What they are added to; None: nothing is measured."""
+        self.add_up_usage: Callable[[], None] | None = None
+        """Adds up what those have used that wait too; None: that is not counted."""
         self._put_lines = put_lines
         self._lines = RequestLines()
         self._waiting: list[FinishedRequest] = []
@@ -60,7 +62,9 @@ class FinishedRequests:
             asyncio.get_running_loop().call_later(DELAY_S, self._write_due)
 
     def write(self) -> None:
-        """Log, measure and list those that wait. Call it before anything of it is read, and at the end."""
+        """Count, log, measure and list those that wait. Call it before anything of it is read, and at the end."""
+        if self.add_up_usage is not None:
+            self.add_up_usage()
         if self._waiting:
             ended, self._waiting = self._waiting, []
             self._log(ended)

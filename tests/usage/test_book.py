@@ -7,11 +7,14 @@ from itertools import count
 import pytest
 
 from proxy.telemetry.record import RequestRecord
-from proxy.usage.book import UsageBook
+from proxy.usage.book import MAX_ENDED, UsageBook
 from proxy.usage.columns import COLUMNS, Labels
 from proxy.usage.spool import Batch, Spool, open_files
 from proxy.usage.table import UsageTable
 from proxy.wire.call import Call
+from tests.conftest import StartGateway, tables_for
+from tests.raw import until
+from tests.upstream import FakeUpstream
 
 HOUR_S = 3600
 
@@ -58,6 +61,35 @@ def test_calls_are_added_up_by_the_hour_of_their_end():
         ("1970-01-01T11", Labels("t", "c", "key_1", "m", "b")): one,
     }
     assert book.cut() is None
+
+
+async def test_calls_are_added_up_with_the_log_lines_of_their_requests(
+    http, start_gateway: StartGateway, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+):
+    """Their records are kept for no longer, whatever an upstream has sent; what is asked for has all of them."""
+    waiting: list[int] = []
+    add_up = UsageBook.add_up
+
+    def count_waiting(book: UsageBook) -> None:
+        waiting.append(len(book._ended))
+        add_up(book)
+
+    monkeypatch.setattr(UsageBook, "add_up", count_waiting)
+    gateway = await start_gateway(tables_for(upstream, usage={"flush_s": 300}))
+    async with http.post(f"{gateway}/v1/responses", json={"model": "m", "input": "Hi"}) as answer:
+        await answer.read()
+    await until(lambda: sum(waiting) == 1)
+
+
+def test_no_more_calls_wait_than_a_limit():
+    """Also where there are no log lines."""
+    book, sizes = make_book(), []
+    for _ in range(3 * MAX_ENDED):
+        book.count(call())
+        sizes.append(len(book._ended))
+
+    assert (max(sizes), sizes[-1]) == (MAX_ENDED - 1, 0)
+    assert total(book.cut()) == 3 * MAX_ENDED
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from proxy.shutdown import ShuttingDown, shutdown_error
 from proxy.wire.call import Call
 from proxy.wire.ending import failure_events, incomplete_events
 from proxy.wire.errors import BackendError, BackendRefusal, Unavailable
-from proxy.wire.event import TERMINALS, Batch, Event, Run
+from proxy.wire.event import Batch, Event, Run
 from proxy.wire.passage import Outlet, Passage, forward_runs
 from proxy.wire.stream_errors import error_in, refusal_of_error, stream_cut
 from proxy.wire.transcript import Transcript
@@ -107,11 +107,10 @@ class GuardedStream(Passage):
         context = self._context
         left: list[Mapping[str, Any]] = []
         for unit in reversed(batch):  # the last one first: with its id all items of a short stream are bound
-            if unit.type not in LIFECYCLE or not isinstance(unit, Event) or not context.has_new_ids(unit.response):
-                continue
-            response = unit.response
-            if not (unit.type in TERMINALS and binder.bind_now(self._call, context, response)):
-                left.append(response)
+            if unit.type in LIFECYCLE and isinstance(unit, Event):
+                response = unit.response
+                if context.has_new_ids(response) and not binder.bind_now(self._call, context, response):
+                    left.append(response)
         return left
 
     async def _complete(self, batch: Batch) -> Batch:

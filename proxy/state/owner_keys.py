@@ -1,8 +1,8 @@
 """The keys under which owners are in the store."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
-from typing import get_args
+from typing import TypeVar, get_args
 
 from proxy.state.references import MAX_ID_CHARS, Kind, is_id
 from proxy.wire.fields import normalize
@@ -10,6 +10,9 @@ from proxy.wire.fields import normalize
 _NORMAL = b"abcdefghijklmnopqrstuvwxyz0123456789_-"
 """The characters of ids that have their normal form, as almost all."""
 
+T = TypeVar("T")
+AT_ONCE = 16
+"""How many ids of one request are read or written at a time."""
 OwnerKey = Callable[[Kind, str], str]
 """Returns the key of an id, by what the id names."""
 USUAL_ID_CHARS = 64
@@ -56,6 +59,11 @@ def item_keys(items: object, key_of: OwnerKey, *, are_kept: bool = True) -> list
             if is_id(value):
                 keys.append(key_of("container", value))
     return keys
+
+
+def portions(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield values in portions that the store is asked for at a time."""
+    return (values[start : start + AT_ONCE] for start in range(0, len(values), AT_ONCE))
 
 
 def _framed(part: str) -> bytes:

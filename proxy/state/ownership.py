@@ -7,10 +7,10 @@ conversation; what is budgeted over a chain is keyed by its id.
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 
@@ -18,7 +18,7 @@ from proxy.context import Context, Slot
 from proxy.state.held_responses import stored_reference
 from proxy.state.items import work_bytes
 from proxy.state.owner import Owner, encoded_owner
-from proxy.state.owner_keys import OwnerKey, digest_of, item_keys, owner_key, private_owner_key
+from proxy.state.owner_keys import AT_ONCE, OwnerKey, digest_of, item_keys, owner_key, portions, private_owner_key
 from proxy.state.references import (
     MAX_ID_CHARS,
     KeptReference,
@@ -41,14 +41,11 @@ from proxy.wire.transcript import Transcript
 
 log = structlog.get_logger()
 
-T = TypeVar("T")
 TTL_S = 30 * 86_400.0
 """How long an owner is remembered unless configured, in seconds: as long as OpenAI keeps a stored response.
 
 Source: https://platform.openai.com/docs/guides/your-data
 """
-AT_ONCE = 16
-"""How many ids of one request are read or written at a time."""
 KINDS: Mapping[str, Kind] = {"responses": "response", "conversations": "conversation"}
 KEPT = Slot[Sequence[KeptReference]]("ownership.kept")
 """What a request for something that exists names of the team's own."""
@@ -105,9 +102,10 @@ class Ownership:
         return context.get(_UNBOUND) is None
 
     def bind_now(self, call: Call, context: Context, response: Mapping[str, Any]) -> bool:
-        """Bind a whole response and its items, as `bind` and `bind_output`, if nothing has to be waited for.
+        """Bind a response and its items, as `bind` and `bind_output`, if nothing has to be waited for.
 
-        Returns whether they are bound: as most, which continue nothing, if they are kept in this process's memory.
+        Returns whether they are bound: as most, which continue nothing, if they are kept in this process's memory. Of
+        one without items yet, with which a stream begins, its own id is.
         """
         body, target, response_id = call.body, context.target, response.get("id")
         if self._put_new_now is None or target is None or context.chain is not None or body.get("store") is False:
@@ -115,13 +113,17 @@ class Ownership:
         if body.get("previous_response_id") is not None or body.get("conversation") is not None:
             return False
         keys = self._keys_along(call, response)
-        if not keys or type(response_id) is not str or len(response_id) > MAX_ID_CHARS or response.get("conversation"):
+        has_items = bool(keys)
+        if not has_items and (call.operation != "create" or response.get("output") != []):
+            return False
+        if type(response_id) is not str or len(response_id) > MAX_ID_CHARS or response.get("conversation"):
             return False
         team = context.caller.team
         value = encoded_owner(team, context.caller.name, target)
         keys.append(self._key_of("response", response_id))
-        context.is_output_bound = self._put_new_now(keys, value, self._ttl_s, team)[-1]
-        return context.is_output_bound
+        is_new = self._put_new_now(keys, value, self._ttl_s, team)[-1]
+        context.is_output_bound = is_new and has_items
+        return is_new
 
     async def bind(self, call: Call, context: Context, response: Mapping[str, Any]) -> None:
         """Bind the ids of a response, and of the conversation it is in, to the caller's team.
@@ -177,8 +179,11 @@ class Ownership:
             return
         team = context.caller.team
         value = encoded_owner(team, context.caller.name, target)
+        if self._put_new_now is not None and len(keys) < AT_ONCE:
+            self._put_new_now(keys, value, self._ttl_s, team)
+            return
         try:
-            for some in _portions(keys):
+            for some in portions(keys):
                 await self._store.put_new(some, value, ttl_s=self._ttl_s, group=team)
                 if len(some) == AT_ONCE:  # perhaps one of many, and a store in memory does not wait
                     await asyncio.sleep(0)
@@ -228,7 +233,7 @@ class Ownership:
             context.set(_OWNERS, known := {})
         wanted = [(reference.kind, reference.id) for reference in references]
         try:
-            for some in _portions([key for key in dict.fromkeys(wanted) if key not in known]):
+            for some in portions([key for key in dict.fromkeys(wanted) if key not in known]):
                 known.update(zip(some, await self._read(some), strict=True))
         except StoreError as error:
             message = "The owner of what this request names cannot be read at the moment."
@@ -288,11 +293,6 @@ class Ownership:
         if known is not None and keep_chain:
             owner = Owner(owner.team, owner.caller, owner.target, known.chain)
         await self._store.put(key, owner.encode(), ttl_s=self._ttl_s, group=owner.team)
-
-
-def _portions(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield values in portions that the store is asked for at a time."""
-    return (values[start : start + AT_ONCE] for start in range(0, len(values), AT_ONCE))
 
 
 def _log_failure(error: Exception, context: Context) -> None:

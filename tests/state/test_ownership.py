@@ -602,7 +602,7 @@ async def test_a_whole_response_is_bound_at_once():
         ({}, {**ANSWER, "conversation": {"id": "conv_1"}}, "b"),
         ({}, {**ANSWER, "id": "x" * (MAX_ID_CHARS + 1)}, "b"),
         ({}, {**ANSWER, "id": 7}, "b"),
-        ({}, {"id": "resp_1", "output": []}, "b"),
+        ({}, {"id": "resp_1"}, "b"),
         ({}, {"id": "resp_1", "output": [{"id": f"msg_{number}"} for number in range(17)]}, "b"),
         ({}, {"id": "resp_1", "output": [{"id": "m", "container_id": str(number)} for number in range(16)]}, "b"),
     ],
@@ -614,6 +614,20 @@ async def test_a_response_with_more_to_do_is_not_bound_at_once(fields: Any, resp
     assert not ownership.bind_now(make_call(**fields), context, response)
     assert not context.is_output_bound
     assert await ownership.check_resource(RETRIEVE, make_context()) is None
+
+
+async def test_a_response_without_items_is_bound_at_once_and_its_items_at_its_end():
+    """As a stream begins. What belongs to no response is not bound so."""
+    ownership, context = Ownership(MemoryStore()), context_of("b")
+    begun: dict[str, Any] = {"id": "resp_1", "output": []}
+
+    assert not ownership.bind_now(Call({"model": "m"}, {}, operation="compact"), context, begun)
+    assert ownership.bind_now(make_call(), context, begun)
+    assert not context.is_output_bound
+    context.transcript.see_whole(ANSWER, 0)
+    await ownership.bind_output(make_call(), context, context.transcript)
+    owners = await ownership.owners([Reference("response", "resp_1", None), Reference("item", "msg_1", None)], context)
+    assert [owner and owner.target for owner in owners] == ["b", "b"]
 
 
 async def test_a_response_in_a_counted_chain_or_in_another_store_is_not_bound_at_once():

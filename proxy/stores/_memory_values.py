@@ -47,11 +47,14 @@ class MemoryValues(GroupedCache[bytes]):
         """Keep a value under each of these keys that is free, and return which were."""
         if (size := len(value)) > self._max_bytes:
             return [False] * len(keys)
-        index, others = self.index, self._others.index
+        index, others = self.index, self._others
         free: dict[str, bool] = {}
         found: list[bool] = []
         for key in keys:
-            is_free = key not in free and not ((key in index or key in others) and self._is_held(key))
+            is_held = (key in index and self.get(key) is not None) or (
+                key in others.index and others.get(key) is not None
+            )
+            is_free = not is_held and key not in free
             if is_free:
                 free[key] = True
             found.append(is_free)
@@ -61,10 +64,6 @@ class MemoryValues(GroupedCache[bytes]):
         else:
             self.put_all([(key, value) for key in free], ttl_s, group)
         return found
-
-    def _is_held(self, key: str) -> bool:
-        """Whether a key holds anything that has not expired."""
-        return self.get(key) is not None or self._others.get(key) is not None
 
     def _make_room(self, size: int) -> None:
         """Drop values, if expired ones do not leave enough room for one of this size."""

@@ -59,3 +59,11 @@ async def test_a_fault_is_a_label():
         await measured.get("a")
 
     assert ("memory", "get", "cache", "store_failed") in durations.read()
+
+
+def test_a_store_that_is_measured_has_to_be_waited_for():
+    """Even if the one in it does not wait: each of its operations is measured."""
+    store = MeasuredStore.of(MemoryStore(), "memory", "state", Histogram(STORE_DURATION))
+
+    assert (store.peek, store.put_new_now) == (None, None)
+    assert None not in (MemoryStore().peek, MemoryStore().put_new_now)

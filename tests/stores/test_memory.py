@@ -49,6 +49,35 @@ async def test_a_value_larger_than_the_store_is_not_kept():
     assert (await store.get("a"), await store.get("b")) == (b"a" * 10, None)
 
 
+@pytest.mark.parametrize(
+    ("limits", "kept"),
+    [
+        ({}, "abcde"),
+        ({"store_max_entries": 4}, "bcde"),
+        ({"store_max_entries": 2}, "de"),
+        ({"store_max_bytes": 45}, "bcde"),
+        ({"store_max_bytes": 25}, "de"),
+    ],
+)
+async def test_values_that_are_put_together_are_within_the_limits(limits: dict[str, int], kept: str):
+    """They evict what was there before, and each other if there are more of them than there is room for."""
+    store = MemoryStore(**limits)
+    await store.put("a", b"0123456789", ttl_s=60)
+
+    assert await store.put_new([*"bcde"], b"9876543210", ttl_s=60) == [True] * 4
+    assert [key for key in "abcde" if await store.get(key) is not None] == [*kept]
+    assert store._values.most_size == 10 * len(kept)
+
+
+async def test_a_key_that_is_named_twice_is_put_once():
+    """The second time it is not free any more, whether or not there is room."""
+    for limits in ({}, {"store_max_entries": 1}):
+        store = MemoryStore(**limits)
+
+        assert await store.put_new(["a", "a"], b"0123456789", ttl_s=60) == [True, False]
+        assert (store._values.most_size, store._values.most_entries) == (10, 1)
+
+
 async def test_a_value_that_grows_reuses_its_own_room():
     """The bytes of the old value count as free."""
     store = MemoryStore(store_max_bytes=100)

@@ -30,8 +30,11 @@ class UnreadBody:
         chunks = self.chunks
         if not chunks:
             return b""
-        data = chunks.pop() if len(chunks) == 1 else b"".join(chunks)
-        chunks.clear()
+        if len(chunks) == 1:
+            data = chunks.pop()
+        else:
+            data = b"".join(chunks)
+            chunks.clear()
         self._bytes = 0
         if self._is_paused:
             self._is_paused = False

@@ -84,6 +84,11 @@ class RequestLoop(BoundedHeads):
         elif self._waiter is not None and not self._waiter.done():
             self.force_close()
 
+    def forget_head(self) -> None:
+        """Forget what is known of the last head, and by it of the sender."""
+        super().forget_head()
+        self.sender = None
+
     def hold_call(self) -> bool:
         """Let the call go on when the client disconnects. Returns False if it has, and the call is cancelled."""
         self._is_call_held = True
@@ -127,6 +132,7 @@ class RequestLoop(BoundedHeads):
             body = request.content
             is_read = body is EMPTY_PAYLOAD or body.is_eof() or await self._drop(body)
             is_open = self._may_continue(answer, is_read=is_read)
+            del request, handler, answer, body  # an idle connection keeps nothing of them
             if self._messages:
                 await asyncio.sleep(0)  # others are served between the requests of one client
         self._end()

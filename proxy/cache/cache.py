@@ -116,7 +116,14 @@ class Cache:
         place = Place(lookup.partition, lookup.keys)
         entry = vault.held(place)
         if entry is None:
-            return self._read(vault, place, call, directives, context)
+            if not vault.reads_now:
+                return self._read(vault, place, call, directives, context)
+            try:
+                entry = vault.read_now(place)
+            except StoreError as error:
+                return self._slot_of_unread(place, error, context)
+            if self._reads.failures:
+                self._note_resumed()
         slot = self._slot_of(place, entry, call, directives, context)
         context.record.cache_lookup_s = context.trace.step_s()
         return slot
@@ -129,26 +136,32 @@ class Cache:
         try:
             entry = await vault.read(place)
         except StoreError as error:
-            if self._reads.begins():
-                log.warning("cache.read_failed", error=short_message(error))
-            report(context, "miss", "fwd=uri-miss")
-            context.record.cache_lookup_s = context.trace.step_s()
-            return CacheSlot(place)  # what is kept there may be what cannot be read: it is replaced
+            return self._slot_of_unread(place, error, context)
         if self._reads.failures:
-            log.info("cache.read_resumed", failures=self._reads.end())
-        if entry is None and directives is ANY:  # as most misses
-            report(context, "miss", "fwd=uri-miss")
-            slot = CacheSlot(place, can_be_shared=self._can_collapse)
-        else:
-            slot = self._slot_of(place, entry, call, directives, context)
+            self._note_resumed()
+        slot = self._slot_of(place, entry, call, directives, context)
         slot.flights_ended = flights_ended
         context.record.cache_lookup_s = context.trace.step_s()
         return slot
+
+    def _note_resumed(self) -> None:
+        log.info("cache.read_resumed", failures=self._reads.end())
+
+    def _slot_of_unread(self, place: Place, error: StoreError, context: Context) -> CacheSlot:
+        """Return the slot of a call whose place cannot be read: what is kept there may be why, and is replaced."""
+        if self._reads.begins():
+            log.warning("cache.read_failed", error=short_message(error))
+        report(context, "miss", "fwd=uri-miss")
+        context.record.cache_lookup_s = context.trace.step_s()
+        return CacheSlot(place)
 
     def _slot_of(
         self, place: Place, entry: Entry | None, call: Call, directives: Directives, context: Context
     ) -> CacheSlot:
         """Return the slot of a call whose place has this entry."""
+        if entry is None and directives is ANY:  # as most misses
+            report(context, "miss", "fwd=uri-miss")
+            return CacheSlot(place, can_be_shared=self._can_collapse, flights_ended=self._flights.ended)
         freshness, age_s = EXPIRED, 0.0
         if entry is not None:  # most calls have no directives, and get what is fresh
             age_s, ages = self._age_s(entry), self._ages

@@ -22,6 +22,9 @@ VERSION = b"headgate cache 7"
 DEFAULTS = {"store": True, "background": False}
 """What a side effect is when the call does not name it: a call that names it so asks for nothing else."""
 
+OFTEN_LEFT_OUT = FIELDS_NOT_IN_KEY | SIDE_EFFECTS
+"""The fields that are not in the key, or only with some values."""
+
 MANY_HEADERS = 32
 """Of more headers the names are not remembered."""
 
@@ -73,10 +76,9 @@ def relevant_headers(forwarded: Mapping[str, str]) -> list[tuple[str, str]]:
 def relevant_fields(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that count, without side effects that the call does not ask for."""
     fields = {**body}
-    for name in FIELDS_NOT_IN_KEY:
-        fields.pop(name, None)
-    for name in SIDE_EFFECTS:
-        if name in fields and (fields[name] is None or fields[name] is DEFAULTS.get(name)):
+    for name in OFTEN_LEFT_OUT.intersection(body):
+        value = fields[name]
+        if name in FIELDS_NOT_IN_KEY or value is None or value is DEFAULTS.get(name):
             del fields[name]
     return fields
 

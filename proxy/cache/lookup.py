@@ -54,7 +54,7 @@ class Lookups:
         if reason is None:
             if context.is_large(call.size_bytes):
                 return self._find_large(call, route, context)
-            reason = self._look_through(call)
+            reason = None if self._allows_tools else runs_tools(call)
         return self._conclude(call, route, context.caller, reason)
 
     async def _find_large(self, call: Call, route: Route, context: Context) -> Lookup:

@@ -64,6 +64,7 @@ class Vault:
     def __init__(self, store: Store, secrets_: Sequence[bytes] = (), tier: LocalTier | None = None) -> None:
         """Without secrets entries are not sealed. `tier` holds what was read last, opened."""
         self._store = store
+        self._peek = store.peek
         self._tier = tier
         if tier is not None and tier.life_s:
             store.watch(self._drop)
@@ -92,18 +93,36 @@ class Vault:
                 return held.entry
         return None
 
+    @property
+    def reads_now(self) -> bool:
+        """Whether `read_now` may be called: the store need not be waited for."""
+        return self._peek is not None
+
     async def read(self, place: Place) -> Entry | None:
         """Return the entry at a place, if there is one that can be read. Raises StoreError."""
         changes = 0 if self._tier is None else self._tier.changes
-        partition = place.partition
-        names: list[str] = []
-        for number, key in enumerate(place.keys):
-            names += (ENTRIES + key, self._rings[number].generation_of(partition))
-        values = await self._store.get_many(names)
-        newest = _generation(values[1])
-        place.generation, place.is_read = newest, True
+        return self._entry_in(await self._store.get_many(self._names_of(place)), place, changes)
+
+    def read_now(self, place: Place) -> Entry | None:
+        """Return what `read` returns, without waiting. Raises StoreError."""
+        changes, peek = 0 if self._tier is None else self._tier.changes, self._peek
+        return None if peek is None else self._entry_in([*map(peek, self._names_of(place))], place, changes)
+
+    def _names_of(self, place: Place) -> Sequence[str]:
+        """Return the name of the entry under each key, each with that of its generation behind it."""
+        rings, partition = self._rings, place.partition
+        if len(rings) == 1:
+            return ENTRIES + place.keys[0], rings[0].generation_of(partition)
+        pairs = zip(rings, place.keys, strict=True)
+        return [name for ring, key in pairs for name in (ENTRIES + key, ring.generation_of(partition))]
+
+    def _entry_in(self, values: Sequence[bytes | None], place: Place, changes: int) -> Entry | None:
+        """Return the entry in the values of these names. `changes` is how many there were before they were read."""
+        partition, newest = place.partition, values[1]
         if self._known.get(partition) != newest:
+            newest = _generation(newest)
             self._know(partition, newest)
+        place.generation, place.is_read = newest, True
         return self._open_first(values, place, changes) if any(values[::2]) else None
 
     def _open_first(self, values: Sequence[bytes | None], place: Place, changes: int) -> Entry | None:

@@ -615,6 +615,20 @@ async def test_a_fault_of_the_store_is_a_miss(failing: str, logged):
     }
 
 
+@pytest.mark.parametrize("store", [MemoryStore(), OneByOneStore()], ids=["at once", "awaited"])
+async def test_a_key_that_cannot_be_read_is_replaced(store: Store, logged):
+    """Such as one that holds something else; when it can be read again that is logged."""
+    backend = ScriptedBackend(answer=RESPONSE)
+    pipeline = cached(backend, store=store, local_ttl_s=0)
+    await status_of(pipeline)
+    (key,) = [key async for key in store.scan(ENTRIES)]
+    await store.delete(key)
+    await store.append(key, b"entry", ttl_s=60)
+
+    assert [await status_of(pipeline) for _ in range(2)] == ["fwd=uri-miss", "hit; ttl=3600"]
+    assert [line["event"] for line in logged] == ["cache.read_failed", "cache.read_resumed"]
+
+
 async def test_a_long_fault_of_the_store_is_logged_in_part(logged):
     """The text comes from outside and has no limit of its own."""
     reason = "x" * 1_000

@@ -249,8 +249,7 @@ async def test_what_ended_since_the_lookup_is_looked_up_again(ended: int, monkey
     backend._gate.set()
     pipeline = cached(backend)
     context, call = make_context(ANNA), make_call(**ASKED)
-    slot = pipeline.cache.slot(call, pipeline.routes.match(call), context)
-    slot = await slot
+    slot: Any = pipeline.cache.slot(call, pipeline.routes.match(call), context)
     for number in range(ended):
         await leading(pipeline, **({"input": f"{number}"} if number else {}))[2]
     async with context.cleanup:

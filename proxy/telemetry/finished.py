@@ -94,7 +94,7 @@ class FinishedRequests:
             for form, request in zip(forms, ended, strict=True):
                 alike.setdefault(form, []).append(request)
             self._unmeasured.extend(alike.items())
-            self.metrics.recent.add(lines, [(request[4], request[5], request[7]) for request in ended])
+            self.metrics.recent.add(lines, [request[7] for request in ended])
 
 
 def _log(request: FinishedRequest) -> None:

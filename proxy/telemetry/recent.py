@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -89,8 +90,6 @@ class RecentRequest(NamedTuple):
 
 ListedRequest = tuple[str, Sequence[PackedAttempt], CallHistory | None]
 """What the log line of a request does not have: its steps as the value of `Server-Timing`, and what happened."""
-EndedRequest = tuple[float, float, ListedRequest | None]
-"""When a request ended, how long it took in seconds, and what is listed of it; None: it is not."""
 
 
 class _Batch(NamedTuple):
@@ -116,12 +115,15 @@ class RecentRequests:
         self._size = 0
         self._turn = asyncio.Lock()
 
-    def add(self, lines: bytes, ended: Sequence[EndedRequest]) -> None:
-        """Add requests and their log lines. A search looks at these, and at what policies have decided."""
+    def add(self, lines: bytes, ended: Sequence[ListedRequest | None]) -> None:
+        """Add requests and their log lines. A search looks at these, and at what policies have decided.
+
+        None: a request is not listed.
+        """
         if not self.maxlen:
             return
-        listed = [(ended_at, duration_s, *each) for ended_at, duration_s, each in ended if each is not None]
-        if len(listed) < len(ended) or any(history for *_, history in listed):
+        listed = [each for each in ended if each is not None]
+        if len(listed) < len(ended) or any(history for _, _, history in listed):
             lines = _with_decisions(lines, ended)
         if not listed:
             return
@@ -159,10 +161,10 @@ class RecentRequests:
                     await asyncio.sleep(0)
 
 
-def _with_decisions(lines: bytes, ended: Sequence[EndedRequest]) -> bytes:
+def _with_decisions(lines: bytes, ended: Sequence[ListedRequest | None]) -> bytes:
     """Return the lines of the requests that are listed, each followed by what policies have decided."""
     texts: list[bytes] = []
-    for line, (_, _, listed) in zip(lines.split(b"\n"), ended, strict=True):
+    for line, listed in zip(lines.split(b"\n"), ended, strict=True):
         if listed is not None:
             history = listed[2]
             made = NONE if history is None else history.decisions
@@ -199,11 +201,10 @@ def _as_kept(text: str) -> bytes:
         return b"\n\n"
 
 
-def _unpack(
-    text: bytes, ended_at: float, duration_s: float, timing: str, made: list[list[Any]], noted: list[Any] | None
-) -> RecentRequest:  # fmt: skip
+def _unpack(text: bytes, timing: str, made: list[list[Any]], noted: list[Any] | None) -> RecentRequest:
     fields = orjson.loads(text.partition(b"\t")[0])
     request_id, event = fields["request_id"], fields["event"]
+    ended_at, duration_s = datetime.fromisoformat(fields["timestamp"]).timestamp(), fields["duration_ms"] / 1000
     known = {name: value for name, value in fields.items() if name not in NOT_OF_THE_RECORD}
     attempts = [MadeAttempt(*each) for each in made]
     history = CallHistory() if noted is None else CallHistory.unpacked(*noted)

@@ -30,7 +30,7 @@ def recent(*records: RequestRecord, decision: str = "") -> RecentRequests:
         if decision:
             history.add_decision(MadeDecision("p", "reported", decision, None))
         request = ("request.finished", f"req_{number}", record, None, float(number), 1.0, (), ("", (), history))
-        requests.add(lines.encode([request], [lines.form_of(request)]), [(float(number), 1.0, ("", (), history))])
+        requests.add(lines.encode([request], [lines.form_of(request)]), [("", (), history)])
     return requests
 
 
@@ -115,7 +115,7 @@ async def test_of_those_that_came_together_as_many_are_shown_as_are_kept(maxlen:
             batch.append(("request.finished", f"req_{number}", record, None, float(number), 1.0, (), listed))
         requests.add(
             lines.encode(batch, [*map(lines.form_of, batch)]),
-            [(request[4], request[5], request[7]) for request in batch],
+            [request[7] for request in batch],
         )
     found: list[RecentRequest] = []
     await requests.search(found.append, "m")

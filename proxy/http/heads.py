@@ -133,6 +133,7 @@ class BoundedHeads(RepeatedHeads):
     def stop_head_checks(self) -> None:
         """Expect no more requests: the connection was upgraded."""
         self._expects_heads = False
+        self.release_parser()
 
     def check_head(self, latest: float) -> None:
         """Close the connection if the head that is expected now was so at this time already, on the loop's clock."""

@@ -70,9 +70,9 @@ class RepeatedHeads(PacedConnection):
     def release_parser(self) -> None:
         """Release the parser, which keeps the last head that it has read, until there is another one for it.
 
-        Between two requests it is as a new one; at any other time it is kept.
+        Between two requests it is as a new one; at any other time it is kept. After an upgrade no head follows.
         """
-        if self._missing_bytes == 0 and not self._messages:
+        if self._upgraded or (self._missing_bytes == 0 and not self._messages):
             self._parser = None
 
     def receive(self, data: bytes) -> None:
@@ -137,7 +137,7 @@ class RepeatedHeads(PacedConnection):
     def _parse(self, data: bytes) -> None:
         """Let aiohttp's parser take this, and note where it is then."""
         missing, complete = self._missing_bytes, self._request_count
-        if self._parser is None and not self._force_close:
+        if self._parser is None and not (self._upgraded or self._force_close):
             self._parser = self._new_parser()
         web.RequestHandler.data_received(self, data)
         if missing is None:

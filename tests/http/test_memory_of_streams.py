@@ -12,10 +12,12 @@ from backends.upstream.http1.connection import UpstreamConnection
 from proxy.http.server import Connection
 from proxy.timers import Timers
 from tests.raw import RawConnection, post, until, wire
+from tests.sockets import masked, raw_socket
 from tests.upstream import CANONICAL, FakeUpstream, hang, streaming
 
 START = CANONICAL[: CANONICAL.index(b"event: response.output_text.delta")]
 KEY = b"Bearer sk-of-a-client"
+MESSAGE = b'{"type":"response.create","model":"m","metadata":{"of":"a message"}}'
 
 
 @pytest.fixture
@@ -24,6 +26,17 @@ async def waiting(gateway: str, upstream: FakeUpstream) -> AsyncIterator[RawConn
     upstream.answer = streaming(START, then=hang)
     async with wire(gateway) as client:
         await client.send(post(b'{"model":"m","stream":true}', Authorization=KEY.decode()))
+        while b"output_item.added" not in await client.some():
+            pass
+        yield client
+
+
+@pytest.fixture
+async def waiting_socket(gateway: str, upstream: FakeUpstream) -> AsyncIterator[RawConnection]:
+    """A connection in WebSocket mode, on which a stream has begun."""
+    upstream.answer = streaming(START, then=hang)
+    async with raw_socket(gateway) as client:
+        await client.send(masked(1, MESSAGE))
         while b"output_item.added" not in await client.some():
             pass
         yield client
@@ -67,3 +80,19 @@ async def test_the_connections_of_a_stream_start_no_timers_of_the_event_loop(wai
 
     assert timed.count(Timers) == 2
     assert not {Connection, UpstreamConnection} & {*timed}
+
+
+async def test_a_socket_keeps_no_parser_of_heads(waiting_socket: RawConnection):
+    """After an upgrade no head follows."""
+    assert connection()._parser is None
+    await waiting_socket.send(masked(9))
+    assert await waiting_socket.exactly(2) == b"\x8a\0"
+    assert connection()._parser is None
+
+
+async def test_a_socket_keeps_no_message_as_bytes(waiting_socket: RawConnection):
+    """Neither the one that was received last, nor those that were sent last."""
+    kept = [each for each in all_bytes() if each is not MESSAGE]
+
+    assert MESSAGE not in kept
+    assert [each for each in kept if each.startswith(b'{"type":"response.created"')] == []

@@ -1,7 +1,6 @@
 """Turns of one connection: in the order of their messages within a lane, lanes side by side."""
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
@@ -27,7 +26,7 @@ class Lanes(Generic[T]):
         self._run = run
         self._drop = drop
         self._on_idle = on_idle
-        self._waiting: dict[str | None, deque[T]] = {}  # of the lanes that have a turn
+        self._waiting: dict[str | None, list[T]] = {}  # of the lanes that have a turn
         self._tasks: set[asyncio.Task[None]] = set()
         self._names: set[str] = set()
         self._places = asyncio.Semaphore(MAX_ACTIVE)
@@ -53,7 +52,7 @@ class Lanes(Generic[T]):
         if lane in self._waiting:
             self._waiting[lane].append(turn)
         else:
-            self._waiting[lane] = deque([turn])
+            self._waiting[lane] = [turn]  # an empty deque has room for 64
             self._start(self._serve(lane))
         if self._count >= MAX_WAITING:
             self._room = asyncio.get_running_loop().create_future()
@@ -68,7 +67,7 @@ class Lanes(Generic[T]):
         elif waiting:
             self._start(self._run_alone(turn))
         else:
-            self._waiting[lane] = deque([turn])
+            self._waiting[lane] = [turn]  # an empty deque has room for 64
             self._start(self._serve(lane))
 
     @property
@@ -92,7 +91,7 @@ class Lanes(Generic[T]):
             while turns:
                 async with self._places:
                     await self._run(turns[0])
-                turns.popleft()
+                del turns[0]
                 self._count -= 1
                 self._note_end()
                 if turns:  # refused ones would follow each other without a pause

@@ -71,12 +71,13 @@ class Session:
     async def run(self) -> None:
         """Answer messages until the connection ends; say then why, if the client can still read it."""
         loop = asyncio.get_running_loop()
-        expiry = loop.call_later(MAX_AGE_S, self.end_with, expired())
+        expiry = loop.call_later(MAX_AGE_S, self._expire)
         self._recheck = loop.call_later(IDENTIFY_S, self._identify_again)
         try:
             try:
                 while (received := await self._socket.receive()) is not None:
                     await self._accept(received)
+                    received = None  # its bytes would stay in memory until the next message comes
                     if self._socket.has_messages:  # others are served between those of a flood, or of several
                         async with self._ingress.workers.floods:
                             await asyncio.sleep(0)
@@ -105,6 +106,9 @@ class Session:
         """Begin no more turns, and end when those that there are have ended."""
         self._end = self._end or reason
         self._end_if_due()
+
+    def _expire(self) -> None:
+        self.end_with(expired())
 
     def _end_if_due(self) -> None:
         if self._end is not None and self._lanes.is_idle:

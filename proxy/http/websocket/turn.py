@@ -171,6 +171,7 @@ class TurnRunner:
                 await self._socket.send(payloads)
                 if is_first:
                     forward_runs(reply.batches, partial(self._send_run, turn))
+            del batch, payloads  # or they would stay in memory until the next ones come
         record.status = 200
 
     def _send_run(self, turn: Turn, frames: bytes) -> bool:

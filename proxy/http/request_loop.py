@@ -28,8 +28,8 @@ class RequestLoop(BoundedHeads):
     """A connection that answers its requests in one task."""
 
     __slots__ = (
-        "_held_call", "_idle_timeout_s", "_idle_timer", "_is_call_held", "_max_body_bytes", "_timers", "is_admitted",
-        "is_draining", "is_stalled", "remote", "sender",
+        "_held_call", "_idle_timeout_s", "_idle_timer", "_is_call_held", "_max_body_bytes", "is_admitted",
+        "is_draining", "is_stalled", "remote", "sender", "timers",
     )  # fmt: skip
 
     _messages: Any
@@ -40,7 +40,7 @@ class RequestLoop(BoundedHeads):
         """`timers` are those of all connections, as one that aiohttp starts takes 0.8 KiB."""
         super().__init__(manager, keepalive_timeout=0, **options)
         self._idle_timeout_s = idle_timeout_s
-        self._timers = timers
+        self.timers = timers
         self._idle_timer: Timer | None = None
         self._messages = []  # an empty deque has room for 64 requests, while most connections never have two
         # The parser stops at as many requests as aiohttp's queue has at most, and may count one that was taken before
@@ -64,7 +64,7 @@ class RequestLoop(BoundedHeads):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._idle_timer is not None:
-            self._timers.cancel(self._idle_timer)
+            self.timers.cancel(self._idle_timer)
         if self._is_call_held:
             self._held_call, self._task_handler = self._task_handler, None  # which aiohttp would cancel
         super().connection_lost(exc)
@@ -73,14 +73,14 @@ class RequestLoop(BoundedHeads):
         """Note that the connection is idle from now on; it is closed when it has been idle for too long."""
         self._waits_since = self._loop.time()
         if self._idle_timer is None:
-            self._idle_timer = self._timers.start(self._waits_since + self._idle_timeout_s, self)
+            self._idle_timer = self.timers.start(self._waits_since + self._idle_timeout_s, self)
 
     def on_due(self) -> None:
         """Close the connection if it has been idle for too long; the timer is not moved for each request."""
         self._idle_timer = None
         due = self._waits_since + self._idle_timeout_s
         if self._loop.time() < due:
-            self._idle_timer = self._timers.start(due, self)
+            self._idle_timer = self.timers.start(due, self)
         elif self._waiter is not None and not self._waiter.done():
             self.force_close()
 

@@ -10,12 +10,14 @@ import pytest
 
 from backends.upstream.http1.connection import UpstreamConnection
 from proxy.http.server import Connection
+from proxy.http.websocket.session import Session
+from proxy.http.websocket.socket import Socket
 from proxy.timers import Timers
 from tests.raw import RawConnection, post, until, wire
 from tests.sockets import masked, raw_socket
 from tests.upstream import CANONICAL, FakeUpstream, hang, streaming
 
-START = CANONICAL[: CANONICAL.index(b"event: response.output_text.delta")]
+START = CANONICAL[: CANONICAL.index(b"event: response.output_text.delta")].replace(b"resp_0001", b"resp_waiting")
 KEY = b"Bearer sk-of-a-client"
 MESSAGE = b'{"type":"response.create","model":"m","metadata":{"of":"a message"}}'
 
@@ -55,6 +57,13 @@ def all_bytes() -> Iterator[bytes]:
     yield from (each for each in found if type(each) is bytes)
 
 
+def timed_by_the_loop() -> list[type]:
+    """Return the types of the objects that have timers of the event loop."""
+    loop: Any = asyncio.get_running_loop()
+    callbacks = [each._callback for each in loop._scheduled if not each.cancelled()]
+    return [type(each.__self__) for each in callbacks if hasattr(each, "__self__")]
+
+
 async def test_the_queue_of_requests_has_no_room_for_many(waiting: RawConnection):
     """Most connections never have two."""
     assert sys.getsizeof(connection()._messages) < 100
@@ -74,9 +83,7 @@ async def test_a_stream_keeps_no_parser_of_its_connection(waiting: RawConnection
 
 async def test_the_connections_of_a_stream_start_no_timers_of_the_event_loop(waiting: RawConnection):
     """One timer of the loop serves those of all clients, another one those of all connections to an upstream."""
-    loop: Any = asyncio.get_running_loop()
-    callbacks = [each._callback for each in loop._scheduled if not each.cancelled()]
-    timed = [type(each.__self__) for each in callbacks if hasattr(each, "__self__")]
+    timed = timed_by_the_loop()
 
     assert timed.count(Timers) == 2
     assert not {Connection, UpstreamConnection} & {*timed}
@@ -95,4 +102,9 @@ async def test_a_socket_keeps_no_message_as_bytes(waiting_socket: RawConnection)
     kept = [each for each in all_bytes() if each is not MESSAGE]
 
     assert MESSAGE not in kept
-    assert [each for each in kept if each.startswith(b'{"type":"response.created"')] == []
+    assert [each for each in kept if each.startswith(b"{") and b"resp_waiting" in each] == []
+
+
+async def test_a_socket_starts_no_timers_of_the_event_loop(waiting_socket: RawConnection):
+    """It has those of its connection, of its frames, and of its caller."""
+    assert not {Connection, Socket, Session} & {*timed_by_the_loop()}

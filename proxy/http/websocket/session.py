@@ -51,6 +51,7 @@ class Session:
     ) -> None:
         """`held` is the memory for responses that connections keep."""
         self._exchange = exchange
+        self._timers = exchange.request.protocol.timers
         self._caller = caller
         self._socket = socket
         self._ingress = ingress
@@ -70,9 +71,8 @@ class Session:
 
     async def run(self) -> None:
         """Answer messages until the connection ends; say then why, if the client can still read it."""
-        loop = asyncio.get_running_loop()
-        expiry = loop.call_later(MAX_AGE_S, self._expire)
-        self._recheck = loop.call_later(IDENTIFY_S, self._identify_again)
+        self._expires = asyncio.get_running_loop().time() + MAX_AGE_S
+        self._check_later()
         try:
             try:
                 while (received := await self._socket.receive()) is not None:
@@ -87,8 +87,7 @@ class Session:
                 await self._lanes.wait()
             await self._close()
         finally:
-            expiry.cancel()
-            self._recheck.cancel()
+            self._timers.cancel(self._timer)
             self._lanes.cancel(asyncio.Task.cancel)
             try:
                 await self._lanes.wait()
@@ -106,9 +105,6 @@ class Session:
         """Begin no more turns, and end when those that there are have ended."""
         self._end = self._end or reason
         self._end_if_due()
-
-    def _expire(self) -> None:
-        self.end_with(expired())
 
     def _end_if_due(self) -> None:
         if self._end is not None and self._lanes.is_idle:
@@ -203,8 +199,17 @@ class Session:
             self._socket.end()
             raise
 
-    def _identify_again(self) -> None:
-        self._recheck = asyncio.get_running_loop().call_later(IDENTIFY_S, self._identify_again)
+    def _check_later(self) -> None:
+        """Check the caller again after a while, or the age of the connection at its end."""
+        now = asyncio.get_running_loop().time()
+        due = now + IDENTIFY_S
+        self._timer = self._timers.start(min(due, self._expires) if now < self._expires else due, self)
+
+    def on_due(self) -> None:
+        """Check whether the caller is still known, and how old the connection is."""
+        if asyncio.get_running_loop().time() >= self._expires:
+            self.end_with(expired())
+        self._check_later()
         with suppress(Unauthenticated, Unavailable):
             self._check_caller()
 

@@ -81,7 +81,7 @@ class Socket:
         self._loop = asyncio.get_running_loop()
         self._silent_checks = 0  # since something was received: a busy event loop makes fewer of them
         self._began: float | None = None  # when the message that is being received began
-        self._timer = self._loop.call_later(server.keep_alive_s, self._check)
+        self._timer = connection.timers.start(self._loop.time() + server.keep_alive_s, self)
         connection.keep_alive(val=False)
         connection.stop_head_checks()
         connection.set_parser(self)  # type: ignore[arg-type]  # it has the two methods that aiohttp calls
@@ -222,7 +222,7 @@ class Socket:
 
     def release(self) -> None:
         """Stop the timer, and give back the memory of what was not read."""
-        self._timer.cancel()
+        self._connection.timers.cancel(self._timer)
         self._is_advancing = False
         self._partial.release()
         self._parser = FrameParser(0)
@@ -276,10 +276,10 @@ class Socket:
         if transport is not None and not transport.is_closing() and not self._is_closing:
             transport.write(frame)
 
-    def _check(self) -> None:
+    def on_due(self) -> None:
         """Ping a silent client, and disconnect one that does not answer or sends a message too slowly."""
         now, server = self._loop.time(), self._server
-        self._timer = self._loop.call_later(server.keep_alive_s, self._check)
+        self._timer = self._connection.timers.start(now + server.keep_alive_s, self)
         self._control_frames = 0
         if self._is_paused:  # the client cannot be heard; a ping notices one that has left
             self._began = None if self._began is None else now

@@ -13,6 +13,7 @@ from proxy.http.server import Connection
 from proxy.http.websocket.session import Session
 from proxy.http.websocket.socket import Socket
 from proxy.timers import Timers
+from proxy.wire.event import Event
 from tests.raw import RawConnection, post, until, wire
 from tests.sockets import masked, raw_socket
 from tests.upstream import CANONICAL, FakeUpstream, hang, streaming
@@ -103,6 +104,13 @@ async def test_a_socket_keeps_no_message_as_bytes(waiting_socket: RawConnection)
 
     assert MESSAGE not in kept
     assert [each for each in kept if each.startswith(b"{") and b"resp_waiting" in each] == []
+
+
+async def test_a_socket_keeps_no_response_object(waiting_socket: RawConnection):
+    """The event with which the response began is kept as it was received."""
+    objects = gc.get_referents(*(each for each in gc.get_objects() if type(each) is Event))
+
+    assert [each for each in objects if isinstance(each, dict) and "resp_waiting" in str(each)] == []
 
 
 async def test_a_socket_starts_no_timers_of_the_event_loop(waiting_socket: RawConnection):

@@ -163,8 +163,8 @@ class TurnRunner:
                 payloads = _payloads(batch, turn)
             else:
                 payloads = await context.run_large(_payloads, batch, turn)
-            if context.transcript.created is not None and turn.response_id is None:
-                turn.response_id = str(context.transcript.created.response.get("id"))
+            if turn.response_id is None:
+                turn.response_id = _created_id(batch)
             if payloads and not turn.is_ended:
                 is_first, turn.is_begun = not turn.is_begun, True
                 turn.is_ended = is_error or batch[-1].type in TERMINALS
@@ -189,6 +189,15 @@ class TurnRunner:
         else:
             payloads = [in_lane(error_message(refusal, _headers(turn)), turn.message.stream_id)]
         await self._socket.send(payloads)
+
+
+def _created_id(batch: Batch) -> str | None:
+    """Return the id of the response that begins in a batch, if one does.
+
+    The transcript's event would be parsed for it, and kept so.
+    """
+    created = next((unit for unit in batch if isinstance(unit, Event) and unit.type == "response.created"), None)
+    return None if created is None else str(created.response.get("id"))
 
 
 def _headers(turn: Turn) -> dict[str, str]:

@@ -8,7 +8,7 @@ from msgspec import Struct
 from proxy.cache.cacheable import reason_to_bypass, runs_tools
 from proxy.cache.key import encode_call, forwarded_in_key, hash_fields
 from proxy.cache.vault import Vault
-from proxy.cache.vault_keys import MAX_KEYS, Partition
+from proxy.cache.vault_keys import HASH_BYTES, MAX_KEYS, Partition
 from proxy.config.schema import CacheWhen, Share
 from proxy.context import Caller, Context
 from proxy.routing.routes import Route
@@ -42,6 +42,7 @@ class Lookups:
         self._when = when
         self._share = share
         self._allows_tools = allows_tools
+        self._beginnings: dict[tuple[str, Partition], str] = {}  # of keys without a secret, by route and partition
 
     def find(self, call: Call, route: Route, context: Context) -> Lookup | Awaitable[Lookup]:
         """Return the lookup of a call; a large one is looked through, and hashed, in a thread."""
@@ -70,14 +71,26 @@ class Lookups:
     def _conclude(self, call: Call, route: Route, caller: Caller, bypass: str | None) -> Lookup:
         """Return the lookup of a call, and note it for the next time that the call is received."""
         if bypass is None:
-            encoded = encode_call(call, route.name, forwarded_in_key(call, route))
             group = partition_of(call, caller, self._share)
-            lookup = Lookup(route, caller, None, group, self._vault.keys_of(encoded, group))
+            lookup = Lookup(route, caller, None, group, self._keys_of(call, route, group))
         else:
             lookup = Lookup(route, caller, bypass)
         if call.conclusions is not None:
             call.conclusions[self] = lookup
         return lookup
+
+    def _keys_of(self, call: Call, route: Route, group: Partition) -> Sequence[str]:
+        """Return the keys of a call: of one without parameters and headers that count only the end is its own."""
+        forwarded = forwarded_in_key(call, route)
+        if call.query or forwarded or not self._vault.has_plain_keys:
+            return self._vault.keys_of(encode_call(call, route.name, forwarded), group)
+        beginning = self._beginnings.get((route.name, group))
+        if beginning is None:
+            (key,) = self._vault.keys_of(encode_call(call, route.name, forwarded), group)
+            if len(self._beginnings) >= MAX_KEYS:
+                self._beginnings.clear()
+            beginning = self._beginnings[route.name, group] = key[: -2 * HASH_BYTES]
+        return (beginning + call.fact(hash_fields).hex(),)
 
 
 def partition_of(call: Call, caller: Caller, share: Share) -> Partition:

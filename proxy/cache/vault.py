@@ -71,6 +71,8 @@ class Vault:
         self._known: OrderedDict[Partition, bytes | None] = OrderedDict()  # the generations that were read
         self._rings = [VaultKeys(secret, is_private=store.has_private_keys) for secret in secrets_ or [b""]]
         self._notes = PartitionNotes(store, NOTES, self._rings)
+        self.has_plain_keys = not secrets_
+        """Whether a key ends with the hash of a call's fields in hex digits, behind what others begin with too."""
 
     def place(self, encoded_call: bytes, partition: Partition) -> Place:
         """Return the place of a call, by the encoding of everything that can change its answer."""

@@ -1,7 +1,8 @@
 """Where the entry of a call is, or why it is not looked up."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call
 from proxy.workers import MANY_VALUES
 from tests.examples import ANNA, make_call, make_context
+from tests.pipelines import ScriptedBackend
 
 ROUTE = Route("main", "*", ())
 BEN = Caller("ben", team="search")
@@ -27,11 +29,13 @@ def keyed(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     """The calls whose keys were made."""
     found: list[Call] = []
 
-    def note(call: Call, *args: Any) -> bytes:
-        found.append(call)
-        return encode_call(call, *args)
+    make_keys = Lookups._keys_of
 
-    monkeypatch.setattr(lookup_module, "encode_call", note)
+    def note(lookups: Lookups, call: Call, *args: Any) -> Sequence[str]:
+        found.append(call)
+        return make_keys(lookups, call, *args)
+
+    monkeypatch.setattr(Lookups, "_keys_of", note)
     return found
 
 
@@ -51,6 +55,31 @@ def test_the_key_of_a_call_that_is_received_again_is_made_once(keyed: list[Call]
     assert find(lookups, call, caller=BEN) is not first
     assert find(lookups, call, route=replace(ROUTE)) is not first
     assert len(keyed) == 3
+
+
+@pytest.mark.parametrize("secrets", [(), (b"one",), (b"new", b"old")], ids=["plain", "sealed", "rotated"])
+def test_keys_that_begin_alike_are_those_of_the_vault(secrets: Sequence[bytes], monkeypatch: pytest.MonkeyPatch):
+    """Whatever has been looked up before: by route, partition, parameters, headers and fields."""
+    monkeypatch.setattr(lookup_module, "MAX_KEYS", 2)
+    vault = Vault(MemoryStore(), secrets)
+    lookups = Lookups(vault, "always", "team")
+    route = replace(ROUTE, targets=(ScriptedBackend(),))
+    found, expected = [], []
+    for _ in range(2):
+        for name, caller, query, sent, text in product(
+            ("main", "second"),
+            (ANNA, Caller("carol", team="other")),
+            ("", "include=x"),
+            ({}, {"openai-beta": "x"}),
+            "ab",
+        ):
+            call = Call({"model": "m", "input": text}, sent, query)
+            encoded = encode_call(call, name, sent)
+            found.append(find(lookups, call, replace(route, name=name), caller).keys)
+            expected.append(vault.keys_of(encoded, partition_of(call, caller, "team")))
+
+    assert found == expected
+    assert len({*found}) == len(found) // 2 == 32
 
 
 def test_a_call_that_is_received_once_is_looked_up_each_time(keyed: list[Call]):

@@ -11,12 +11,14 @@ import pytest
 
 from proxy.cache.entry import echoed_fields
 from proxy.cache.shared_flight import POLL_S
+from proxy.cache.slot import CacheSlot
 from proxy.cache.vault import Vault
 from proxy.cache.vault_keys import PREFIX
 from proxy.stores import Store, StoreError
 from proxy.stores.memory import MemoryStore
 from proxy.stores.redis import RedisStore
 from proxy.stores.sqlite import SqliteStore
+from proxy.wire.call import Call
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
 from tests.cache.test_cache import ASKED, OLD, SECRET, STREAMED, cached, nested
@@ -204,10 +206,16 @@ async def test_a_follower_leads_when_the_leader_is_gone(store: Store):
     assert len(backend._calls) == 1
 
 
+async def place_of(pipeline: Any, call: Call) -> Any:
+    """Return the place of a call in the cache."""
+    slot = pipeline.cache.slot(call, pipeline.routes.match(call), make_context())
+    return (slot if isinstance(slot, CacheSlot) else await slot).place
+
+
 async def plant_flight(store: Store, pipeline: Any, fields: dict[str, Any], frames: bytes) -> Sequence[str]:
     """Leave what a process writes up to so much of its reply. Return the names of what runs out when it dies."""
     token, vault, probe = secrets.token_hex(16), Vault(store), make_call(**ASKED | fields)
-    place = (await pipeline.cache.slot(probe, pipeline.routes.match(probe), make_context())).place
+    place = await place_of(pipeline, probe)
     head = {"kind": "head", "headers": {}, "target": None, "echoed": echoed_fields(probe), "is_body": False}
     messages = [(head, b""), *([({"kind": "frames"}, frames)] if frames else [])]
     for number, (facts, content) in enumerate(messages, 1):
@@ -290,9 +298,8 @@ async def test_a_call_without_a_stream_begins_again_when_its_leader_dies(store: 
 
 async def flight_name(store: Store, pipeline: Any, fields: dict[str, Any]) -> str:
     """Return the name of the flight of a call."""
-    probe = make_call(**ASKED | fields)
-    slot = await pipeline.cache.slot(probe, pipeline.routes.match(probe), make_context())
-    return f"{PREFIX}f:{slot.place.keys[0]}"
+    place = await place_of(pipeline, make_call(**ASKED | fields))
+    return f"{PREFIX}f:{place.keys[0]}"
 
 
 async def test_garbage_in_a_journal_shares_nothing(store: Store):
@@ -337,7 +344,7 @@ async def test_a_journal_of_another_shape_shares_nothing(messages: list[tuple[An
     store, backend, fields, token = MemoryStore(), ScriptedBackend(answer=STREAMED), unique(), secrets.token_hex(16)
     (pipeline,) = processes(store, backend)
     vault, probe = Vault(store), make_call(**ASKED | fields)
-    place = (await pipeline.cache.slot(probe, pipeline.routes.match(probe), make_context())).place
+    place = await place_of(pipeline, probe)
     for number, (facts, content) in enumerate(messages, 1):
         text = orjson.dumps(facts)
         message = vault.seal_message(place, f"{token}:{number}", len(text).to_bytes(4) + text + content)

@@ -29,6 +29,8 @@ COUNTS = frozenset({
 TEXTS = frozenset({"response_id", "response_model"})
 """Those whose attributes are texts."""
 FINISH_REASONS = "gen_ai.response.finish_reasons"
+CODES = frozenset({"headgate.upstream.code", "headgate.incomplete_reason"})
+"""Attributes that are texts, whatever scalars upstreams have sent: all values of an attribute have one type."""
 
 REQUEST = {
     "path": "url.path", "status": "http.response.status_code",
@@ -104,6 +106,8 @@ class RecordAttributes:
         for name, kind in self._kinds.items():
             if name in known and type(known[name]) is not kind:
                 del known[name]
+        for name in CODES & known.keys():
+            known[name] = str(known[name])
         if FINISH_REASONS in known:
             known[FINISH_REASONS] = (str(known[FINISH_REASONS]),)
         return known

@@ -1,6 +1,7 @@
 """The telemetry of a call: one log line, a span tree, headers; and the data that they never contain."""
 
 import asyncio
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +16,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.sampling import RequestSpans
 from proxy.telemetry.trace import Trace
-from proxy.telemetry.vocabulary import sent_attributes
+from proxy.telemetry.vocabulary import OF_MODEL_CALL, RecordAttributes, sent_attributes
 from tests.conftest import tables_for
 from tests.upstream import CANONICAL, FakeUpstream, streaming
 
@@ -117,6 +118,20 @@ ASKED = {
 def test_what_is_asked_for_is_on_the_call_of_the_model(body: Any, semconv: Any, expected: dict[str, Any]):
     """Values of other types are the caller's mistake, and left out."""
     assert sent_attributes(body, semconv) == expected
+
+
+@pytest.mark.parametrize("attributes", OF_MODEL_CALL.values(), ids=OF_MODEL_CALL)
+def test_all_values_of_an_attribute_have_one_type(attributes: RecordAttributes):
+    """Whatever scalars callers and upstreams have sent: encodings are kept by value, and 1, 1.0 and True are equal."""
+    sent = [field.name for field in fields(RequestRecord) if field.type is Any]
+    kinds: dict[str, set[type]] = {}
+    for value in (1, True, 1.0, "1"):
+        for name, found in attributes.of(RequestRecord(**dict.fromkeys(sent, value))).items():
+            kinds.setdefault(name, set()).add(type(found))
+
+    assert "upstream_code" in sent
+    assert "headgate.upstream.code" in kinds
+    assert not {name: found for name, found in kinds.items() if len(found) > 1}
 
 
 async def test_the_first_chunk_comes_within_the_call(traced_gateway: str, http, spans: InMemorySpanExporter):

@@ -91,8 +91,9 @@ class RequestLoop(BoundedHeads):
 
     def hold_call(self) -> bool:
         """Let the call go on when the client disconnects. Returns False if it has, and the call is cancelled."""
-        self._is_call_held = True
-        return self.transport is not None or self._held_call is not None
+        # A connection that is being closed cancels the call later, once it has been closed.
+        self._is_call_held = self._is_call_held or self.transport is not None
+        return self._is_call_held
 
     def release_call(self, *, is_needed: bool = False) -> asyncio.Task[None] | None:
         """Let the call end with the client again; cancel one that has gone on, unless it is needed, and return it."""

@@ -19,7 +19,7 @@ from tests.cache.test_flights import GatedBackend, asking, settle
 from tests.conftest import StartGateway, tables_for
 from tests.examples import ANNA, make_call, make_context
 from tests.pipelines import answer_of
-from tests.raw import no_tasks_left, post, until, wire  # noqa: F401
+from tests.raw import RawConnection, no_tasks_left, post, until, wire  # noqa: F401
 from tests.rules.samples import RESPONSE
 from tests.sockets import calling
 from tests.stopping import StoppableGateway
@@ -340,6 +340,44 @@ async def test_every_client_disconnects(start_gateway: StartGateway, http, upstr
 
     assert {status for status, *_ in ends_of(logged)} == {499}
     assert [line for line in lines_of(logged) if line] == [ESTIMATED]
+
+
+async def begin_call(first: RawConnection, upstream: FakeUpstream) -> Connection:
+    """Send a call that never ends; return its connection in the gateway."""
+    upstream.answer = hang
+    await first.send(REQUEST)
+    await upstream.arrived.wait()
+    (client,) = [each for each in gc.get_objects() if type(each) is Connection and each.active_method is not None]
+    return client
+
+
+async def test_a_call_is_not_held_once_its_connection_is_being_closed(
+    start_gateway: StartGateway, upstream: FakeUpstream
+):
+    """As for a head that is too large, which the client sends meanwhile: the call is cancelled a moment later."""
+    address = await start_gateway(tables_for(upstream, policy=[]))
+    async with wire(address) as first:
+        client = await begin_call(first, upstream)
+        client.force_close()
+
+        assert not client.hold_call()
+        await upstream.disconnected.wait()
+
+
+async def test_a_held_call_is_joined_while_its_connection_is_being_closed(
+    start_gateway: StartGateway, http, upstream: FakeUpstream
+):
+    """It goes on, and ends with the last one that waits."""
+    address = await start_gateway(tables_for(upstream, policy=[]))
+    async with wire(address) as first:
+        client = await begin_call(first, upstream)
+        waiting = asyncio.create_task(ask_by_post(address, http))
+        await until(lambda: bool(joined_calls(1)))
+        client.force_close()
+        assert client.hold_call()
+        waiting.cancel()
+
+        await upstream.disconnected.wait()
 
 
 async def test_the_connection_of_a_call_that_others_waited_for_is_used_again(

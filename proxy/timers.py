@@ -8,6 +8,8 @@ from msgspec import Struct
 
 MOST_CANCELLED = 64
 """How many cancelled timers are kept until they are due, if they are not more than the others."""
+CLOCK_STEP_S = 0.001
+"""How much later the event loop is asked to call: uvloop counts milliseconds, and calls up to half of one early."""
 
 
 class Timed(Protocol):
@@ -58,7 +60,7 @@ class Timers:
         """Let the event loop call for the first one."""
         if self._handle is not None:
             self._handle.cancel()
-        self._handle = asyncio.get_running_loop().call_at(self._waiting[0].due, self._call_due)
+        self._handle = asyncio.get_running_loop().call_at(self._waiting[0].due + CLOCK_STEP_S, self._call_due)
 
     def _call_due(self) -> None:
         self._handle = None

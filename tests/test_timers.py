@@ -78,6 +78,26 @@ async def test_many_cancelled_timers_are_dropped_before_they_are_due():
     assert sum(type(each) is Timer for each in gc.get_referents(*gc.get_referents(timers))) <= MOST_CANCELLED + 1
 
 
+def test_the_loop_calls_once_for_a_timer(monkeypatch: pytest.MonkeyPatch):
+    """Also uvloop, whose clock has whole milliseconds: else it would turn until the timer is due."""
+    uvloop, turns, called = pytest.importorskip("uvloop"), list[None](), list[tuple[float, float]]()
+    call_due = Timers._call_due
+    monkeypatch.setattr(Timers, "_call_due", lambda timers: (turns.append(None), call_due(timers)))
+
+    async def wait() -> None:
+        timers, now = Timers(), asyncio.get_running_loop().time()
+        dues = [now + number / 200 + number / 20_000 for number in range(1, 10)]
+        for due in dues:
+            timers.start(due, Noting(called, due))
+        await until(lambda: len(called) == len(dues))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(wait())
+
+    assert len(turns) <= len(called)
+    assert all(due <= at for due, at in called)
+
+
 async def test_a_timer_may_be_started_when_another_one_is_due():
     timers = Timers()
     again = Again(timers)

@@ -1,4 +1,4 @@
-"""Timers of many objects that share one of the event loop, which takes 0.7 KiB: every connection has a timer or two."""
+"""Timers that share one timer of the event loop: that takes 0.7 KiB, and every connection needs one or two."""
 
 import asyncio
 from heapq import heapify, heappop, heappush
@@ -18,7 +18,7 @@ class Timed(Protocol):
 
 
 class Timer(Struct, eq=False):
-    """When an object is called, on the event loop's clock; None: it was cancelled."""
+    """When an object is called, on the event loop's clock; None: it was called already, or the timer was cancelled."""
 
     due: float
     timed: Timed | None
@@ -34,7 +34,7 @@ class Timers:
 
     def __init__(self) -> None:
         self._waiting: list[Timer] = []  # a heap: the first one is due next
-        self._cancelled = 0  # of them
+        self._cancelled = 0  # how many of them are cancelled
         self._handle: asyncio.TimerHandle | None = None
 
     def start(self, due: float, timed: Timed) -> Timer:
@@ -46,7 +46,7 @@ class Timers:
         return timer
 
     def cancel(self, timer: Timer) -> None:
-        """Call it no more; it may have been called already."""
+        """Cancel a timer; does nothing for one that was due already."""
         if timer.timed is None:
             return
         timer.timed = None
@@ -57,7 +57,7 @@ class Timers:
             heapify(self._waiting)
 
     def _wait(self) -> None:
-        """Let the event loop call for the first one."""
+        """Ask the event loop to call when the first timer is due."""
         if self._handle is not None:
             self._handle.cancel()
         self._handle = asyncio.get_running_loop().call_at(self._waiting[0].due + CLOCK_STEP_S, self._call_due)

@@ -36,7 +36,7 @@ class FinishedRequests:
         self.metrics: RequestMetrics | None = None
         """What they are added to; None: nothing is measured."""
         self.add_up_usage: Callable[[], None] | None = None
-        """Adds up what those have used that wait too; None: that is not counted."""
+        """Adds up what the requests that wait have used; None: usage is not counted."""
         self._put_lines = put_lines
         self._lines = RequestLines()
         self._waiting: list[FinishedRequest] = []

@@ -1,4 +1,4 @@
-"""Fields of OTLP's messages, encoded. To set one field of a message takes as long as ten bytes of this.
+"""Encodes fields of OTLP's messages. To set one field of a message of protobuf takes longer than to encode it here.
 
 Source: https://protobuf.dev/programming-guides/encoding/
 Source: https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/common/v1/common.proto
@@ -56,7 +56,10 @@ def _each_encoding(attributes: Mapping[str, Any]) -> Iterator[bytes]:
 
 
 class _Encodings(dict[tuple[str, Any], bytes]):
-    """The encodings of attributes by name and value. All values of an attribute have one type: 1 and True are equal."""
+    """The encodings of attributes by name and value.
+
+    1, 1.0 and True are equal, so all values of an attribute have to be of one type.
+    """
 
     def __missing__(self, attribute: tuple[str, Any]) -> bytes:
         name, value = attribute

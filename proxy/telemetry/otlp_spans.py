@@ -15,7 +15,7 @@ from proxy.telemetry.recorded_span import RecordedSpan
 
 
 class EncodedSpans:
-    """What the exporter by HTTP takes for a message: it asks for nothing but the encoding."""
+    """Stands for the message in the exporter by HTTP, which asks for nothing but its encoding."""
 
     def __init__(self, spans: Sequence[RecordedSpan]) -> None:
         self._encoding = encode_spans(spans)
@@ -31,7 +31,7 @@ def make_message(spans: Sequence[RecordedSpan]) -> ExportTraceServiceRequest:
 
 
 def encode_spans(spans: Sequence[RecordedSpan]) -> bytes:
-    """Return the encoding of the message, whose spans are grouped by resource, and then by what has made them."""
+    """Return the encoding of the message, whose spans are grouped by resource, and then by scope."""
     by_tracer: dict[Tracer, list[RecordedSpan]] = {}
     for span in spans:
         by_tracer.setdefault(span.tracer, []).append(span)

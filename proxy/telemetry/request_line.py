@@ -46,7 +46,7 @@ class LineForm:
     texts: int = 0
     """How many of them are texts."""
     names: Sequence[str] = ()
-    """What stands before each value of a line, and behind the last one."""
+    """The text before each value of a line, and after the last one: names, quotes and commas."""
     plan: MetricsPlan | None = None
     """To which series of metrics such requests are added, once that is known."""
 

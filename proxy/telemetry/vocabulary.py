@@ -99,7 +99,7 @@ class RecordAttributes:
         self._kinds = {name: kinds[field] for field, name in pairs if field in kinds}
 
     def of(self, record: RequestRecord) -> dict[str, Any]:
-        """Return those that are known."""
+        """Return the attributes that are known."""
         known: dict[str, Any] = {}
         if not add_known(known, self._names, self._values_of(record)):
             known = fit_for_log(known)

@@ -17,7 +17,7 @@ HOUR_S = 3600
 MAX_PLANS = 10_000
 """For how many combinations of labels the name of their row is remembered."""
 MAX_ENDED = 64
-"""How many calls wait at most to be added up: to do so for one takes less when it follows that for another."""
+"""How many calls wait at most to be added up: one call takes less time when it follows another."""
 
 
 class UsageBook:
@@ -42,7 +42,7 @@ class UsageBook:
         self._spool = spool
         self._numbers = 0
         self._in_flight: dict[int, bytes] = {}
-        self._ended: list[tuple[RequestRecord, bool, float]] = []  # with whether a caller has made it, and the time
+        self._ended: list[tuple[RequestRecord, bool, float]] = []  # with `is_call`, and when it ended
         self.left = [] if spool is None else [*spool.left()]
         """What ended processes in this place have counted."""
         if spool is not None:

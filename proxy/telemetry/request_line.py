@@ -1,7 +1,7 @@
 """The log lines of requests as JSON, in a fifth of the time that structlog's steps and whole encodings take."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from operator import attrgetter
@@ -102,7 +102,7 @@ class RequestLines:
         _, ids, records, _, ended_at, durations_s, _, _ = zip(*requests, strict=True)
         columns = [*zip(*map(read, records), strict=True)]
         texts = columns[: form.texts]
-        if not _are_fit({*chain.from_iterable(texts)}):
+        if not _are_fit([*chain.from_iterable(texts)]):
             return None
         try:
             numbers = [*map(_encode_numbers, columns[form.texts :])]
@@ -146,11 +146,11 @@ class RequestLines:
         return self._time + fraction[:6].ljust(6, "0")
 
 
-def _are_fit(texts: Collection[str]) -> bool:
+def _are_fit(texts: Sequence[str]) -> bool:
     """Whether texts can be logged as they are: short, printable, without keys, and in JSON without escapes."""
     if max(map(len, texts), default=0) > LONGEST_CHARS:
         return False
-    text = " ".join(texts)
+    text = " ".join({*texts})
     try:
         if b"\\" in orjson.dumps(text):  # to search for an escape costs much less than for a key
             return False

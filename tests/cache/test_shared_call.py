@@ -407,6 +407,33 @@ async def test_the_connection_of_a_call_that_others_waited_for_is_used_again(
     await upstream.disconnected.wait()
 
 
+async def test_what_follows_a_call_whose_client_has_disconnected_is_not_begun(
+    start_gateway: StartGateway, http, upstream: FakeUpstream, logged
+):
+    """Although it has arrived, and the call before it goes on to its end."""
+    released = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        await released.wait()
+        return await answering()(request)
+
+    upstream.answer = answer
+    address = await start_gateway(tables_for(upstream, policy=[]))
+    async with wire(address) as first:
+        await first.send(REQUEST + post(b'{"model":"m"}'))
+        await upstream.arrived.wait()
+        waiting = asyncio.create_task(ask_by_post(address, http))
+        await until(lambda: bool(joined_calls(1)))
+    await until(has_lost_client)
+    released.set()
+    await waiting
+    await until(lambda: len(lines_of(logged)) == 2)
+    await settle()
+
+    assert len(upstream.requests) == 1
+    assert sorted(ends_of(logged), key=str) == [(200, None, "collapsed"), (499, None, "miss")]
+
+
 async def test_the_gateway_shuts_down_while_a_call_goes_on_without_its_client(upstream: FakeUpstream, http, logged):
     """Those who wait are refused, and it ends with them."""
     upstream.answer = hang

@@ -60,7 +60,7 @@ class RequestLoop(BoundedHeads):
         super().connection_made(transport)
         peer, _ = self.peername, self.ssl_context  # which aiohttp remembers, for when the connection is lost
         self.remote = None if peer is None else peer if isinstance(peer, str) else str(peer[0])
-        self._expect_request()
+        self._waits_since = self._loop.time()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._idle_timer is not None:
@@ -70,7 +70,7 @@ class RequestLoop(BoundedHeads):
         super().connection_lost(exc)
 
     def _expect_request(self) -> None:
-        """Note that the connection is idle from now on; it is closed when it has been idle for too long."""
+        """Note that a request was answered: the connection is closed when it has been idle for too long since then."""
         self._waits_since = self._loop.time()
         if self._idle_timer is None:
             self._idle_timer = self.timers.start(self._waits_since + self._idle_timeout_s, self)

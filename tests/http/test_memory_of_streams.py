@@ -82,9 +82,12 @@ async def test_a_stream_keeps_no_parser_of_its_connection(waiting: RawConnection
     await until(lambda: connection()._parser is not None)
 
 
-async def test_the_connections_of_a_stream_start_no_timers_of_the_event_loop(waiting: RawConnection):
-    """One timer of the loop serves those of all clients, another one those of all connections to an upstream."""
-    timed = timed_by_the_loop()
+async def test_connections_start_no_timers_of_the_event_loop(gateway: str, waiting: RawConnection):
+    """One timer of the loop serves those of all clients that are idle, another one all connections to an upstream."""
+    async with wire(gateway) as idle:
+        await idle.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await idle.answer()
+        timed = timed_by_the_loop()
 
     assert timed.count(Timers) == 2
     assert not {Connection, UpstreamConnection} & {*timed}

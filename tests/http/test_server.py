@@ -87,6 +87,18 @@ async def test_a_connection_without_a_running_request_is_closed(
         assert await connection.rest() == b""
 
 
+async def test_a_new_connection_is_not_idle(start_gateway, upstream: FakeUpstream):
+    """Its first head may take `head_timeout_s`, also where that is longer than `idle_timeout_s`."""
+    gateway = await start_gateway(tables_for(upstream, server={"idle_timeout_s": 0.05}))
+    request = post()
+    async with wire(gateway) as connection:
+        for part in (request[:9], request[9:]):
+            await asyncio.sleep(0.15)  # longer than the connection may be idle
+            await connection.send(part)
+
+        assert (await connection.answer()).status == 200
+
+
 async def test_a_connection_with_a_running_call_is_not_idle(short_timeout_gateway: str, upstream: FakeUpstream):
     """Neither the head timeout nor the idle timeout runs while an answer is generated."""
 

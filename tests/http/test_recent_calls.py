@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.cache import key
+from proxy.cache import key, lookup
 from proxy.http.recent_calls import MAX_BODY_BYTES, MAX_ONCE, RecentCalls
 from proxy.state import self_contained
 from proxy.wire.call import Call, parse_call
@@ -155,15 +155,16 @@ async def test_what_is_known_of_a_body_outlasts_the_changes_of_policies(
 ):
     """The ids in it and the fields of the cache's key are looked for until it is remembered, in the changed call."""
     found = []
-    for module, name in ((self_contained, "find_references"), (key, "hash_fields")):
-        function = getattr(module, name)
+    for name, modules in (("find_references", [self_contained]), ("hash_fields", [key, lookup])):
+        function = getattr(modules[0], name)
 
         @functools.wraps(function)
         def counted(call: Call, function: Any = function) -> Any:
             found.append(function)
             return function(call)
 
-        monkeypatch.setattr(module, name, counted)
+        for module in modules:
+            monkeypatch.setattr(module, name, counted)
     policies = [{"use": "safety_identifier", "user": "move"}, {"use": "metadata_limits", "set": {"a": "c"}}]
     gateway = await start_gateway(tables_for(upstream, policy=policies))
     body, counts = BODY.replace(b'"user"', b'"prompt_cache_key":"k","user"'), []

@@ -178,7 +178,8 @@ class Flights:
         try:
             async with asyncio.timeout_at(context.deadline):
                 return await stack.enter_async_context(shared.join())
-        except HeadgateError:
+        except HeadgateError as error:
+            error.__traceback__ = None  # the flight keeps the error, which would keep each call that has joined
             return None
         except TimeoutError as error:
             raise deadline_exceeded() from error

@@ -170,7 +170,10 @@ class RequestLoop(BoundedHeads):
         if isinstance(error, web.HTTPException):
             return error
         if isinstance(error, ConnectionError) and (self.transport is None or self.transport.is_closing()):
-            raise error.with_traceback(None)  # the client has disconnected
+            try:
+                raise error.with_traceback(None)  # the client has disconnected
+            finally:
+                del error  # its traceback has this frame, and that of the request's loop
         return self.handle_error(request, 504 if isinstance(error, TimeoutError) else 500, error)
 
     async def _write(self, request: Request, answer: web.StreamResponse) -> None:

@@ -209,7 +209,7 @@ async def test_a_call_whose_client_has_left_is_not_joined():
 
 
 async def test_each_asks_for_itself_when_the_first_call_fails():
-    """And whoever asks then: the client of the first one may hold it no more."""
+    """And so does a call that comes then: the client of the first one may hold it no more."""
     backend = GatedBackend(answer=BackendError("It failed."))
     pipeline = cached(backend)
     _, client, first = leading(pipeline)
@@ -293,11 +293,9 @@ async def ask_by_post(address: str, http: Any, *, stream: bool = False) -> Any:
 WAYS = {"JSON": ask_by_post, "a stream": partial(ask_by_post, stream=True), "WebSocket": ask_by_socket}
 
 
-@pytest.mark.parametrize("ask", WAYS.values(), ids=WAYS)
-async def test_the_client_that_began_disconnects(
-    start_gateway: StartGateway, http, upstream: FakeUpstream, logged, ask: Any
-):
-    """Its line is written when the answer is there, with the tokens; those who waited have saved them."""
+@pytest.fixture
+def released(upstream: FakeUpstream) -> asyncio.Event:
+    """What lets the upstream answer."""
     released = asyncio.Event()
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -305,6 +303,14 @@ async def test_the_client_that_began_disconnects(
         return await answering()(request)
 
     upstream.answer = answer
+    return released
+
+
+@pytest.mark.parametrize("ask", WAYS.values(), ids=WAYS)
+async def test_the_client_that_began_disconnects(
+    start_gateway: StartGateway, http, upstream: FakeUpstream, released: asyncio.Event, logged, ask: Any
+):
+    """Its line is written when the answer is there, with the tokens; those who waited have saved them."""
     address = await start_gateway(tables_for(upstream, policy=[]))
     async with wire(address) as first:
         await first.send(REQUEST)
@@ -381,16 +387,9 @@ async def test_a_held_call_is_joined_while_its_connection_is_being_closed(
 
 
 async def test_the_connection_of_a_call_that_others_waited_for_is_used_again(
-    start_gateway: StartGateway, http, upstream: FakeUpstream
+    start_gateway: StartGateway, http, upstream: FakeUpstream, released: asyncio.Event
 ):
     """Its next call ends with the client."""
-    released = asyncio.Event()
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        await released.wait()
-        return await answering()(request)
-
-    upstream.answer = answer
     address = await start_gateway(tables_for(upstream, policy=[]))
     async with wire(address) as first:
         await first.send(REQUEST)
@@ -408,16 +407,9 @@ async def test_the_connection_of_a_call_that_others_waited_for_is_used_again(
 
 
 async def test_what_follows_a_call_whose_client_has_disconnected_is_not_begun(
-    start_gateway: StartGateway, http, upstream: FakeUpstream, logged
+    start_gateway: StartGateway, http, upstream: FakeUpstream, released: asyncio.Event, logged
 ):
     """Although it has arrived, and the call before it goes on to its end."""
-    released = asyncio.Event()
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        await released.wait()
-        return await answering()(request)
-
-    upstream.answer = answer
     address = await start_gateway(tables_for(upstream, policy=[]))
     async with wire(address) as first:
         await first.send(REQUEST + post(b'{"model":"m"}'))

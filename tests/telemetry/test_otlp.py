@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
     ExportMetricsServiceResponse,
 )
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import Tracer, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 
@@ -183,10 +183,8 @@ def test_a_collector_that_hangs_gets_the_newest_snapshot_only():
     assert (values, push.failures) == ([1, 3], 2)
 
 
-def test_spans_that_a_collector_does_not_take_are_counted(monkeypatch: pytest.MonkeyPatch):
-    """The queue is bounded, and the end of the process does not wait for it."""
-    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "4")
-    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2")
+def sending() -> tuple[StuckExporter, SpanQueue, Tracer]:
+    """Return an exporter that has begun to send a batch of two spans, its queue, and what makes more spans."""
     exporter = StuckExporter()
     queue, provider = SpanQueue(exporter), TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(queue)
@@ -194,6 +192,14 @@ def test_spans_that_a_collector_does_not_take_are_counted(monkeypatch: pytest.Mo
     for name in "ab":
         tracer.start_span(name).end()
     exporter.begun.wait()
+    return exporter, queue, tracer
+
+
+def test_spans_that_a_collector_does_not_take_are_counted(monkeypatch: pytest.MonkeyPatch):
+    """The queue is bounded, and the end of the process does not wait for it."""
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "4")
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2")
+    exporter, queue, tracer = sending()
     for name in "cdefg":
         tracer.start_span(name).end()
 
@@ -209,13 +215,7 @@ def test_spans_that_a_collector_does_not_take_are_counted(monkeypatch: pytest.Mo
 def test_a_batch_is_full_unless_time_has_passed(monkeypatch: pytest.MonkeyPatch):
     """To send a batch of one span right after a full one would cost as much again."""
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2")
-    exporter = StuckExporter()
-    queue, provider = SpanQueue(exporter), TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(queue)
-    tracer = provider.get_tracer("test")
-    for name in "ab":
-        tracer.start_span(name).end()
-    exporter.begun.wait()
+    exporter, queue, tracer = sending()
     for name in "cde":
         tracer.start_span(name).end()
     exporter.go_on.set()

@@ -85,7 +85,7 @@ async def called(*backends: Any, count: int = 1) -> None:
 
 
 def count_steps(store: Store) -> asyncio.Semaphore:
-    """Return what is released by each lookup, and whenever a process begins to lead, or has found the one that leads."""
+    """Return what is released by each lookup, and whenever a process begins to lead, or knows that the one that leads lives."""
     known, put, get, get_many = asyncio.Semaphore(0), store.put, store.get, store.get_many
     followers = set[Any]()
 
@@ -97,8 +97,8 @@ def count_steps(store: Store) -> asyncio.Semaphore:
 
     async def counted_get(key: str) -> bytes | None:
         found, task = await get(key), asyncio.current_task()
-        if found and key.startswith(f"{PREFIX}f:") and task not in followers:
-            followers.add(task)  # which looks again until the one that leads has said that it lives
+        if found and key.startswith(f"{PREFIX}a:") and task not in followers:  # until then another one may lead
+            followers.add(task)
             known.release()
         return found
 

@@ -131,7 +131,7 @@ class Context(msgspec.Struct, eq=False):
     response_fields: Mapping[str, Any] = NOTHING
     held_fields: frozenset[str] = NO_FIELDS
     reply_callbacks: tuple[ReplyCallback, ...] = ()
-    _seen_ids: tuple[Any, Any] | None = None
+    _bound_ids: tuple[Any, Any] | None = None
     _slots: dict[str, Any] | None = None  # by the name of the slot
 
     def __repr__(self) -> str:  # the headers have keys
@@ -191,12 +191,12 @@ class Context(msgspec.Struct, eq=False):
     def has_new_ids(self, response: Mapping[str, Any]) -> bool:
         """Return whether a response object has another id or conversation than the one that was asked about last."""
         ids = response.get("id"), response.get("conversation")
-        if ids == self._seen_ids:
+        if ids == self._bound_ids:
             return False
-        self._seen_ids = ids
+        self._bound_ids = ids
         return True
 
-    async def see_response(self, call: Call, response: Mapping[str, Any]) -> None:
+    async def bind_response(self, call: Call, response: Mapping[str, Any]) -> None:
         """Bind the ids of a response object, unless one with the same id and conversation was seen."""
         if self.binder is not None and self.has_new_ids(response):
             await self.binder.bind(call, self, response)

@@ -103,12 +103,12 @@ async def fail_within(context: Context) -> None:
 async def test_the_ids_of_a_response_are_bound_once():
     """A later event may have other ids. A context without a binder binds nothing."""
     context, noted, call = make_context(), NotedResponses(), make_call()
-    await context.see_response(call, {"id": "resp_0"})
+    await context.bind_response(call, {"id": "resp_0"})
     context.binder = noted
-    await context.see_response(call, {"id": "resp_1"})
-    await context.see_response(call, {"id": "resp_1", "status": "completed"})
-    await context.see_response(call, {"id": "resp_2"})
-    await context.see_response(call, {"id": "resp_2", "conversation": "conv_1"})
+    await context.bind_response(call, {"id": "resp_1"})
+    await context.bind_response(call, {"id": "resp_1", "status": "completed"})
+    await context.bind_response(call, {"id": "resp_2"})
+    await context.bind_response(call, {"id": "resp_2", "conversation": "conv_1"})
 
     assert [response["id"] for response in noted.responses] == ["resp_1", "resp_2", "resp_2"]
 

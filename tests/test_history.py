@@ -111,7 +111,7 @@ class Chat:
         async with context.cleanup:
             await self.pipeline.history.complete(call, self.pipeline.routes.match(call), context)
             yield context
-            context.transcript.see_body(self.backend._events(call))  # type: ignore[attr-defined]
+            context.transcript.add_body(self.backend._events(call))  # type: ignore[attr-defined]
             await context.complete_reply(call)
 
     @property

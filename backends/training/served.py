@@ -53,7 +53,7 @@ async def _answer(local: Local, dialogue: Dialogue) -> str:
             if reply.batches is None:
                 raise TypeError("the local model answers with a stream")
             async for batch in reply.batches:
-                transcript.see(batch)
+                transcript.add(batch)
     except HeadgateError as error:
         return f"({error.message})"
     response = transcript.response

@@ -145,7 +145,7 @@ class SharedCall(Keeping, eq=False, kw_only=True):
 def note_end(flight: Flight, context: Context) -> None:
     """Note the end of a reply that went on for another process when the last caller of this one had left."""
     if not context.transcript.is_ended and context.sent_call is not None and flight.last:
-        context.transcript.see(flight.last)
+        context.transcript.add(flight.last)
 
 
 class _Opened:

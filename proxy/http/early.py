@@ -80,7 +80,7 @@ class EarlyStream:
             response = response_object(body, response_id=new_id("resp"), created_at=int(time.time()))
             data = {"type": "response.created", "sequence_number": transcript.next_number, "response": response}
             events.append(Event("response.created", data=data))
-            transcript.see(events)
+            transcript.add(events)
         events += failure_events(transcript, error)
         frames = [*(event.sse for event in events), SENTINEL]
         if (unsent := self._answer.write_frames(frames, is_last=True)) is not None:

@@ -52,7 +52,7 @@ class Guard:
         if binder is not None and not binder.bind_now(call, context, response):
             return False
         context.note_first_event()
-        context.transcript.see_whole(response, len(body))
+        context.transcript.add_whole(response, len(body))
         return True
 
     async def guard(self, call: Call, reply: Reply, context: Context) -> Reply:
@@ -77,7 +77,7 @@ class Guard:
         if checks is not None:
             reply = await _check_body(reply, checks, context)
         else:
-            context.transcript.see_whole(response, len(reply.body or b""))
+            context.transcript.add_whole(response, len(reply.body or b""))
         if context.must_complete:
             await context.complete_reply(call)
         return await _complete_body(reply, context) if context.response_fields else reply  # it may not be stored
@@ -88,7 +88,7 @@ async def _check_body(reply: Reply, checks: ReplyChecks, context: Context) -> Re
     transcript, response = context.transcript, reply.response or {}
     received = events_of_body(response)
     events, stopped_by = await checks.apply(received)
-    transcript.see_body(events, len(reply.body or b""))
+    transcript.add_body(events, len(reply.body or b""))
     if stopped_by is not None:
         return await _with_response(reply, incomplete_response(response, transcript, stopped_by), context)
     if not transcript.is_changed:
@@ -115,5 +115,5 @@ async def _encode_response(reply: Reply, response: Mapping[str, Any], context: C
 
 async def _with_response(reply: Reply, response: Mapping[str, Any], context: Context) -> Reply:
     """Return a body with another response object, and record that one as the final response."""
-    context.transcript.see_body(events_of_body(response)[-1:])
+    context.transcript.add_body(events_of_body(response)[-1:])
     return await _encode_response(reply, response, context)

@@ -125,7 +125,7 @@ class GuardedStream(Passage):
             return batch
         completed = await complete_events(batch, context)
         if completed[-1:] != batch[-1:]:
-            transcript.see_body(completed[-1:])
+            transcript.add_body(completed[-1:])
         return completed
 
     async def _end_incomplete(self, reason: str) -> Batch:

@@ -19,7 +19,7 @@ def add_to_transcript(batch: Batch, context: Context) -> None:
         batch = [unit for unit in batch if unit.type in RESPONSE_EVENTS]
     before, size = transcript.kept_bytes, transcript.size_of(batch)
     if size == before == 0:  # nothing of it is kept
-        transcript.see(batch)
+        transcript.add(batch)
         return
     if not transcript.has_room_for(size):
         raise BackendError("The items of the response are too large.", code="upstream_too_large", source="gateway")
@@ -33,7 +33,7 @@ def add_to_transcript(batch: Batch, context: Context) -> None:
         memory.grow(size)
     if is_end:
         transcript.drop_items()
-    transcript.see(batch)
+    transcript.add(batch)
     if difference := transcript.kept_bytes - before - size:
         memory.grow(difference)
 

@@ -226,7 +226,7 @@ class Background:
             await self._records.note(job)
             await self._responses.save(job.stored, context)
             context.target = route.targets[0].name
-            await context.see_response(call, job.stored.response)
+            await context.bind_response(call, job.stored.response)
             await writer.write(job.opening_events)
             await writer.flush()
         except BaseException as error:
@@ -238,7 +238,7 @@ class Background:
                 raise RequestError(TOO_DEEP, code="invalid_json") from error
             raise
         context.continue_in_background()
-        context.transcript.see(job.opening_events)
+        context.transcript.add(job.opening_events)
         self._jobs[keys.journal] = job
         self._cancellations.watch()
         return job

@@ -93,13 +93,13 @@ async def read_transcript(reader: JournalReader, run: RunSized) -> Transcript:
     """Return what a journal contains as the record of a reply. Raises StoreError, Unavailable."""
     transcript, parser, number = Transcript(), SSEParser(FOLLOWED), -1
 
-    def see(entry: JournalEntry) -> int:
-        transcript.see(parser.feed(entry.after(number)))
+    def add(entry: JournalEntry) -> int:
+        transcript.add(parser.feed(entry.after(number)))
         return max(number, entry.end - 1)
 
     while entries := await reader.read():
         for entry in entries:
-            number = await run(len(entry.frames), see, entry)
+            number = await run(len(entry.frames), add, entry)
     return transcript
 
 

@@ -101,5 +101,5 @@ def _compose(transcript: Transcript, kind: str, **fields: Any) -> Event:
     """Return an event with the next sequence number, encoded; it is recorded in the transcript."""
     event = Event(kind, data={"type": kind, "sequence_number": transcript.next_number, **fields})
     event.encode(transcript.response_bytes)
-    transcript.see([event])
+    transcript.add([event])
     return event

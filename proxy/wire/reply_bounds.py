@@ -24,7 +24,7 @@ class ReplyBounds:
     _whole: Mapping[str, Any] | None
     _body_bytes: int
 
-    def see_whole(self, response: Mapping[str, Any], size_bytes: int) -> None:
+    def add_whole(self, response: Mapping[str, Any], size_bytes: int) -> None:
         """Record a response that came as one body of this size, in place of the events that stand for it."""
         self._whole, self.is_started, self._body_bytes = response, True, size_bytes
 

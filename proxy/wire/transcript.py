@@ -75,7 +75,7 @@ class Transcript(ReplyBounds):
         """Whether every frame is kept for `frames`."""
         return self._frame_limit is not None
 
-    def see(self, batch: Batch) -> None:
+    def add(self, batch: Batch) -> None:
         """Record a batch that is about to be passed on."""
         self._output = None
         if self._loose:
@@ -118,7 +118,7 @@ class Transcript(ReplyBounds):
         """Offer a run of a stream that has begun to an outlet, and record it if that takes it; return whether it has.
 
         `run` is what was received of a run of this kind. `reserve` is called before with how much memory is needed, in
-        bytes, and raises Unavailable. Returns False without calling either for a run that only `see` can record.
+        bytes, and raises Unavailable. Returns False without calling either for a run that only `add` can record.
         """
         if not self._open:
             return self._forward_unkept(outlet, kind(run))
@@ -171,7 +171,7 @@ class Transcript(ReplyBounds):
         """When frames came: seconds since the first ones, and how many bytes `frames` had then."""
         return [(at - self._marks[0][0], size) for at, size in self._marks]
 
-    def see_body(self, events: Batch, size_bytes: int = 0) -> None:
+    def add_body(self, events: Batch, size_bytes: int = 0) -> None:
         """Record events that stand for a response that came as one body. They take no memory beside it.
 
         `size_bytes` is about how long the body is, if that is not known yet.
@@ -201,7 +201,7 @@ class Transcript(ReplyBounds):
         return self._item_bytes + log_bytes + max(last, self._body_bytes)
 
     def size_of(self, batch: Batch) -> int:
-        """Return how many bytes of a batch `see` would keep, at most."""
+        """Return how many bytes of a batch `add` would keep, at most."""
         keeps_frames = self._frame_limit is not None
         keeps_all = keeps_frames or bool(self._open) or not ITEM_EVENTS.isdisjoint(map(type_of, batch))
         size = 0

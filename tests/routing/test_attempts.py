@@ -121,7 +121,7 @@ async def test_the_final_response_is_recorded_when_the_attempt_ends():
 
     async def run() -> None:
         async with reply_of(ScriptedBackend(answer=RESPONSE), context):
-            context.transcript.see([Event("response.completed", data={"response": RESPONSE})])
+            context.transcript.add([Event("response.completed", data={"response": RESPONSE})])
             raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):

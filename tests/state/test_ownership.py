@@ -368,7 +368,7 @@ async def test_an_id_in_another_spelling_is_the_same_id(spelling: str):
 def transcript_of(*output: dict[str, Any]) -> Transcript:
     """Return the transcript of a complete response with these items."""
     transcript = Transcript()
-    transcript.see_body([terminal_of_body({"id": "resp_1", "status": "completed", "output": [*output]})])
+    transcript.add_body([terminal_of_body({"id": "resp_1", "status": "completed", "output": [*output]})])
     return transcript
 
 
@@ -624,7 +624,7 @@ async def test_a_response_without_items_is_bound_at_once_and_its_items_at_its_en
     assert not ownership.bind_now(Call({"model": "m"}, {}, operation="compact"), context, begun)
     assert ownership.bind_now(make_call(), context, begun)
     assert not context.is_output_bound
-    context.transcript.see_whole(ANSWER, 0)
+    context.transcript.add_whole(ANSWER, 0)
     await ownership.bind_output(make_call(), context, context.transcript)
     owners = await ownership.owners([Reference("response", "resp_1", None), Reference("item", "msg_1", None)], context)
     assert [owner and owner.target for owner in owners] == ["b", "b"]

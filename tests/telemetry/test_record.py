@@ -25,7 +25,7 @@ FIELDS = [
 def ended_with(response: dict[str, Any]) -> Transcript:
     """Return the transcript of a reply that ended with this response."""
     transcript = Transcript()
-    transcript.see([Event("response.completed", data={"type": "response.completed", "response": response})])
+    transcript.add([Event("response.completed", data={"type": "response.completed", "response": response})])
     return transcript
 
 

@@ -29,14 +29,14 @@ def transcript_of(frames: Sequence[bytes]) -> Transcript:
     transcript = Transcript()
     parser = SSEParser(FOLLOWED)
     for frame in frames:
-        transcript.see(parser.feed(frame))
+        transcript.add(parser.feed(frame))
     return transcript
 
 
 def transcript_of_one_read(stream: bytes) -> Transcript:
     """Return the transcript of a stream that came in one network read."""
     transcript = Transcript()
-    transcript.see(SSEParser(FOLLOWED).feed(stream))
+    transcript.add(SSEParser(FOLLOWED).feed(stream))
     return transcript
 
 

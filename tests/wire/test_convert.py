@@ -27,7 +27,7 @@ async def in_turn(*batches: Batch, transcript: Transcript | None = None) -> Asyn
     """Yield batches as the guard does: each is recorded in the transcript first."""
     for batch in batches:
         if transcript is not None:
-            transcript.see(batch)
+            transcript.add(batch)
         yield batch
 
 
@@ -97,7 +97,7 @@ async def test_runs_that_are_forwarded_need_not_be_read():
     transcript, parser = Transcript(), SSEParser(FOLLOWED)
     batches = [parser.feed(RECORDING[i : i + 700]) for i in range(0, len(RECORDING), 700)]
     for batch in batches:
-        transcript.see(batch)
+        transcript.add(batch)
     forwarding = Forwarding(batches)
     reply = await convert(Reply(200, HEADERS, batches=forwarding), transcript, make_context(), stream=False)
 

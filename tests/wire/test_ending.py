@@ -234,8 +234,8 @@ def test_the_ending_is_recorded_in_the_transcript():
 def test_an_error_of_the_upstream_is_not_repeated():
     """Its own words stay; only the terminal event is added."""
     transcript = Transcript()
-    transcript.see([Run(frame) for frame in CANONICAL[:2]])
-    transcript.see([Event("error", data=UPSTREAM_ERROR | {"sequence_number": 2})])
+    transcript.add([Run(frame) for frame in CANONICAL[:2]])
+    transcript.add([Event("error", data=UPSTREAM_ERROR | {"sequence_number": 2})])
     ending = failure_events(transcript, CUT)
 
     assert [(event.type, event.data["sequence_number"]) for event in ending] == [("response.failed", 3)]
@@ -275,7 +275,7 @@ def test_a_body_is_cut_before_the_event_at_which_it_was_stopped():
     """It keeps the items before that and all other fields, with a status and no completion time."""
     response = data_of(CANONICAL[-1])["response"]
     transcript = Transcript()
-    transcript.see(events_of_body(response)[:3])
+    transcript.add(events_of_body(response)[:3])
     cut = incomplete_response(response, transcript, "max_tool_calls")
 
     assert cut == response | {

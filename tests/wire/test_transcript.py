@@ -53,7 +53,7 @@ def feed(transcript: Transcript, stream: bytes, size: int) -> None:
     """Feed a stream that comes in pieces of this size."""
     parser = SSEParser(FOLLOWED)
     for start in range(0, len(stream), size):
-        transcript.see(parser.feed(stream[start : start + size]))
+        transcript.add(parser.feed(stream[start : start + size]))
 
 
 def event(**data: object) -> Event:
@@ -79,7 +79,7 @@ def test_a_response_in_one_body_stands_for_all_of_its_events():
     """Its last event is made once; an event that a rule puts in its place replaces it."""
     response, transcript = {"id": "r", "status": "incomplete", "output": [{"id": "a"}]}, Transcript()
     before = transcript.is_ended, transcript.final, transcript.terminal
-    transcript.see_whole(response, 100)
+    transcript.add_whole(response, 100)
     terminal = transcript.terminal
 
     assert before == (False, None, None)
@@ -90,7 +90,7 @@ def test_a_response_in_one_body_stands_for_all_of_its_events():
     assert terminal is not None
     assert (terminal.type, terminal.response) == ("response.incomplete", response)
 
-    transcript.see_body([Event("response.completed", data={"type": "response.completed", "response": {"id": "s"}})])
+    transcript.add_body([Event("response.completed", data={"type": "response.completed", "response": {"id": "s"}})])
 
     assert (transcript.final, transcript.response) == ({"id": "s"}, {"id": "s"})
 
@@ -98,7 +98,7 @@ def test_a_response_in_one_body_stands_for_all_of_its_events():
 def test_any_frame_starts_a_stream():
     """A comment is enough: afterwards an error is no HTTP status any more."""
     silent = Transcript()
-    silent.see([])
+    silent.add([])
 
     assert silent.is_started is False
     assert transcript_of([b": hi\n\n"]).is_started is True
@@ -132,7 +132,7 @@ def test_an_item_that_is_done_twice_counts_once():
 def test_a_finished_item_may_have_any_shape(item: object):
     """Upstreams are not trusted: an id of another type identifies nothing, and the item is kept as it is."""
     transcript = Transcript()
-    transcript.see([event(type="response.output_item.done", output_index=0, item=item)])
+    transcript.add([event(type="response.output_item.done", output_index=0, item=item)])
 
     assert transcript.items == [item]
 
@@ -213,7 +213,7 @@ def test_cutting_changes_no_event():
     """The events that were sent stay what they were, and a second cut gives the same."""
     sent = [event(**added(0, id="a", type="function_call", arguments="")), event(**PART)]
     transcript = Transcript()
-    transcript.see(
+    transcript.add(
         [*sent, Run(frame(**delta("function_call_arguments", "x"))), Run(frame(**delta("output_text", "y")))]
     )
 
@@ -286,11 +286,11 @@ def test_parts_that_were_not_announced_are_kept(item: JSON, deltas: list[tuple[s
 def test_an_endless_item_keeps_its_beginning():
     """Of a longer item only LOG_BYTES of frames are kept, and the item is closed with the text in them."""
     transcript = Transcript()
-    transcript.see([event(**added(0, id="a", type="function_call"))])
-    transcript.see([Run(frame(**delta("function_call_arguments", "begin")))])
+    transcript.add([event(**added(0, id="a", type="function_call"))])
+    transcript.add([Run(frame(**delta("function_call_arguments", "begin")))])
     megabyte = Run(frame(**delta("function_call_arguments", "x" * 2**20)))
     for _ in range(40):
-        transcript.see([megabyte])
+        transcript.add([megabyte])
     ((_, item),) = transcript.cut_open_items()
 
     assert item["arguments"].startswith("beginx")
@@ -301,12 +301,12 @@ def test_an_endless_item_keeps_its_beginning():
 def test_the_beginning_of_an_endless_item_has_no_gap():
     """After a frame that did not fit, smaller ones are not kept either; the next item is kept from its beginning."""
     transcript = Transcript()
-    transcript.see([event(**added(0, id="a", type="function_call"))])
+    transcript.add([event(**added(0, id="a", type="function_call"))])
     for text in ("begin", "x" * LOG_BYTES, "end"):
-        transcript.see([Run(frame(**delta("function_call_arguments", text)))])
+        transcript.add([Run(frame(**delta("function_call_arguments", text)))])
     cut = transcript.cut_open_items()
-    transcript.see([event(**done(0, id="a")), Run(b": hi\n\n"), event(**added(1, id="b", type="function_call"))])
-    transcript.see([Run(frame(**delta("function_call_arguments", "next", 1)))])
+    transcript.add([event(**done(0, id="a")), Run(b": hi\n\n"), event(**added(1, id="b", type="function_call"))])
+    transcript.add([Run(frame(**delta("function_call_arguments", "next", 1)))])
 
     assert cut[0][1]["arguments"] == "begin"
     assert transcript.cut_open_items()[0][1]["arguments"] == "next"
@@ -315,12 +315,12 @@ def test_the_beginning_of_an_endless_item_has_no_gap():
 def test_an_item_that_begins_after_the_limit_is_still_closed_as_itself():
     """Its text is lost, not its id and its type; text of an earlier item with its index is not taken for its own."""
     transcript = Transcript()
-    transcript.see([event(**added(0, id="a", type="function_call")), event(**added(1, id="b", type="function_call"))])
-    transcript.see([Run(frame(**delta("function_call_arguments", "old", 1))), event(**done(1, id="b"))])
+    transcript.add([event(**added(0, id="a", type="function_call")), event(**added(1, id="b", type="function_call"))])
+    transcript.add([Run(frame(**delta("function_call_arguments", "old", 1))), event(**done(1, id="b"))])
     megabyte = Run(frame(**delta("function_call_arguments", "x" * 2**20)))
-    transcript.see([megabyte] * 20)
-    transcript.see([event(**added(1, id="c", type="function_call"))])
-    transcript.see([Run(frame(**delta("function_call_arguments", "new", 1)))])
+    transcript.add([megabyte] * 20)
+    transcript.add([event(**added(1, id="c", type="function_call"))])
+    transcript.add([Run(frame(**delta("function_call_arguments", "new", 1)))])
 
     assert transcript.cut_open_items()[1] == (1, {"id": "c", "type": "function_call", "status": "incomplete"})
 
@@ -328,12 +328,12 @@ def test_an_item_that_begins_after_the_limit_is_still_closed_as_itself():
 def test_many_open_items_share_one_log():
     """A frame is kept once and parsed once, not once for each open item."""
     transcript = Transcript()
-    transcript.see([event(**added(index, **function_call(index))) for index in range(200)])
+    transcript.add([event(**added(index, **function_call(index))) for index in range(200)])
     runs = [CountedRun(frame(**delta("function_call_arguments", "x" * 10_000, index))) for index in range(200)]
     tracemalloc.start()
     try:
         for run in runs:
-            transcript.see([run])
+            transcript.add([run])
         kept_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -348,7 +348,7 @@ def test_frames_between_items_are_not_kept():
     """Only what may be needed to close an item is; a long stream of finished items costs no memory."""
     transcript = Transcript()
     for _ in range(3):
-        transcript.see([event(**added(0, id="a")), Run(CANONICAL[5]), event(**done(0, id="a")), Run(CANONICAL[5])])
+        transcript.add([event(**added(0, id="a")), Run(CANONICAL[5]), event(**done(0, id="a")), Run(CANONICAL[5])])
 
     assert transcript._log == []
 
@@ -358,7 +358,7 @@ def test_the_size_of_what_is_kept_is_known():
     opened, text, closed = event(**added(0, id="a")), Run(CANONICAL[5]), event(**done(0, id="a"))
     transcript, sizes = Transcript(), []
     for unit in (text, opened, text, closed, text):
-        transcript.see([unit])
+        transcript.add([unit])
         sizes.append(transcript.kept_bytes)
     begun, items = opened.count_parsed() + len(opened.sse), opened.count_parsed() + closed.count_parsed()
 
@@ -369,7 +369,7 @@ def test_the_size_of_what_is_kept_is_known():
 def test_what_is_kept_of_one_reply_is_limited(monkeypatch: pytest.MonkeyPatch, missing_bytes: int):
     """The last byte of the limit is included, for batches and for single runs alike."""
     run, transcript = Run(CANONICAL[5]), Transcript()
-    transcript.see([event(**added(0, id="a"))])
+    transcript.add([event(**added(0, id="a"))])
     room = len(run.raw) - missing_bytes
     monkeypatch.setattr("proxy.wire.transcript.MAX_KEPT_BYTES", transcript.kept_bytes + room)
 
@@ -381,7 +381,7 @@ def test_what_is_kept_of_one_reply_is_limited(monkeypatch: pytest.MonkeyPatch, m
 def test_a_forwarded_run_is_recorded_if_it_is_taken(is_taken: bool):
     """Its memory is reserved before, with some more, so that not each run needs a call for that."""
     run, transcript, reserved = CANONICAL[5], Transcript(), []
-    transcript.see([event(**added(0, id="a"), sequence_number=2)])
+    transcript.add([event(**added(0, id="a"), sequence_number=2)])
     before = transcript.kept_bytes
     size = len(run)
 
@@ -394,7 +394,7 @@ def test_a_forwarded_run_is_recorded_if_it_is_taken(is_taken: bool):
 def test_memory_of_forwarded_runs_is_reserved_before_they_are_offered():
     """Never less than what is kept, and never much more."""
     transcript, reserved = Transcript(), []
-    transcript.see([event(**added(0, id="a"))])
+    transcript.add([event(**added(0, id="a"))])
     before = transcript.kept_bytes
     for size in (1, 900, 200, 5_000, 1, *[100] * 50):
         assert transcript.forward_run(lambda _run: True, reserved.append, b"x" * size)
@@ -406,7 +406,7 @@ def test_memory_of_forwarded_runs_is_reserved_before_they_are_offered():
 def test_a_run_for_which_there_is_no_memory_is_left_for_a_batch():
     """The guard frees memory for that, or ends the stream."""
     transcript, offered = Transcript(), []
-    transcript.see([event(**added(0, id="a"))])
+    transcript.add([event(**added(0, id="a"))])
     before = transcript.kept_bytes
 
     def refuse(_size: int) -> None:
@@ -420,9 +420,9 @@ def test_a_run_after_frames_that_are_kept_no_more_is_left_for_a_batch():
     """Which drops them, as no item is open."""
     run, transcript = Run(CANONICAL[5]), Transcript()
     transcript.keep_frames(len(run.raw))
-    transcript.see([run, run])
+    transcript.add([run, run])
     is_taken = [transcript.forward_run(lambda _run: True, lambda _size: None, run.raw)]
-    transcript.see([run])
+    transcript.add([run])
     is_taken.append(transcript.forward_run(lambda _run: True, lambda _size: None, run.raw))
 
     assert (transcript.keeps_frames, is_taken, transcript.kept_bytes) == (False, [False, True], 0)
@@ -432,7 +432,7 @@ def test_a_run_after_frames_that_are_kept_no_more_is_left_for_a_batch():
 def test_runs_that_come_one_by_one_are_joined(kind: type[Run]):
     """A stream has many, and each would take memory for itself; the text of an open item stays complete."""
     transcript, texts = Transcript(), [str(number) for number in range(3 * JOINED_RUNS + 2)]
-    transcript.see([event(**added(0, **function_call(0)))])
+    transcript.add([event(**added(0, **function_call(0)))])
     for number, text in enumerate(texts):
         data = delta("function_call_arguments", text) | {"sequence_number": number}
         raw = orjson.dumps(data) if kind is MessageRun else frame(**data)
@@ -451,7 +451,7 @@ def test_the_next_number_is_known_whatever_is_kept(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("proxy.wire.transcript.LOG_BYTES", len(opened.sse) + len(deltas[0].sse))
     transcript, numbers = Transcript(), []
     for unit in (opened, *deltas, Run(b": hi\n\n"), closed, Run(b": hi\n\n")):
-        transcript.see([unit])
+        transcript.add([unit])
         numbers.append(transcript.next_number)
 
     assert numbers == [1, 2, 3, 4, 4, 4, 4]
@@ -465,7 +465,7 @@ def test_what_is_parsed_and_kept_counts_by_its_values(number: str):
     held.encode(0)  # as it was received
     transcript = Transcript()
     size = transcript.size_of([held])
-    transcript.see([held])
+    transcript.add([held])
 
     assert size >= transcript.kept_bytes >= 10_000 * sys.getsizeof({})
 
@@ -476,7 +476,7 @@ def test_the_most_that_is_kept_of_a_batch_is_known_before():
     transcript, sizes = Transcript(), []
     for batch in ([text], [opened, text], [text], [closed], [text]):
         sizes.append(transcript.size_of(batch))
-        transcript.see(batch)
+        transcript.add(batch)
     transcript.keep_frames(10_000)
 
     begun, ended = (each.count_parsed() + len(each.sse) for each in (opened, closed))
@@ -492,7 +492,7 @@ def test_a_body_is_recorded_without_being_encoded():
         deep = [deep]
     response = {"id": "resp_1", "status": "completed", "output": [{"id": "a", "deep": deep}]}
     transcript = Transcript()
-    transcript.see_body(events_of_body(response))
+    transcript.add_body(events_of_body(response))
 
     assert (transcript.is_started, transcript.kept_bytes) == (True, 0)
     assert (transcript.items, transcript.response) == (response["output"], response)
@@ -515,7 +515,7 @@ def test_messages_are_kept_as_frames_where_frames_are_kept():
     run = MessageRun(b"\n".join(texts))
     kept, others = Transcript(), Transcript()
     kept.keep_frames(10_000)
-    sizes = [(transcript.size_of([run, opened]), transcript.see([run, opened])) for transcript in (others, kept)]
+    sizes = [(transcript.size_of([run, opened]), transcript.add([run, opened])) for transcript in (others, kept)]
 
     assert kept.frames() == b"".join(frame_of("response.output_text.delta", text) for text in texts) + opened.sse
     assert kept.kept_bytes >= len(kept.frames() or b"") > others.kept_bytes - opened.count_parsed() > 0
@@ -528,7 +528,7 @@ def test_it_is_noted_when_frames_came():
     times, transcript = iter([100.0, 100.5, 102.0]), Transcript()
     transcript.keep_frames(len(RECORDING), times.__next__)
     for received in CANONICAL[:3]:
-        transcript.see([Run(received)])
+        transcript.add([Run(received)])
 
     lengths = [*map(len, CANONICAL[:3])]
     assert transcript.marks == [(0.0, lengths[0]), (0.5, sum(lengths[:2])), (2.0, sum(lengths))]
@@ -540,7 +540,7 @@ def test_frames_beyond_the_limit_are_not_kept_at_all(missing_bytes: int):
     transcript = Transcript()
     transcript.keep_frames(sum(map(len, CANONICAL)) - missing_bytes)
     feed(transcript, RECORDING, 100)
-    transcript.see([Run(b": hi\n\n")])
+    transcript.add([Run(b": hi\n\n")])
 
     assert transcript.frames() is None
     assert transcript._log == []
@@ -550,7 +550,7 @@ def test_the_limit_includes_its_last_byte():
     """A stream of exactly that many bytes is kept."""
     transcript = Transcript()
     transcript.keep_frames(sum(map(len, CANONICAL)))
-    transcript.see([Run(sse) for sse in CANONICAL])
+    transcript.add([Run(sse) for sse in CANONICAL])
 
     assert transcript.frames() == b"".join(CANONICAL)
 
@@ -559,8 +559,8 @@ def test_an_open_item_is_closed_whole_when_the_frames_exceeded_their_limit():
     """The two limits are independent."""
     transcript = Transcript()
     transcript.keep_frames(100)
-    transcript.see([event(**added(0, id="a", type="function_call"))])
-    transcript.see([Run(frame(**delta("function_call_arguments", text))) for text in ("a", "b", "c")])
+    transcript.add([event(**added(0, id="a", type="function_call"))])
+    transcript.add([Run(frame(**delta("function_call_arguments", text))) for text in ("a", "b", "c")])
 
     assert transcript.frames() is None
     assert transcript.cut_open_items()[0][1]["arguments"] == "abc"
@@ -572,8 +572,8 @@ def test_dropped_frames_are_not_kept_any_longer_except_those_of_open_items(is_op
     transcript = Transcript()
     transcript.keep_frames(10_000)
     kept = [added(0, id="a", type="function_call")] if is_open else []
-    transcript.see([event(**data) for data in kept])
-    transcript.see([Run(frame(**delta("function_call_arguments", "a")))])
+    transcript.add([event(**data) for data in kept])
+    transcript.add([Run(frame(**delta("function_call_arguments", "a")))])
     before = transcript.kept_bytes
 
     assert transcript.drop_frames()
@@ -613,7 +613,7 @@ def test_no_event_breaks_the_transcript(events: list[tuple[str, JSON]]):
     """Fields of any type: every property has a value of its own type."""
     transcript = Transcript()
     transcript.keep_frames(1000)
-    transcript.see([event(**{**data, "type": kind}) for kind, data in events])
+    transcript.add([event(**{**data, "type": kind}) for kind, data in events])
 
     assert isinstance(transcript.next_number, int)
     assert all(item["status"] == "incomplete" for _, item in transcript.cut_open_items())

@@ -180,7 +180,7 @@ class StreamRepairs:
             return []
         is_whole = kind in ("response.completed", DONE) and response.get("status") in (None, "completed")
         received = Transcript()
-        received.see(self._kept)
+        received.add(self._kept)
         items = dict(received.cut_open_items("completed" if is_whole else "incomplete"))
         self._response.done |= items
         self._last_number = max(self._last_number, received.next_number - 1)

@@ -19,15 +19,15 @@ RequestCheck = Callable[[Call, Context], Call | Awaitable[Call]]
 
 @dataclass(frozen=True, slots=True)
 class Repeatable:
-    """A request check that depends on nothing but the call, its caller, and what `again` checks.
+    """A request check whose result depends on nothing but the call, its caller, and what `recheck` checks.
 
-    A call that was let pass and is received again is let pass as before; only `again` is applied to it then, with the
-    call as the check returned it, which it returns too. None: there is nothing that can have changed. Whether there is
-    a check of the reply must depend on nothing else either.
+    A call that was admitted and is received again gets the same result; only `recheck` is applied to it, and gets and
+    returns the call as `check` returned it. None: nothing can have changed. Whether the reply is checked must depend
+    on nothing else either.
     """
 
     check: RequestCheck
-    again: RequestCheck | None = None
+    recheck: RequestCheck | None = None
 
     def __call__(self, call: Call, context: Context) -> Call | Awaitable[Call]:
         return self.check(call, context)
@@ -56,7 +56,7 @@ _BY_CALL = "decides_by_call"
 def decides_by_call(factory: ReplyCheckFactory) -> ReplyCheckFactory:
     """Declare of a factory that nothing but the call decides whether it returns a check.
 
-    If it returned None, it is not asked again for the same call.
+    If it returned None, it is not called again for the same call.
     """
     vars(factory)[_BY_CALL] = True
     return factory

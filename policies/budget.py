@@ -82,7 +82,7 @@ class Budget(Policy):
 
     def request_check(self, state: PolicyState) -> RequestCheck:
         check = BudgetCheck(self, state, self._clock, self._scale).check
-        return Repeatable(check, again=check)
+        return Repeatable(check, recheck=check)
 
     async def balances(self, state: PolicyState, callers: Iterable[Caller], models: Iterable[str]) -> Sequence[Balance]:
         """Return what is left to each team, caller, key or model; end users and values of metadata are noted."""

@@ -64,7 +64,7 @@ class ConcurrencyLimit(Policy):
             context.on_end(partial(places.give_back, shared, place))
             return call
 
-        return Repeatable(check, again=check)
+        return Repeatable(check, recheck=check)
 
 
 class _Places:

@@ -63,7 +63,7 @@ class Rate(Policy):
 
     def request_check(self, state: PolicyState) -> RequestCheck:
         check = RateCheck(self._limits(state), state.name, shared_by(self.per)).check
-        return Repeatable(check, again=check)
+        return Repeatable(check, recheck=check)
 
     def _limits(self, state: PolicyState) -> Sequence["RateLimit"]:
         named = (

@@ -99,12 +99,12 @@ class SafetyIdentifier(Policy):
             identifier = named.body.get(FIELD)
             return refuse_blocked(named, (identifier, *older)) if isinstance(identifier, str) else named
 
-        def check_again(call: Call, _context: Context) -> Call | Awaitable[Call]:
+        def recheck(call: Call, _context: Context) -> Call | Awaitable[Call]:
             identifier = call.body.get(FIELD)
             return refuse_blocked(call, (identifier,)) if isinstance(identifier, str) else call
 
         is_derived = self.source == "caller" or self.pii == "hash"  # from a header too, or with older keys
-        return check if is_derived else Repeatable(check, check_again)
+        return check if is_derived else Repeatable(check, recheck)
 
     def identify(self, identifier: str, callers: Iterable[Caller], end_users: Iterable[str]) -> str | None:
         """Return the caller and end user that an identifier was derived from, or the value that it is the hash of."""

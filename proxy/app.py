@@ -31,8 +31,8 @@ from proxy.http.server import Server
 from proxy.identity.directory import Directory
 from proxy.identity.issued_keys import IssuedKeys
 from proxy.identity.sign_in import SignIn
-from proxy.lasting import Lasting
 from proxy.pricing.prices import Prices
+from proxy.process_state import ProcessState
 from proxy.reloading import ReadConfig, Reloading, answer_steps, following, reload_by
 from proxy.routing.ejections import SharedEjections
 from proxy.routing.targets import Targets
@@ -97,17 +97,17 @@ async def running(  # noqa: PLR0913  each a part of its own
         sockets, admin_sockets = _bind(config, assignment, resources)
         observer = make_observer(config)
         config = await _start_state(config, observer, resources)
-        lasting = await _lasting(config, resources, files, finished, assignment)
-        lasting.spans, lasting.ending = RequestSpans.of(tracer), ending or lasting.ending
-        gateway = Gateway(lasting, observer)
+        process = await _process_state(config, resources, files, finished, assignment)
+        process.spans, process.ending = RequestSpans.of(tracer), ending or process.ending
+        gateway = Gateway(process, observer)
         resources.push_async_callback(gateway.close)
         await gateway.start(config)
-        server = build_server(config, gateway.current.dispatcher, lasting.workers)
+        server = build_server(config, gateway.current.dispatcher, process.workers)
         gateway.on_switch = partial(_replace_handler, server)
         reload = None if reloading is None else reload_by(gateway, reloading)
-        respond = ProcessAnswers(_parts_of(gateway, lasting, observer, reloading))
+        respond = ProcessAnswers(_parts_of(gateway, process, observer, reloading))
         if observer is not None:
-            _watch(observer, server, gateway, lasting, logged or LogTally())
+            _watch(observer, server, gateway, process, logged or LogTally())
             own = Processes(respond.ask_self, observer.copy, gateway.report, reload)
             await resources.enter_async_context(operating(config, observer, None if assignment else own, admin_sockets))
         runner = web.ServerRunner(server, shutdown_timeout=config.server.drain_s)
@@ -120,24 +120,24 @@ async def running(  # noqa: PLR0913  each a part of its own
         yield address
 
 
-def _watch(observer: Observer, server: Server, gateway: Gateway, lasting: Lasting, logged: LogTally) -> None:
+def _watch(observer: Observer, server: Server, gateway: Gateway, process: ProcessState, logged: LogTally) -> None:
     """Let an observer read the parts that count by themselves."""
-    observer.measure(lasting.finished)
-    observer.watch(server, lasting.memory, lambda: gateway.current.pipeline)
-    observer.watch_teams(lambda: lasting.calls)
-    observer.watch_output(logged, {"audit": lasting.audit, "record": lasting.recorder})
+    observer.measure(process.finished)
+    observer.watch(server, process.memory, lambda: gateway.current.pipeline)
+    observer.watch_teams(lambda: process.calls)
+    observer.watch_output(logged, {"audit": process.audit, "record": process.recorder})
     observer.watch_reloads(gateway.reloads)
-    observer.watch_issuers(lasting.directory.issuers)
+    observer.watch_issuers(process.directory.issuers)
 
 
 def _parts_of(
-    gateway: Gateway, lasting: Lasting, observer: Observer | None, reloading: Reloading | None
+    gateway: Gateway, process: ProcessState, observer: Observer | None, reloading: Reloading | None
 ) -> GatewayParts:
     """Return what operators read and change of this process."""
     return GatewayParts(
         config=lambda: gateway.current.config,
         pipeline=lambda: gateway.current.pipeline,
-        lasting=lasting,
+        process=process,
         recent=RecentRequests if observer is None else observer.recent,
         preview=None if reloading is None else partial(gateway.preview, reloading.read),
     )
@@ -159,7 +159,7 @@ def _bind(
 def _replace_handler(server: Server, generation: ConfigGeneration) -> None:
     """Let the next request of each connection, old ones included, be answered by a generation."""
     server.replace_handler(generation.dispatcher)
-    server.admission.yields = generation.config.has_teams
+    server.admission.evicts_idle = generation.config.has_teams
 
 
 async def _start_state(config: Config, observer: Observer | None, resources: AsyncExitStack) -> Config:
@@ -172,14 +172,14 @@ async def _start_state(config: Config, observer: Observer | None, resources: Asy
     return config.model_copy(update={"state": state})
 
 
-async def _lasting(
+async def _process_state(
     config: Config,
     resources: AsyncExitStack,
     files: list[QueuedFile] | None,
     finished: FinishedRequests | None,
     assignment: Assignment | None,
-) -> Lasting:
-    """Return what lives as long as the process."""
+) -> ProcessState:
+    """Return the objects that live as long as the process."""
     audit, recorder = _open_files(config, resources, [] if files is None else files)
     finished = finished or FinishedRequests()
     resources.callback(finished.write)
@@ -195,7 +195,7 @@ async def _lasting(
     directory = await _directory(config, resources)
     sealing = await start_sealing(config.state_secret, state, is_open=config.is_open)
     memory_bytes, has_teams = config.server.memory_bytes, config.has_teams
-    return Lasting(
+    return ProcessState(
         audit, recorder, directory, sealing, content_store(state), targets, workers,
         BodyMemory(memory_bytes, has_teams=has_teams), BodyMemory(memory_bytes // 4, has_teams=has_teams),
         finished=finished, usage=await resources.enter_async_context(counting(config.usage, state, spool)),

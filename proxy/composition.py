@@ -7,8 +7,8 @@ from policies import PolicyState
 from proxy.cache.cache import Cache
 from proxy.config.build import Config
 from proxy.history import History
-from proxy.lasting import Lasting
 from proxy.pipeline import Pipeline
+from proxy.process_state import ProcessState
 from proxy.routing.attempts import Attempts
 from proxy.routing.routes import Routes
 from proxy.rules import Rules
@@ -24,21 +24,21 @@ from proxy.stores import Store
 from proxy.stores.memory import MemoryStore
 
 
-def build_pipeline(config: Config, lasting: Lasting, cache: Cache) -> Pipeline:
+def build_pipeline(config: Config, process: ProcessState, cache: Cache) -> Pipeline:
     """Connect the steps of the path of a call, and what the gateway keeps."""
-    content, ttl_s, sealing = lasting.content, config.state_ttl_s, lasting.sealing
+    content, ttl_s, sealing = process.content, config.state_ttl_s, process.sealing
     ownership = Ownership(config.state, ttl_s, allows_unknown=config.unknown_ids == "allow")
     seals = None if config.state_secret is None else sealing
     kept, conversations = StoredResponses(content, ttl_s, seals), Conversations(content, ttl_s, seals)
     routes = Routes(config.routes)
     least_values = least_values_of(config.backends.values())
-    quote_of = partial(lasting.targets.quote_of, routes)
+    quote_of = partial(process.targets.quote_of, routes)
     count = config.server.worker_count
     state = PolicyState(config.state, ownership, least_values=least_values, quote_of=quote_of, workers=count)
-    rules = Rules(config.rules, state, audit=lasting.audit, recorder=lasting.recorder)
+    rules = Rules(config.rules, state, audit=process.audit, recorder=process.recorder)
     journals = Journals(content, config.state_settings.resume_window_s, seals)
     background = Background(config.state, journals, config.state_settings, rules, kept)
-    local, targets = LocalResources(kept, conversations, background), lasting.targets
+    local, targets = LocalResources(kept, conversations, background), process.targets
     resources = Resources(rules, ownership, routes, config.backends, local, cache.forget, targets)
     history = History(kept, conversations)
     return Pipeline(

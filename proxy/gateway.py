@@ -24,8 +24,8 @@ from proxy.http.assembly import build_dispatcher, build_health, max_calls
 from proxy.http.dispatch import Dispatcher
 from proxy.http.health import Health, Report
 from proxy.identity.directory import fingerprint
-from proxy.lasting import Lasting
 from proxy.pipeline import Pipeline
+from proxy.process_state import ProcessState
 from proxy.shares import Shares
 from proxy.stores import Store
 from proxy.wire.loggable import printable
@@ -74,12 +74,12 @@ class Gateway:
 
     current: ConfigGeneration
 
-    def __init__(self, lasting: Lasting, observer: Observer | None = None) -> None:
+    def __init__(self, process: ProcessState, observer: Observer | None = None) -> None:
         self.reloads: Counter[str] = Counter()
         """How often the config was read again, by the outcome."""
         self.on_switch: Callable[[ConfigGeneration], None] = lambda _: None
         """Called with what new calls take from now on."""
-        self._lasting = lasting
+        self._process = process
         self._observer = observer
         self._generations: list[ConfigGeneration] = []
         self._retiring: set[asyncio.Task[None]] = set()
@@ -164,9 +164,9 @@ class Gateway:
         """
         for warning in config.warnings:
             log.warning("config.warned", reason=warning)
-        if self._lasting.audit is not None and config.digest is not None:
+        if self._process.audit is not None and config.digest is not None:
             changed = printable("; ".join(changes), MAX_CHANGES_CHARS)
-            self._lasting.audit.write_event("config.loaded", {"config_sha256": config.digest, "changes": changed})
+            self._process.audit.write_event("config.loaded", {"config_sha256": config.digest, "changes": changed})
 
     async def report(self) -> Report:
         """Return what /readyz answers."""
@@ -202,10 +202,10 @@ class Gateway:
     def _switch(self, new: ConfigGeneration) -> None:
         """Serve a generation from now on."""
         old, config = self._generations[-1] if self._generations else None, new.config
-        self._lasting.targets.prefetch_prices(config.routes)
-        if self._lasting.directory.sign_in is not None:
-            self._lasting.directory.sign_in.replace(config.issuers)
-        self._lasting.directory.replace(
+        self._process.targets.prefetch_prices(config.routes)
+        if self._process.directory.sign_in is not None:
+            self._process.directory.sign_in.replace(config.issuers)
+        self._process.directory.replace(
             callers_by_digest(config), config.lone_callers, has_issuers=bool(config.issuers)
         )
         self._set_teams(config)
@@ -218,29 +218,29 @@ class Gateway:
             task.add_done_callback(self._retiring.discard)
 
     def _build(self, config: Config, old: ConfigGeneration | None) -> ConfigGeneration:
-        lasting = self._lasting
+        process = self._process
         cache = self._cache(config) if old is None or has_other_cache(old.config, config) else old.pipeline.cache
-        pipeline = build_pipeline(config, lasting, cache)
+        pipeline = build_pipeline(config, process, cache)
         if old is not None:
             pipeline.rules.decisions.counts = old.pipeline.rules.decisions.counts
-        health = build_health(config, pipeline, lasting)
-        if config.has_teams and lasting.calls is None:
-            lasting.calls = Shares(max_calls(config), has_teams=True)
-        return ConfigGeneration(config, pipeline, build_dispatcher(config, pipeline, lasting, health), health)
+        health = build_health(config, pipeline, process)
+        if config.has_teams and process.calls is None:
+            process.calls = Shares(max_calls(config), has_teams=True)
+        return ConfigGeneration(config, pipeline, build_dispatcher(config, pipeline, process, health), health)
 
     def _cache(self, config: Config) -> Cache:
         observer, store = self._observer, config.cache_store
         return Cache(config.cache, store if store is None or observer is None else observer.measured(store, "cache"))
 
     def _set_teams(self, config: Config) -> None:
-        for shares in (self._lasting.memory, self._lasting.held, self._lasting.targets):
+        for shares in (self._process.memory, self._process.held, self._process.targets):
             shares.set_teams(has_teams=config.has_teams)
 
     async def _retire(self, old: ConfigGeneration) -> None:
         """Close a generation when its last call has ended, and what its cache or another call still asks of it."""
         await old.dispatcher.load.wait()
         await old.pipeline.background.close(LAST_JOBS_S)
-        while any(map(self._lasting.targets.in_flight, self._own_backends(old))):  # noqa: ASYNC110  rare, and no event
+        while any(map(self._process.targets.in_flight, self._own_backends(old))):  # noqa: ASYNC110  rare, and no event
             await asyncio.sleep(IN_FLIGHT_CHECK_S)
         await self._close(old)
 
@@ -260,7 +260,7 @@ class Gateway:
             await generation.pipeline.cache.close()
         for part in generation.parts:
             if not any(part is other for other in needed):
-                self._lasting.targets.forget(part)
+                self._process.targets.forget(part)
                 await part.close()
 
 

@@ -1,4 +1,4 @@
-"""What a call in WebSocket mode has beside its body: its lane, and the connection of its caller.
+"""Calls in WebSocket mode: the lane of each, and the connection of its caller.
 
 A backend that speaks WebSocket keeps one connection of its own for each connection of a caller, so that what it
 remembers of a connection is remembered for that caller, and ends with it.
@@ -80,7 +80,7 @@ class CallerConnection:
 
 @dataclass(slots=True)
 class LaneCall:
-    """The place of a call in WebSocket mode. `generates` is false for a warm-up.
+    """What a call in WebSocket mode has beside its body. `generates` is false for a warm-up.
 
     `brief` is the call as a backend receives it whose connection still has the response that the call continues: with
     the id of that response and new input only. None: the call has one form. `reply` was begun by
@@ -106,12 +106,12 @@ LANE_CALL = Slot[LaneCall]("lane.call")
 
 def is_warm_up(context: Context) -> bool:
     """Whether a call wants no output."""
-    place = context.get(LANE_CALL)
-    return place is not None and not place.generates
+    lane_call = context.get(LANE_CALL)
+    return lane_call is not None and not lane_call.generates
 
 
 def offer_brief(call: Call | None, context: Context) -> None:
     """Offer backends the brief form of a call in WebSocket mode; None withdraws it."""
-    place = context.get(LANE_CALL)
-    if place is not None:
-        place.brief = call
+    lane_call = context.get(LANE_CALL)
+    if lane_call is not None:
+        lane_call.brief = call

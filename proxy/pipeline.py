@@ -50,7 +50,7 @@ class Pipeline:
         The caller has entered the context's cleanup: leaving it ends the work behind the reply. Raises HeadgateError
         before anything was passed on, and from the reply's batches while nothing was.
         """
-        begin, record, place = context.trace.begin, context.record, context.get(LANE_CALL)
+        begin, record, lane_call = context.trace.begin_step, context.record, context.get(LANE_CALL)
         if self.log_metadata:
             record.note_metadata(received.body, self.log_metadata)
         if keys := () if context.usage is None else context.usage.metadata:
@@ -63,19 +63,19 @@ class Pipeline:
         if keys and call is not received:
             record.note_usage_metadata(call.body, keys)  # a policy may have set them
         begin("ownership")
-        direct = self._direct_route(call, context) if place is None else None
-        route, is_direct = await self._find_route(call, place, context) if direct is None else (direct, True)
+        direct = self._direct_route(call, context) if lane_call is None else None
+        route, is_direct = await self._find_route(call, lane_call, context) if direct is None else (direct, True)
         record.route = route.name
         is_background = not is_direct and self.background.takes(call, route)
         begin("cache")
-        found = CacheSlot() if place and place.has_own_reply else self.cache.slot(call, route, context)
+        found = CacheSlot() if lane_call and lane_call.has_own_reply else self.cache.slot(call, route, context)
         slot = found if isinstance(found, CacheSlot) else await found
         if slot.is_stale:
             self.cache.refresh(slot, partial(self._ask_again, received, context.for_refresh()))
         if (reply := slot.reply) is None:
             return await self._ask(call, route, slot, context, is_direct=is_direct, is_background=is_background)
         if not is_direct:
-            await self._check_hit(call, route, place, context)
+            await self._check_hit(call, route, lane_call, context)
         context.trace.end_step()
         self._note_saved(call, route, context)
         return reply if self.rules.pass_whole(call, reply, context) else await self._guard(call, reply, context)
@@ -86,27 +86,27 @@ class Pipeline:
         So it is with most calls; it is known of one that is received again. None also for a large one, which is looked
         through in a thread. Raises UnknownModel.
         """
-        conclusions = call.conclusions
-        route: Route | None = None if conclusions is None else conclusions.get(self.routes)
+        memo = call.memo
+        route: Route | None = None if memo is None else memo.get(self.routes)
         if route is None:
             if context.is_large(call.size_bytes) or not call.fact(is_self_contained):
                 return None
             route = self.routes.match(call)
             if not _does_all(route):
                 return None
-            if conclusions is not None:
-                conclusions[self.routes] = route
-        context.trace.begin("route")
+            if memo is not None:
+                memo[self.routes] = route
+        context.trace.begin_step("route")
         return route
 
-    async def _find_route(self, call: Call, place: LaneCall | None, context: Context) -> tuple[Route, bool]:
+    async def _find_route(self, call: Call, lane_call: LaneCall | None, context: Context) -> tuple[Route, bool]:
         """Return the route of any call, and whether the backend does all that it asks for. Raises RequestError."""
         is_large = context.is_large(call.size_bytes)
         is_alone = await context.run_large(call.fact, is_self_contained) if is_large else call.fact(is_self_contained)
         kept = () if is_alone else await self.ownership.check(call, context)
-        context.trace.begin("route")
-        is_alone = is_alone and place is None
-        route = self.routes.match(call) if is_alone else self._route(call, kept, place, context)
+        context.trace.begin_step("route")
+        is_alone = is_alone and lane_call is None
+        route = self.routes.match(call) if is_alone else self._route(call, kept, lane_call, context)
         return route, is_alone and _does_all(route)
 
     async def _ask(
@@ -115,7 +115,7 @@ class Pipeline:
         """Return the reply to a call that the cache has none for. Raises HeadgateError."""
         whole, open_reply = call, self.attempts.reply
         if not is_direct:
-            context.trace.begin("history")
+            context.trace.begin_step("history")
             call, whole, route = await self._complete(call, route, context)
             open_reply = self._answering(whole, route, context)
         context.trace.end_step()
@@ -159,19 +159,19 @@ class Pipeline:
             context.quote = self.attempts.targets.of(route.targets[0]).quote(call.model)
 
     def _route(
-        self, call: Call, kept: Sequence[KeptReference], place: LaneCall | None, context: Context
+        self, call: Call, kept: Sequence[KeptReference], lane_call: LaneCall | None, context: Context
     ) -> Route:  # fmt: skip
         """Return the route of a call that names these ids. Raises RequestError."""
-        if place is None and not kept and not continued(call.body):  # as most calls
+        if lane_call is None and not kept and not continued(call.body):  # as most calls
             return self.routes.match(call)
         backends = self.resources.backends
         is_whole = is_held_whole(call.body.get("previous_response_id"), context)
         route = match_keepers(call, kept, self.routes, backends, is_whole=is_whole)
         return follow_connection(call, route, backends, context)
 
-    async def _check_hit(self, call: Call, route: Route, place: LaneCall | None, context: Context) -> None:
+    async def _check_hit(self, call: Call, route: Route, lane_call: LaneCall | None, context: Context) -> None:
         """Refuse a call that continues what was deleted, although its answer is kept. Raises RequestError."""
-        if place is None and route.keeps_state:  # nothing that it continues is kept here
+        if lane_call is None and route.keeps_state:  # nothing that it continues is kept here
             return
         if context.get(LANE_MEMORY) is not None and call.body.get("store") is False:
             await self.history.complete(call, route, context)  # its connection keeps what it continues

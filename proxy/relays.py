@@ -66,9 +66,9 @@ class Relays:
         HeadgateError before anything was passed on, and BackendError from the answer's chunks.
         """
         async with context.cleanup:
-            context.trace.begin("policies")
+            context.trace.begin_step("policies")
             request = await self._admit(request, context)
-            context.trace.begin("ownership")
+            context.trace.begin_step("ownership")
             keeper = await self.ids.check(request, context)
             request = self.ids.check_form(request, partial(self._admit_field, context), context)
             if keeper is not None and (found := self.backends.get(keeper)) is not None and found.can_relay:

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from proxy.wire import errors
-from proxy.wire.lifting import OUTAGES, SENTENCES, add_lifter, lifted_by
+from proxy.wire.lifting import OUTAGES, SENTENCES, add_contact, lifted_by
 from tests import sources
 from tests.sources import ROOT, parse, walk
 
@@ -309,7 +309,7 @@ def test_a_refusal_says_who_can_lift_it():
     for code in documented():
         error = errors.HeadgateError("No.", code=code)
         for _ in range(2):
-            add_lifter(error, "#llm-gateway")
+            add_contact(error, "#llm-gateway")
         sentence = SENTENCES.get("outage" if code in OUTAGES else lifted_by(code))
 
         assert error.message == ("No." if sentence is None else f"No. {sentence} Contact: #llm-gateway")

@@ -143,8 +143,8 @@ async def test_a_call_that_is_received_again_takes_the_same_path():
     with pytest.raises(RequestError, match="not found"):
         await answer_of(pipeline, continued, make_context(Caller("eve", "another team")))
 
-    assert call.conclusions is not None
-    assert call.conclusions[pipeline.routes] is pipeline.routes.match(call)
+    assert call.memo is not None
+    assert call.memo[pipeline.routes] is pipeline.routes.match(call)
     assert steps == [["policies", "ownership", "route", "cache", "backend"]] * 3
     assert len(backend._calls) == 3
 

@@ -67,8 +67,8 @@ class Upstream(UpstreamServer):
         ignored: Sequence[str] = ()
         if self.needs_fitting:
             call, ignored = self.fitted(call, context)
-        if self.websocket and call.operation == "create" and (place := context.get(LANE_CALL)) is not None:
-            return _LaneOpening(self, call, place, context, ignored_header(ignored))
+        if self.websocket and call.operation == "create" and (lane_call := context.get(LANE_CALL)) is not None:
+            return _LaneOpening(self, call, lane_call, context, ignored_header(ignored))
         return _CallOpening(wire, call, context, ignored_header(ignored))
 
     def forward(self, request: ResourceRequest, context: Context) -> AbstractAsyncContextManager[Reply]:
@@ -115,14 +115,14 @@ class Upstream(UpstreamServer):
         answer.close()
         return True
 
-    async def ask_in_lane(self, call: Call, place: LaneCall, context: Context) -> UpstreamAnswer | TurnAnswer:
+    async def ask_in_lane(self, call: Call, lane_call: LaneCall, context: Context) -> UpstreamAnswer | TurnAnswer:
         """Send a call in WebSocket mode and return the answer, by WebSocket if the upstream allows it. Raises
         BackendError.
         """
-        answer = await self._ask_by_websocket(call, place, context)
+        answer = await self._ask_by_websocket(call, lane_call, context)
         if answer is not None:
             return answer
-        if not place.generates:
+        if not lane_call.generates:
             return FixedAnswer(200, {}, warm_up_response(call))
         await context.encode(call)
         return await self.wire.post(call, call.encoded, context)
@@ -134,25 +134,27 @@ class Upstream(UpstreamServer):
         send = partial(self.wire.request, request.method, request.path, body, headers, request.query)
         return await ask_again(send, request.method, self.name, context)
 
-    async def _ask_by_websocket(self, call: Call, place: LaneCall, context: Context) -> TurnAnswer | FixedAnswer | None:
+    async def _ask_by_websocket(
+        self, call: Call, lane_call: LaneCall, context: Context
+    ) -> TurnAnswer | FixedAnswer | None:
         """Return the answer to a call, or the reply that has begun already; None if the upstream refuses upgrades."""
-        begun, place.reply = place.reply, None  # another attempt asks for a response of its own
+        begun, lane_call.reply = lane_call.reply, None  # another attempt asks for a response of its own
         if isinstance(begun, TurnAnswer):
             return begun
-        if place.brief is not None and self.needs_fitting:
-            place = replace(place, brief=self.fitted(place.brief, context)[0])
-        link = place.connection.part(
+        if lane_call.brief is not None and self.needs_fitting:
+            lane_call = replace(lane_call, brief=self.fitted(lane_call.brief, context)[0])
+        link = lane_call.connection.part(
             self.name,
             lambda: UpstreamLink(
-                place.connection, self._dialer, self._credentials, ends=LAST | terminals_of(self.repairs),
+                lane_call.connection, self._dialer, self._credentials, ends=LAST | terminals_of(self.repairs),
                 first_s=self.first_event_timeout_s, between_s=self.between_events_timeout_s,
             ),
         )  # fmt: skip
 
         def headers() -> Mapping[str, str]:
-            return {**self._probe_headers, **self.wire.headers(place.connection.headers, context)}
+            return {**self._probe_headers, **self.wire.headers(lane_call.connection.headers, context)}
 
-        answer = await link.ask(call, place, headers, context)
+        answer = await link.ask(call, lane_call, headers, context)
         if isinstance(answer, TurnAnswer) and self.total_timeout_s is not None:
             answer.end_within(self.total_timeout_s)
         return answer
@@ -185,19 +187,19 @@ class _CallOpening(Opening[UpstreamAnswer]):
 class _LaneOpening(Opening[UpstreamAnswer | TurnAnswer]):
     """Opens the reply to a call in WebSocket mode. `headers` are added to it."""
 
-    __slots__ = ("_call", "_context", "_headers", "_place", "_upstream")
+    __slots__ = ("_call", "_context", "_headers", "_lane_call", "_upstream")
 
     def __init__(
-        self, upstream: Upstream, call: Call, place: LaneCall, context: Context, headers: Mapping[str, str]
+        self, upstream: Upstream, call: Call, lane_call: LaneCall, context: Context, headers: Mapping[str, str]
     ) -> None:  # fmt: skip
         self._upstream = upstream
         self._call = call
-        self._place = place
+        self._lane_call = lane_call
         self._context = context
         self._headers = headers
 
     def ask(self) -> Awaitable[UpstreamAnswer | TurnAnswer]:
-        return self._upstream.ask_in_lane(self._call, self._place, self._context)
+        return self._upstream.ask_in_lane(self._call, self._lane_call, self._context)
 
     async def read(self, answer: UpstreamAnswer | TurnAnswer) -> Reply:
         wire, repairs = self._upstream.wire, self._upstream.repairs

@@ -140,7 +140,7 @@ async def listening(config: Config, processes: Processes, sockets: Sequence[sock
         idle_timeout_s=IDLE_S,
         max_connections=MAX_CONNECTIONS,
         max_body_bytes=MAX_BODY_BYTES,
-        yields=True,
+        evicts_idle=True,
     )
     runner = web.ServerRunner(server, shutdown_timeout=0)
     await runner.setup()

@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from proxy.config.build import Config
-from proxy.lasting import Lasting
 from proxy.pipeline import Pipeline
+from proxy.process_state import ProcessState
 from proxy.telemetry.recent import RecentRequests
 
 Preview = Callable[[], Awaitable[list[str]]]
@@ -18,7 +18,7 @@ class GatewayParts:
 
     config: Callable[[], Config]
     pipeline: Callable[[], Pipeline]
-    lasting: Lasting
+    process: ProcessState
     recent: Callable[[], RecentRequests] = RecentRequests
     """Returns the requests that ended last."""
     preview: Preview | None = None

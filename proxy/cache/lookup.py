@@ -1,4 +1,4 @@
-"""Where the entry of a call is, or why it is not looked up: what is concluded once of a call that is received again."""
+"""Where the entry of a call is, or why it is not looked up; decided once for a call that is received again."""
 
 from collections.abc import Awaitable, Sequence
 from functools import lru_cache
@@ -46,9 +46,9 @@ class Lookups:
 
     def find(self, call: Call, route: Route, context: Context) -> Lookup | Awaitable[Lookup]:
         """Return the lookup of a call; a large one is looked through, and hashed, in a thread."""
-        conclusions = call.conclusions
-        if conclusions is not None:
-            known: Lookup | None = conclusions.get(self)
+        memo = call.memo
+        if memo is not None:
+            known: Lookup | None = memo.get(self)
             if known is not None and known.route is route and known.caller is context.caller:
                 return known
         reason = reason_to_bypass(call, route.cache or self._when)
@@ -56,10 +56,10 @@ class Lookups:
             if context.is_large(call.size_bytes):
                 return self._find_large(call, route, context)
             reason = None if self._allows_tools else runs_tools(call)
-        return self._conclude(call, route, context.caller, reason)
+        return self._make_lookup(call, route, context.caller, reason)
 
     async def _find_large(self, call: Call, route: Route, context: Context) -> Lookup:
-        return self._conclude(call, route, context.caller, await context.run_large(self._look_through, call))
+        return self._make_lookup(call, route, context.caller, await context.run_large(self._look_through, call))
 
     def _look_through(self, call: Call) -> str | None:
         """Return why a call is not looked up for what is in it; hash the fields of one that is."""
@@ -68,15 +68,15 @@ class Lookups:
             call.fact(hash_fields)
         return reason
 
-    def _conclude(self, call: Call, route: Route, caller: Caller, bypass: str | None) -> Lookup:
-        """Return the lookup of a call, and note it for the next time that the call is received."""
+    def _make_lookup(self, call: Call, route: Route, caller: Caller, bypass: str | None) -> Lookup:
+        """Return the lookup of a call, and keep it in the call's memo."""
         if bypass is None:
             group = partition_of(call, caller, self._share)
             lookup = Lookup(route, caller, None, group, self._keys_of(call, route, group))
         else:
             lookup = Lookup(route, caller, bypass)
-        if call.conclusions is not None:
-            call.conclusions[self] = lookup
+        if call.memo is not None:
+            call.memo[self] = lookup
         return lookup
 
     def _keys_of(self, call: Call, route: Route, group: Partition) -> Sequence[str]:

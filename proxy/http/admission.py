@@ -53,11 +53,11 @@ C = TypeVar("C", bound=MayBeIdle)
 
 
 class Admission:
-    """Decides about each new connection; `yields` is whether idle ones are closed for it."""
+    """Decides about each new connection; `evicts_idle` is whether idle ones are closed for it."""
 
-    def __init__(self, max_connections: int, *, yields: bool) -> None:
+    def __init__(self, max_connections: int, *, evicts_idle: bool) -> None:
         self._max_connections = max_connections
-        self.yields = yields
+        self.evicts_idle = evicts_idle
         self._is_full = False
         self._next_scan_s = 0.0
 
@@ -81,7 +81,7 @@ class Admission:
         Of those without a team, or else of the team with the most, it is the one that has been idle for longest: no
         other team loses a connection on which it may just be sending a request.
         """
-        if not self.yields or now_s < self._next_scan_s:
+        if not self.evicts_idle or now_s < self._next_scan_s:
             return False
         idle = ((since, each) for each in connections if (since := each.idle_since) is not None)
         candidates = [*islice(idle, CANDIDATES)]

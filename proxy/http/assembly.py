@@ -17,8 +17,8 @@ from proxy.http.server import Server
 from proxy.http.usage import UsageEndpoint
 from proxy.http.websocket.endpoint import WebSocketEndpoint
 from proxy.http.welcome import Welcome
-from proxy.lasting import Lasting
 from proxy.pipeline import Pipeline
+from proxy.process_state import ProcessState
 from proxy.relays import Relays
 from proxy.state.relayed_answers import RelayedAnswers
 from proxy.state.relayed_ids import RelayedIds
@@ -26,14 +26,14 @@ from proxy.wire.headers import DEFAULT_HEADERS
 from proxy.workers import Workers
 
 
-def build_dispatcher(config: Config, pipeline: Pipeline, lasting: Lasting, health: Health) -> Dispatcher:
+def build_dispatcher(config: Config, pipeline: Pipeline, process: ProcessState, health: Health) -> Dispatcher:
     """Connect everything that answers requests; nothing is started."""
-    rules, directory = pipeline.rules, lasting.directory
+    rules, directory = pipeline.rules, process.directory
     names = DEFAULT_HEADERS.union(backend.header_names for backend in config.backends.values())
     heartbeats = Heartbeats(config.server.keep_alive_s)
-    ingress = Ingress(directory, config.server, lasting.memory, lasting.workers, rules.followed, heartbeats, names)
+    ingress = Ingress(directory, config.server, process.memory, process.workers, rules.followed, heartbeats, names)
     relays = _relays(config, pipeline)
-    websocket = WebSocketEndpoint(ingress, pipeline, lasting.held, lasting.sockets)
+    websocket = WebSocketEndpoint(ingress, pipeline, process.held, process.sockets)
     clients = ClientAddresses(config.server.trusted_proxies)
     router = Router(
         [
@@ -49,21 +49,21 @@ def build_dispatcher(config: Config, pipeline: Pipeline, lasting: Lasting, healt
         ],
         hint(relay.path for relay in config.relays),
     )
-    calls = lasting.calls if config.has_teams else None
+    calls = process.calls if config.has_teams else None
     return Dispatcher(
         router,
         _hosts(config),
         is_open=config.is_open,
-        spans=lasting.spans,
+        spans=process.spans,
         calls=calls,
-        finished=lasting.finished,
-        usage=lasting.usage,
+        finished=process.finished,
+        usage=process.usage,
         traces=config.trace,
         trusts_traceparent=config.server.trust_traceparent,
         clients=clients,
         cross_origin=CrossOrigin(config.server.cors_origins),
         contact=config.server.contact,
-        starts=lasting.workers.starts,
+        starts=process.workers.starts,
         team_of=directory.team_of if config.has_teams else None,
     )
 
@@ -79,15 +79,15 @@ def _relays(config: Config, pipeline: Pipeline) -> Relays:
     return Relays(pipeline.rules, ids, answers, config.backends, pipeline.attempts.targets.prices)
 
 
-def build_health(config: Config, pipeline: Pipeline, lasting: Lasting) -> Health:
+def build_health(config: Config, pipeline: Pipeline, process: ProcessState) -> Health:
     """Return what reports liveness and readiness. Once the process begins to end /readyz says so."""
-    audit, recorder = lasting.audit, lasting.recorder
+    audit, recorder = process.audit, process.recorder
     files = {name: file for name, file in (("audit", audit), ("record", recorder)) if file is not None}
     stores = {"state": config.state} | ({} if config.cache_store is None else {"cache": config.cache_store})
     needs_state = any(rule.needs_state for rule in config.rules)
     return Health(
-        config.backends, stores, files, pipeline.attempts.targets, lasting.ending,
-        identities=lasting.directory.report, required=frozenset({"state"} if needs_state else ()),
+        config.backends, stores, files, pipeline.attempts.targets, process.ending,
+        identities=process.directory.report, required=frozenset({"state"} if needs_state else ()),
     )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def build_server(config: Config, dispatcher: Dispatcher, workers: Workers) -> Se
         max_body_bytes=settings.max_body_bytes,
         max_head_bytes=settings.max_head_bytes,
         pace=workers.pace,
-        yields=config.has_teams,
+        evicts_idle=config.has_teams,
     )
 
 

@@ -28,7 +28,7 @@ from proxy.telemetry.trace import DEFAULTS, Trace
 from proxy.telemetry.vocabulary import TraceTable
 from proxy.usage.book import UsageBook
 from proxy.wire.errors import HeadgateError, RequestError, Unavailable
-from proxy.wire.lifting import add_lifter
+from proxy.wire.lifting import add_contact
 from proxy.wire.loggable import in_ascii
 from proxy.wire.query import refuse_many_parameters, without_keys
 
@@ -195,7 +195,7 @@ class Dispatcher:
         if error.status == METHOD_NOT_ALLOWED and self.cross_origin.is_preflight(request):
             allowed = self.cross_origin.preflight_headers(request, error.headers["Allow"])
             return web.Response(status=204, headers={**exchange.common_headers(), **allowed})
-        add_lifter(error, self.contact)
+        add_contact(error, self.contact)
         response = error_response(error, exchange.refusal_headers(error))
         if not request.content.is_eof() or request.method == "CONNECT" or isinstance(error, FramingError):
             response.force_close()  # the rest of the body must not be read as the next request

@@ -54,7 +54,7 @@ class Ingress:
 
     def identify(self, exchange: Exchange) -> Caller:
         """Return the authenticated caller. Raises Unauthenticated, Unavailable."""
-        exchange.trace.begin("identify")
+        exchange.trace.begin_step("identify")
         return exchange.identify(self.directory)
 
     def lease(self, caller: Caller) -> MemoryLease:

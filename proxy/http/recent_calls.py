@@ -1,8 +1,8 @@
 """Calls that were received lately: a body or a message that a team sends again is not parsed again.
 
-Clients send the same body when they retry, and identical calls are what a cache is for. What is remembered is what it
-was parsed to, what follows from it alone (`Call.fact`), and what parts of the path have concluded of it
-(`Call.conclusions`), such as how the policies let it pass. What can change between two calls is decided each time.
+Clients send the same body when they retry, and identical calls are what a cache is for. Kept are the parsed call, what
+follows from its body alone (`Call.fact`), and the results of steps of the path (`Call.memo`), such as the policies'
+decisions. Whatever can change between two calls is decided each time.
 """
 
 from collections import OrderedDict
@@ -20,7 +20,7 @@ MAX_BYTES = 8_388_608
 MAX_ONCE = 4096
 """How many bodies are known to have been received once."""
 OVERHEAD_BYTES = 3072
-"""What a call takes beside its body, in bytes, with what is concluded of it."""
+"""What a call takes beside its body, in bytes, with its memo."""
 
 
 class Parsed(Protocol):

@@ -64,7 +64,7 @@ class RelayEndpoints:
     async def forward(self, target: Backend, exchange: Exchange) -> web.StreamResponse:
         caller = self.ingress.identify(exchange)
         with self.ingress.lease(caller) as memory:
-            exchange.trace.begin("parse")
+            exchange.trace.begin_step("parse")
             request = await self._parse(exchange, memory)
             context = self.ingress.context(exchange, caller, memory)
             async with self.relays.reply_to(request, target, context) as reply:

@@ -44,7 +44,7 @@ class ResourceEndpoints:
     async def answer(self, exchange: Exchange) -> web.StreamResponse:
         caller = self.ingress.identify(exchange)
         with self.ingress.lease(caller) as memory:
-            exchange.trace.begin("parse")
+            exchange.trace.begin_step("parse")
             request = await self._parse(exchange, memory)
             context = self.ingress.context(exchange, caller, memory)
             async with self.resources.reply_to(request, context) as reply:

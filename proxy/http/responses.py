@@ -17,7 +17,7 @@ from proxy.shutdown import shutdown_error
 from proxy.wire.call import Call, Operation
 from proxy.wire.ending import refusal_of
 from proxy.wire.errors import HeadgateError
-from proxy.wire.lifting import add_lifter
+from proxy.wire.lifting import add_contact
 from proxy.workers import MemoryLease
 
 
@@ -38,7 +38,7 @@ class Responses:
         routes = self.pipeline.routes
         needs_model = operation == "compact" or routes.default is None
         with MemoryLease(self.ingress.memory, caller.team) as memory:
-            exchange.trace.begin("parse")
+            exchange.trace.begin_step("parse")
             found = self.ingress.read_call(exchange, memory, operation, needs_model=needs_model)
             call = routes.with_model(found if isinstance(found, Call) else await found)
             record, is_stream = exchange.record, call.is_stream
@@ -67,5 +67,5 @@ class Responses:
             if early.take() is None:
                 raise
             refusal = shutdown_error(cancelled)
-        add_lifter(refusal, self.ingress.server.contact)
+        add_contact(refusal, self.ingress.server.contact)
         return await early.fail(refusal, call, context)

@@ -42,7 +42,7 @@ class Server(web.Server):
     `head_timeout_s`: how long a request's head may take to arrive, `max_head_bytes`: how large it may be.
     `write_timeout_s`: how long a client may leave an answer unread while more of it waits to be sent.
     `max_connections`: how many clients are served at once. `pace`: how fast all of them together may upload.
-    `yields`: whether, beyond the limit, idle connections are closed for new ones: those of one team must not keep
+    `evicts_idle`: whether, beyond the limit, idle connections are closed for new ones: those of one team must not keep
     others out.
     """
 
@@ -57,7 +57,7 @@ class Server(web.Server):
         max_body_bytes: int,
         max_head_bytes: int = MAX_HEAD_BYTES,
         pace: Pace | None = None,
-        yields: bool = False,
+        evicts_idle: bool = False,
     ) -> None:
         self._head_timeout_s = head_timeout_s
         self._head_timer: asyncio.TimerHandle | None = None
@@ -65,7 +65,7 @@ class Server(web.Server):
             "max_head_bytes": max_head_bytes, "max_body_bytes": max_body_bytes, "write_timeout_s": write_timeout_s,
             "idle_timeout_s": idle_timeout_s, "timers": Timers(),
         }  # fmt: skip
-        self.admission = Admission(max_connections, yields=yields)
+        self.admission = Admission(max_connections, evicts_idle=evicts_idle)
         self._pace = Pace() if pace is None else pace
         self._turns = LoopTurns(PIECES_AT_ONCE)
         super().__init__(

@@ -158,8 +158,8 @@ class Attempt(Struct, eq=False):
         context, target = self._context, self.target
         if call.operation not in target.operations:
             raise unsupported(f"the operation {call.operation}")
-        place = context.get(LANE_CALL)
-        if place is not None and not (place.generates or target.backend.speaks_websocket):
+        lane_call = context.get(LANE_CALL)
+        if lane_call is not None and not (lane_call.generates or target.backend.speaks_websocket):
             return warm_up_reply(call, self.route, context)
         return target.respond(call, context)
 

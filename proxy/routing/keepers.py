@@ -56,12 +56,12 @@ def follow_connection(call: Call, route: Route, backends: Mapping[str, Backend],
 
     A call whose reply a backend has begun before the call was made leads there only.
     """
-    place = context.get(LANE_CALL)
-    if place is None:
+    lane_call = context.get(LANE_CALL)
+    if lane_call is None:
         return route
-    if place.begun_by is not None:
-        return route.narrowed_to([backends[place.begun_by]])
-    name = place.connection.backend_of(call.body.get("previous_response_id"))
+    if lane_call.begun_by is not None:
+        return route.narrowed_to([backends[lane_call.begun_by]])
+    name = lane_call.connection.backend_of(call.body.get("previous_response_id"))
     preferred = next((target for target in route.targets if target.name == name), None)
     return route if preferred is None or len(route.targets) == 1 else route.preferring(preferred)
 

@@ -93,36 +93,38 @@ class RequestAdmission:
     def check(self, call: Call, context: Context) -> Call | Awaitable[Call]:
         """Return the same where nothing is written of requests: neither an audit file nor a recording."""
         is_recorded = self._decisions.are_recorded(context)
-        if call.conclusions is None or is_recorded:
+        if call.memo is None or is_recorded:
             return self._apply(call, context, None, is_recorded=is_recorded)
-        known: KnownAdmission | None = call.conclusions.get(self)
+        known: KnownAdmission | None = call.memo.get(self)
         if known is None or known.caller is not context.caller:
             return self._apply(call, context, AdmissionNotes(), is_recorded=False)
         context.held_fields = known.held_fields
-        return self._check_again(known, context)
+        return self._recheck(known, context)
 
-    def _check_again(self, known: KnownAdmission, context: Context) -> Call | Awaitable[Call]:
-        """Return a call as it was allowed before; what may have changed is checked. Raises as `admit`."""
-        for position, (rule, check, call) in enumerate(known.again):
+    def _recheck(self, known: KnownAdmission, context: Context) -> Call | Awaitable[Call]:
+        """Return the call as it was admitted before, after checking what may have changed. Raises as `admit`."""
+        for position, (rule, check, call) in enumerate(known.rechecks):
             try:
                 if check is None:
                     self._decisions.record(rule, call, context, "changed")
                 elif not isinstance(checked := check(call, context), Call):
-                    return self._go_on(known, position, checked, context)
+                    return self._await_recheck(known, position, checked, context)
             except (Unavailable, PolicyViolation) as error:
                 self._refuse(rule, call, context, error)
         if known.reply_rules:
             _set_reply_checks(known.reply_rules, known.call, context)
         return known.call
 
-    async def _go_on(self, known: KnownAdmission, position: int, checked: Awaitable[Call], context: Context) -> Call:
-        """Wait for the check at this position, and go on with those that follow. Raises as `admit`."""
-        rule, _, call = known.again[position]
+    async def _await_recheck(
+        self, known: KnownAdmission, position: int, checked: Awaitable[Call], context: Context
+    ) -> Call:
+        """Wait for the recheck at this position, then apply the others. Raises as `admit`."""
+        rule, _, call = known.rechecks[position]
         try:
             await checked
         except (Unavailable, PolicyViolation) as error:
             self._refuse(rule, call, context, error)
-        passed = self._check_again(replace(known, again=known.again[position + 1 :]), context)
+        passed = self._recheck(replace(known, rechecks=known.rechecks[position + 1 :]), context)
         return passed if isinstance(passed, Call) else await passed
 
     async def _apply(
@@ -159,19 +161,19 @@ class RequestAdmission:
             _set_reply_checks(*chosen)
         if not call.is_encoded:
             await context.encode(call)  # everything that follows reads it
-        self._conclude(received, None if applied and is_large else notes, call, applied, context)
+        self._remember(received, None if applied and is_large else notes, call, applied, context)
         return call
 
-    def _conclude(
+    def _remember(
         self, received: Call, notes: AdmissionNotes | None, call: Call, applied: Sequence[ReplyRule], context: Context
     ) -> None:  # fmt: skip
-        """Note how a call was let pass as another one, for the next time that it is received, if there are notes."""
+        """Keep in the memo of the received call how the policies admitted it, if there are notes."""
         if notes is not None:
             checked = [each.rule for each in context.get(REPLY_CHECKS) or ()]
-            asked_again = [each for each in applied if each[0] in checked or not is_decided_by_call(each[1])]
-            known = notes.known(call, context, asked_again)
-            if received.conclusions is not None:
-                received.conclusions[self] = known
+            reply_rules = [each for each in applied if each[0] in checked or not is_decided_by_call(each[1])]
+            known = notes.known(call, context, reply_rules)
+            if received.memo is not None:
+                received.memo[self] = known
 
     def _refuse(self, rule: Rule, call: Call, context: Context, error: Unavailable | PolicyViolation) -> None:
         """Report what a policy raised; raise it where the rule is enforced."""

@@ -1,4 +1,4 @@
-"""How a call that is received again passes the policies: what they decided before, and what is checked each time."""
+"""The admission of a call that is received again: what the policies decided before, and what they recheck each time."""
 
 from collections.abc import Sequence
 
@@ -9,21 +9,19 @@ from proxy.context import Caller, Context
 from proxy.rules.rule import Rule
 from proxy.wire.call import Call
 
-Again = tuple[Rule, RequestCheck | None, Call]
-"""A rule, what of its check is applied to the same call again, and that call as it was then. Without a check it is a
-rule that changed the call, which is recorded again."""
-
-
+Recheck = tuple[Rule, RequestCheck | None, Call]
+"""A rule, the part of its check that is repeated, and the call that it checks. Without a check: the rule changed the
+call, and that decision is recorded again."""
 ReplyRule = tuple[Rule, ReplyCheckFactory, frozenset[str]]
 """A rule that was applied to a call, what makes its check of the reply, and the fields that it holds."""
 
 
 class KnownAdmission(msgspec.Struct, frozen=True, eq=False):
-    """How the policies let a call of this caller pass: the call as they left it, and what is done again, in order."""
+    """How the policies admitted a call of this caller: the call as they left it, and the rechecks in order."""
 
     caller: Caller
     call: Call
-    again: Sequence[Again]
+    rechecks: Sequence[Recheck]
     reply_rules: Sequence[ReplyRule]
     """The rules that may check the reply: each is asked for a check of its own, for each reply."""
     held_fields: frozenset[str]
@@ -32,27 +30,27 @@ class KnownAdmission(msgspec.Struct, frozen=True, eq=False):
 class AdmissionNotes:
     """Notes what each policy does with a call that may be received again."""
 
-    __slots__ = ("_again",)
+    __slots__ = ("_rechecks",)
 
     def __init__(self) -> None:
-        self._again: list[Again] = []
+        self._rechecks: list[Recheck] = []
 
     def add(self, rule: Rule, check: Repeatable | None, before: Call, after: Call, *, is_reported: bool) -> bool:
-        """Note that a rule let a call pass; return whether it is known now what it does with the same call again.
+        """Note that a rule admitted a call; return whether the result can stand for the same call later.
 
-        `check` is its check if that is repeatable. `is_reported`: it would have changed the call, which is reported
-        each time.
+        `check` is its check if that is repeatable. `is_reported`: the rule would have changed the call, and each such
+        call has to be reported.
         """
         if is_reported or check is None:
             return False
         if after is not before:
-            self._again.append((rule, None, before))
-        if check.again is not None:
-            self._again.append((rule, check.again, after))
+            self._rechecks.append((rule, None, before))
+        if check.recheck is not None:
+            self._rechecks.append((rule, check.recheck, after))
         return True
 
     def known(self, call: Call, context: Context, reply_rules: Sequence[ReplyRule]) -> KnownAdmission:
-        """Return how the call was let pass, which the policies left as this one."""
-        if call.conclusions is None:
-            call.conclusions = {}
-        return KnownAdmission(context.caller, call, self._again, reply_rules, context.held_fields)
+        """Return how the policies admitted the call that they left as this one."""
+        if call.memo is None:
+            call.memo = {}
+        return KnownAdmission(context.caller, call, self._rechecks, reply_rules, context.held_fields)

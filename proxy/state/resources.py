@@ -53,9 +53,9 @@ class Resources:
     async def reply_to(self, request: ResourceRequest, context: Context) -> AsyncIterator[Reply]:
         """The reply to a request. Leaving the block ends the work behind it. Raises HeadgateError."""
         async with context.cleanup:
-            context.trace.begin("policies")
+            context.trace.begin_step("policies")
             request = await self.rules.admit_resource(request, context)
-            context.trace.begin("ownership")
+            context.trace.begin_step("ownership")
             owner = await self.ownership.check_resource(request, context)
             yield await self._reply(request, owner, context)
 
@@ -125,7 +125,7 @@ class Resources:
         """The reply of a backend, which is open until the request is answered. Raises BackendError, Unavailable."""
         context.record.backend = target.name
         try:
-            context.trace.begin("backend")
+            context.trace.begin_step("backend")
             opening = before_deadline(context, target.forward(request, context))
             reply = await context.cleanup.enter_async_context(opening)
             context.trace.end_step()

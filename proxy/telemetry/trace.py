@@ -111,7 +111,7 @@ class Trace:
         """Return the seconds since the step began that was begun last, in steps of 10 microseconds."""
         return int((perf_counter() - self._step_began) * 100_000) / 100_000  # `round` takes several times as long
 
-    def begin(self, step: str) -> None:
+    def begin_step(self, step: str) -> None:
         """Begin a step of the path, which lasts until the next one begins, or until `end_step`."""
         now = perf_counter()
         if self._step is not None:

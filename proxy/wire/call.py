@@ -72,9 +72,9 @@ class Call:
     _facts: dict[Callable[["Call"], Any], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _source: FactSource | None = field(default=None, init=False, repr=False, compare=False)
     _is_remembered: bool = field(default=False, init=False, repr=False, compare=False)
-    conclusions: dict[Any, Any] | None = field(default=None, init=False, repr=False, compare=False)
-    """What parts of the path have concluded of a call that is received again, headers included, each under a key of
-    its own; what else it depends on is compared. None for a call that is not: nothing is noted then."""
+    memo: dict[Any, Any] | None = field(default=None, init=False, repr=False, compare=False)
+    """Results of steps that depend on this call, headers included, each under a key of the step's own. A step compares
+    whatever else its result depends on. None for a call that is not remembered: nothing is kept for it."""
 
     def __post_init__(self) -> None:
         self.model = self.body.get("model") or ""
@@ -95,12 +95,12 @@ class Call:
         return call
 
     def remember(self) -> None:
-        """Let the calls that are made from this one, now and later, share the facts that remain true of them.
+        """Share facts with the calls that are derived from this one, where they still hold, and open its memo.
 
-        What is concluded of this very call can be noted from now on.
+        Called for a call that is kept because its body may be received again.
         """
         self._is_remembered = True
-        self.conclusions = {}
+        self.memo = {}
 
     def _share_facts(self, before: Mapping[str, Any], source: FactSource) -> None:
         """Share the facts of the call that this one was made from, whose body it was before.

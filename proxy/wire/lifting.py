@@ -52,7 +52,7 @@ def lifted_by(code: str | None) -> LiftedBy:
     return "none" if code in NOT_REFUSED else "client"
 
 
-def add_lifter(error: HeadgateError, contact: str | None = None) -> None:
+def add_contact(error: HeadgateError, contact: str | None = None) -> None:
     """Let an error's message say who can lift it, once, and how that person is reached."""
     if isinstance(error, BackendRefusal):  # it has an upstream's words
         return

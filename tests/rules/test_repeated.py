@@ -42,7 +42,7 @@ class Counted(Policy):
     waits: bool = False
     """Whether what is checked again has to wait."""
     _full: list[Call] = PrivateAttr(default_factory=list)
-    _again: list[Call] = PrivateAttr(default_factory=list)
+    _rechecked: list[Call] = PrivateAttr(default_factory=list)
 
     def request_check(self, state: PolicyState) -> RequestCheck:
         del state
@@ -51,17 +51,17 @@ class Counted(Policy):
             self._full.append(call)
             return call if "marked" in call.body else call.with_fields(marked=True)
 
-        def check_again(call: Call, _context: Context) -> Call:
-            self._again.append(call)
-            if len(self._again) > self.limit:
+        def recheck(call: Call, _context: Context) -> Call:
+            self._rechecked.append(call)
+            if len(self._rechecked) > self.limit:
                 raise PolicyViolation("too_often", "The call was repeated too often.")
             return call
 
         async def check_later(call: Call, context: Context) -> Call:
             await asyncio.sleep(0)
-            return check_again(call, context)
+            return recheck(call, context)
 
-        return Repeatable(check, check_later if self.waits else check_again)
+        return Repeatable(check, check_later if self.waits else recheck)
 
 
 class NoItems(Policy):
@@ -113,7 +113,7 @@ async def test_a_call_that_is_received_again_passes_as_before():
     assert first.body == {"model": "m", "metadata": {"team": "search"}, "marked": True}
     assert second is first
     assert second.encoded == Call(first.body).encoded
-    assert (len(policy._full), policy._again) == (1, [first])
+    assert (len(policy._full), policy._rechecked) == (1, [first])
     assert [made.policy for made in context.trace.history.decisions] == ["metadatalimits", "counted"]
     assert rules.decisions.counts["counted", "changed", ""] == 2
 
@@ -128,7 +128,7 @@ async def test_all_that_can_have_changed_is_checked_again(waits: tuple[bool, ...
 
     assert isinstance(passed, Call) is not (True in waits)
     assert (passed if isinstance(passed, Call) else await passed) is call
-    assert [(len(policy._full), policy._again) for policy in policies] == [(1, [call])] * len(waits)
+    assert [(len(policy._full), policy._rechecked) for policy in policies] == [(1, [call])] * len(waits)
 
 
 @pytest.mark.parametrize("waits", [False, True])
@@ -140,7 +140,7 @@ async def test_the_reply_to_a_call_that_is_received_again_is_checked_as_before(w
     checks = [context.get(REPLY_CHECKS) or () for context in (before, after)]
 
     assert second is first
-    assert (len(counted._full), len(counted._again)) == (1, 1)
+    assert (len(counted._full), len(counted._rechecked)) == (1, 1)
     assert (
         [each.rule.name for each in checks[0]] == [each.rule.name for each in checks[1]] == ["noitems", "maxtoolcalls"]
     )
@@ -217,7 +217,7 @@ async def test_nothing_is_known_of_a_call_that_is_judged_each_time(rule, logged)
     for _ in range(3):
         await admit(rules, call)
 
-    assert call.conclusions == {}
+    assert call.memo == {}
     assert len(policy._full) == 3
 
 

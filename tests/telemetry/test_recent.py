@@ -60,10 +60,10 @@ def test_what_is_listed_has_all_steps():
     """Those that the header of the answer had, and those that have ended since."""
     trace = Trace()
     for step in ("parse", "route"):
-        trace.begin(step)
+        trace.begin_step(step)
     sent = trace.server_timing()
     before, _, history = trace.listed()
-    trace.begin("cache")
+    trace.begin_step("cache")
     trace.end_step()
     after, _, _ = trace.listed()
 

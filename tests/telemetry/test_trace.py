@@ -325,7 +325,7 @@ def test_a_trace_without_a_tracer_only_measures():
     """It has no span and forwards the caller's context."""
     trace = Trace(None, {"traceparent": PARENT, "tracestate": "vendor=1", "authorization": "Bearer key"})
     record = RequestRecord(model="m")
-    trace.begin("cache")
+    trace.begin_step("cache")
     trace.event("noun.happened", {"key": "value"})
     with trace.model_call(record, "create", "http://up.example/v1") as call:
         headers = trace.propagation_headers()
@@ -352,10 +352,10 @@ def test_an_invalid_context_of_a_caller_starts_a_new_trace(provider: TracerProvi
 def test_a_step_in_which_a_request_fails_is_measured_and_marked(provider: TracerProvider, spans: InMemorySpanExporter):
     """The span has the code of the error; the steps before it ended well, and one without work has no span."""
     trace = Trace(RequestSpans(provider.get_tracer("test")))
-    trace.begin("cache")
+    trace.begin_step("cache")
     trace.note_work()
-    trace.begin("policies")
-    trace.begin("history")
+    trace.begin_step("policies")
+    trace.begin_step("history")
     trace.end(RequestRecord(method="POST", path="/v1/responses", status=400, code="unknown_id"))
     before, failed, _ = spans.get_finished_spans()
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from proxy.config.process_tables import ServerTable
 from proxy.wire.errors import BackendRefusal, RequestError, Unavailable
-from proxy.wire.lifting import add_lifter
+from proxy.wire.lifting import add_contact
 from tests.conftest import tables_for
 from tests.raw import ask, post, until
 from tests.sockets import calling
@@ -64,8 +64,8 @@ def test_words_of_others_stay():
     """An upstream's refusal may be another gateway's; what the client can lift itself has no owner."""
     foreign = BackendRefusal("No budget.", status=429, code="budget.exhausted")
     own = RequestError("The body is not valid JSON.", code="invalid_json")
-    add_lifter(foreign, "#llm-gateway")
-    add_lifter(own, "#llm-gateway")
+    add_contact(foreign, "#llm-gateway")
+    add_contact(own, "#llm-gateway")
 
     assert (foreign.message, own.message) == ("No budget.", "The body is not valid JSON.")
 
@@ -73,8 +73,8 @@ def test_words_of_others_stay():
 def test_an_outage_is_not_lifted():
     """It ends by itself, or when the operator has restored what is away."""
     outage = Unavailable("The store is away.", code="state_unavailable")
-    add_lifter(outage)
-    add_lifter(outage, "#llm-gateway")
+    add_contact(outage)
+    add_contact(outage, "#llm-gateway")
     sentence = "Try again later, or ask the operator of this gateway."
 
     assert outage.message == f"The store is away. {sentence} Contact: #llm-gateway"

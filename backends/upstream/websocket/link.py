@@ -51,7 +51,7 @@ class UpstreamLink:
         self._is_closed = False
 
     async def ask(
-        self, call: Call, place: LaneCall, headers: Headers, context: Context
+        self, call: Call, lane_call: LaneCall, headers: Headers, context: Context
     ) -> TurnAnswer | FixedAnswer | None:
         """Return what the upstream answers to a call; None if it has no WebSocket mode. Raises BackendError.
 
@@ -61,10 +61,10 @@ class UpstreamLink:
             socket = await self._connected(call, headers, context)
             if socket is None:
                 return None
-            brief = place.brief
+            brief = lane_call.brief
             if brief is not None and not _fits(brief, call, socket):
                 brief = None
-            turn = await self._begin(socket, brief or call, place, context)
+            turn = await self._begin(socket, brief or call, lane_call, context)
             if turn is None:
                 continue
             first = await _first_of(turn)
@@ -116,12 +116,14 @@ class UpstreamLink:
             )  # fmt: skip
             return self._socket
 
-    async def _begin(self, socket: UpstreamSocket, call: Call, place: LaneCall, context: Context) -> TurnAnswer | None:
+    async def _begin(
+        self, socket: UpstreamSocket, call: Call, lane_call: LaneCall, context: Context
+    ) -> TurnAnswer | None:
         def encode() -> bytes:
-            return create_message(call, place.lane, generates=place.generates)
+            return create_message(call, lane_call.lane, generates=lane_call.generates)
 
         message = await context.run(max(call.received_bytes, call.size_bytes), encode)
-        return await socket.begin(place.lane, call.body.get("previous_response_id"), message, context.memory)
+        return await socket.begin(lane_call.lane, call.body.get("previous_response_id"), message, context.memory)
 
     async def _is_repeated(self, socket: UpstreamSocket, status: int, code: object, brief: Call | None) -> bool:
         """Whether a refusal leads to another attempt: nothing was run, and the next one is not refused for this."""

@@ -11,7 +11,7 @@ from proxy.telemetry.recent import RecentRequest
 
 def known_callers(parts: GatewayParts) -> Sequence[Caller]:
     """Return those of the config and of issued keys, each once; a gateway without callers has one for everybody."""
-    directory = parts.lasting.directory
+    directory = parts.process.directory
     return [ANONYMOUS] if directory.is_open else [*dict.fromkeys(directory.callers())]
 
 

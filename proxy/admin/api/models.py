@@ -105,7 +105,7 @@ async def _capabilities(backend: Backend, model: str) -> dict[str, Any]:
 
 async def _prices(parts: GatewayParts, backend: Backend, model: str) -> tuple[float | None, float | None]:
     """Return what a million tokens of input and of output cost, in small calls; None if that is not known."""
-    quote = parts.lasting.targets.of(backend).quote(model)
+    quote = parts.process.targets.of(backend).quote(model)
     rates = None if quote is None else await quote.known_rates()
     if rates is None:
         return None, None

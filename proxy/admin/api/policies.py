@@ -150,7 +150,7 @@ async def _try(
 ) -> None:
     """Complete a report with what the policies decide, and with where the call would go. Raises HeadgateError."""
     config, routes, store = parts.config(), parts.pipeline().routes, MemoryStore()
-    least_values, quote_of = least_values_of(config.backends.values()), partial(parts.lasting.targets.quote_of, routes)
+    least_values, quote_of = least_values_of(config.backends.values()), partial(parts.process.targets.quote_of, routes)
     state = PolicyState(store, Ownership(store), least_values=least_values, quote_of=quote_of)
     try:
         trials, passed = await try_rules(config.rules, call, caller, state, headers)

@@ -73,7 +73,7 @@ async def read_targets(parts: GatewayParts, _argument: Mapping[str, Any]) -> Any
 
 async def drain(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:
     """Send targets no new calls, or send them calls again; return which of them this process has."""
-    targets, backends = parts.lasting.targets, parts.config().backends
+    targets, backends = parts.process.targets, parts.config().backends
     for name in argument["names"]:
         targets.drain(name, is_drained=argument["is_drained"])
     return [name for name in argument["names"] if name in backends]

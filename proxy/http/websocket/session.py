@@ -24,7 +24,7 @@ from proxy.wire.errors import HeadgateError, RequestError, Unauthenticated, Unav
 from proxy.wire.frames import GOING_AWAY, POLICY
 from proxy.wire.headers import IDEMPOTENCY_KEY, forwarded_headers
 from proxy.wire.large_bytes import join_pieces
-from proxy.wire.lifting import add_lifter
+from proxy.wire.lifting import add_contact
 from proxy.wire.side_message import SideMessage
 from proxy.workers import BodyMemory, MemoryLease
 
@@ -224,7 +224,7 @@ class Session:
             query=exchange.head.query,
             needs_model=self._routes.default is None,
         )
-        exchange.trace.begin("parse")
+        exchange.trace.begin_step("parse")
         message, data = received.message, received.message.data
         if message.parts:
             data = await self._ingress.workers.run(message.size_bytes, join_pieces, message.parts)
@@ -254,7 +254,7 @@ class Session:
         elif self._end is not None:
             record.code = self._end.code
             if not isinstance(self._end, Unavailable):
-                add_lifter(self._end, self._ingress.server.contact)
+                add_contact(self._end, self._ingress.server.contact)
                 await socket.send([error_message(self._end, {})])
             await socket.close(POLICY if is_revoked else GOING_AWAY)
 

@@ -8,7 +8,7 @@ from proxy.pipeline import Pipeline
 from proxy.wire.call import Call
 from proxy.wire.errors import HeadgateError, RequestError
 from proxy.wire.items import JSON
-from proxy.wire.lifting import add_lifter
+from proxy.wire.lifting import add_contact
 from proxy.wire.side_message import INJECT, STEER, SideMessage
 from proxy.workers import MemoryLease
 
@@ -54,7 +54,7 @@ class SideMessages:
                 self._keep(message, running, context)
         except HeadgateError as error:
             record.status, record.code = error.status, error.code
-            add_lifter(error, self._contact)
+            add_contact(error, self._contact)
             return await context.run(size, message.failed, error.code or error.type, error.message, size)
         await part.send(await context.run(size, message.encode, checked.body.get("items"), size))
         record.status = 200
@@ -97,8 +97,8 @@ class SideMessages:
 
     async def _check(self, call: Call, context: Context) -> Call:
         """Return the input as the policies allow it. Raises HeadgateError."""
-        context.trace.begin("policies")
+        context.trace.begin_step("policies")
         call = await self._pipeline.rules.admit(call, context)
-        context.trace.begin("ownership")
+        context.trace.begin_step("ownership")
         await self._pipeline.ownership.check(call, context)
         return call

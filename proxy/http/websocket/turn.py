@@ -24,7 +24,7 @@ from proxy.wire.ending import failure_events
 from proxy.wire.errors import HeadgateError
 from proxy.wire.event import TERMINALS, Batch, Event, MessageRun, Reply, Run, parse_leniently
 from proxy.wire.large_json import dumps
-from proxy.wire.lifting import add_lifter
+from proxy.wire.lifting import add_contact
 from proxy.wire.passage import forward_runs
 from proxy.workers import LARGE_BYTES, MemoryLease
 
@@ -182,7 +182,7 @@ class TurnRunner:
         """End a turn: as an error while nothing was sent, as a failed response afterwards."""
         if turn.is_ended:
             return
-        add_lifter(refusal, self._ingress.server.contact)
+        add_contact(refusal, self._ingress.server.contact)
         if turn.is_begun:
             events = failure_events(context.transcript, refusal)
             payloads = [payload for event in events for payload in _unit_payloads(event, turn)]

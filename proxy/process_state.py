@@ -1,4 +1,4 @@
-"""What lives as long as the process, while configs come and go."""
+"""The objects that live as long as the process, while each reload of the config builds the others anew."""
 
 import asyncio
 from collections import Counter
@@ -18,8 +18,8 @@ from proxy.workers import BodyMemory, Workers
 
 
 @dataclass(slots=True)
-class Lasting:
-    """What lives as long as the process, whatever config it serves."""
+class ProcessState:
+    """The objects that every generation of the config shares: telemetry, targets, callers, memory, the store."""
 
     audit: Audit | None
     recorder: Recorder | None

@@ -25,7 +25,7 @@ class ConnectionPart(Protocol):
         """Begin to end it, and the work behind it."""
 
 
-class UnaskedReply(Protocol):
+class UnsolicitedReply(Protocol):
     """A reply that a backend has begun without a call: it continues a response that was steered."""
 
     @property
@@ -50,7 +50,7 @@ class CallerConnection:
         self,
         headers: Mapping[str, str],
         notify: Callable[[bytes, str | None], None],
-        adopt: Callable[[UnaskedReply, str, object], None],
+        adopt: Callable[[UnsolicitedReply, str, object], None],
     ) -> None:
         self.headers = headers
         self.notify = notify
@@ -91,7 +91,7 @@ class LaneCall:
     lane: str | None
     generates: bool = True
     brief: Call | None = None
-    reply: UnaskedReply | None = None
+    reply: UnsolicitedReply | None = None
     begun_by: str | None = None
 
     @property

@@ -123,7 +123,7 @@ class Pipeline:
         if is_background:
             return await self._queue(call, whole, route, open_reply, context)
         opening = open_reply(whole, route, context)
-        if slot.place is None:  # no other call shares it, and it is not kept
+        if slot.address is None:  # no other call shares it, and it is not kept
             reply = await opening.__aenter__()  # as `enter_async_context`, without a coroutine of its own
             context.cleanup.push_async_exit(opening)
         else:

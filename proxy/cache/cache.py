@@ -19,7 +19,7 @@ from proxy.cache.overflow import Overflow
 from proxy.cache.shared_flight import SharedFlights
 from proxy.cache.slot import CacheSlot, report
 from proxy.cache.tier import LocalTier
-from proxy.cache.vault import Place, Vault
+from proxy.cache.vault import EntryAddress, Vault
 from proxy.config.schema import CacheTable
 from proxy.context import Context
 from proxy.outage import Outage
@@ -113,33 +113,33 @@ class Cache:
         if reason is not None or vault is None:
             report(context, "bypass", f"fwd=bypass; detail={reason}", reason)
             return CacheSlot()
-        place = Place(lookup.partition, lookup.keys)
-        entry = vault.held(place)
+        address = EntryAddress(lookup.partition, lookup.keys)
+        entry = vault.held(address)
         if entry is None:
             if not vault.reads_now:
-                return self._read(vault, place, call, directives, context)
+                return self._read(vault, address, call, directives, context)
             try:
-                entry = vault.read_now(place)
+                entry = vault.read_now(address)
             except StoreError as error:
-                return self._slot_of_unread(place, error, context)
+                return self._make_slot_after_fault(address, error, context)
             if self._reads.failures:
                 self._note_resumed()
-        slot = self._slot_of(place, entry, call, directives, context)
+        slot = self._make_slot(address, entry, call, directives, context)
         context.record.cache_lookup_s = context.trace.step_s()
         return slot
 
     async def _read(
-        self, vault: Vault, place: Place, call: Call, directives: Directives, context: Context
+        self, vault: Vault, address: EntryAddress, call: Call, directives: Directives, context: Context
     ) -> CacheSlot:  # fmt: skip
-        """Return the slot of a call whose place is read from the store."""
+        """Return the slot of a call whose entry is read from the store."""
         flights_ended = self._flights.ended
         try:
-            entry = await vault.read(place)
+            entry = await vault.read(address)
         except StoreError as error:
-            return self._slot_of_unread(place, error, context)
+            return self._make_slot_after_fault(address, error, context)
         if self._reads.failures:
             self._note_resumed()
-        slot = self._slot_of(place, entry, call, directives, context)
+        slot = self._make_slot(address, entry, call, directives, context)
         slot.flights_ended = flights_ended
         context.record.cache_lookup_s = context.trace.step_s()
         return slot
@@ -147,21 +147,21 @@ class Cache:
     def _note_resumed(self) -> None:
         log.info("cache.read_resumed", failures=self._reads.end())
 
-    def _slot_of_unread(self, place: Place, error: StoreError, context: Context) -> CacheSlot:
-        """Return the slot of a call whose place cannot be read: what is kept there may be why, and is replaced."""
+    def _make_slot_after_fault(self, address: EntryAddress, error: StoreError, context: Context) -> CacheSlot:
+        """Return the slot of a call whose entry cannot be read; the new answer replaces it."""
         if self._reads.begins():
             log.warning("cache.read_failed", error=short_message(error))
         report(context, "miss", "fwd=uri-miss")
         context.record.cache_lookup_s = context.trace.step_s()
-        return CacheSlot(place)
+        return CacheSlot(address)
 
-    def _slot_of(
-        self, place: Place, entry: Entry | None, call: Call, directives: Directives, context: Context
+    def _make_slot(
+        self, address: EntryAddress, entry: Entry | None, call: Call, directives: Directives, context: Context
     ) -> CacheSlot:
-        """Return the slot of a call whose place has this entry."""
+        """Return the slot of a call with the entry that was found, if any."""
         if entry is None and directives is ANY:  # as most misses
             report(context, "miss", "fwd=uri-miss")
-            return CacheSlot(place, can_be_shared=self._can_collapse, flights_ended=self._flights.ended)
+            return CacheSlot(address, can_be_shared=self._can_collapse, flights_ended=self._flights.ended)
         freshness, age_s = EXPIRED, 0.0
         if entry is not None:  # most calls have no directives, and get what is fresh
             age_s, ages = self._age_s(entry), self._ages
@@ -171,7 +171,7 @@ class Cache:
             if reply is not None:
                 is_stale = freshness is STALE
                 self._report_hit(entry, "stale" if is_stale else "hit", age_s, context)
-                return CacheSlot(place, reply, is_stale=is_stale)
+                return CacheSlot(address, reply, is_stale=is_stale)
             entry = None
         if directives.no_cache or freshness is REFUSED:
             report(context, "refresh", "fwd=request")
@@ -181,7 +181,7 @@ class Cache:
             report(context, "miss", "fwd=uri-miss")
         fallback = entry if freshness is FALLBACK else None
         can_be_shared = self._can_collapse and (directives is ANY or directives == ANY)
-        return CacheSlot(place, fallback=fallback, can_be_shared=can_be_shared, flights_ended=self._flights.ended)
+        return CacheSlot(address, fallback=fallback, can_be_shared=can_be_shared, flights_ended=self._flights.ended)
 
     async def fill(
         self, slot: CacheSlot, opening: AbstractAsyncContextManager[Reply], call: Call, context: Context
@@ -214,10 +214,10 @@ class Cache:
 
     async def _look_again(self, slot: CacheSlot, call: Call, context: Context) -> Reply | None:
         """Return the reply that was kept since the call was looked up, if there is one."""
-        if self.vault is None or slot.place is None:
+        if self.vault is None or slot.address is None:
             return None
         try:
-            entry = await self.vault.read(slot.place)
+            entry = await self.vault.read(slot.address)
         except StoreError:
             return None
         if entry is None or self._age_s(entry) >= self._ages.ttl_s:
@@ -230,7 +230,7 @@ class Cache:
 
     def refresh(self, slot: CacheSlot, ask_again: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Ask for a new answer beside a call that got a stale one, once at a time for each entry."""
-        key = slot.place.keys[0] if slot.place is not None else ""
+        key = slot.address.keys[0] if slot.address is not None else ""
         if key in self._refreshes:
             return
         task = self._refreshes[key] = asyncio.create_task(_log_failure(ask_again))

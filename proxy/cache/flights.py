@@ -14,7 +14,7 @@ from proxy.cache.shared_call import CallCancelled, Opening, SharedCall, note_end
 from proxy.cache.shared_flight import POLL_S, SharedFlights, SharedOpening
 from proxy.cache.single_flight import Flight, IsWanted
 from proxy.cache.slot import CacheSlot, report
-from proxy.cache.vault import Place
+from proxy.cache.vault import EntryAddress
 from proxy.cleanup import Cleanup
 from proxy.config.schema import CacheTable
 from proxy.context import Context
@@ -32,7 +32,7 @@ class Flights:
     """The calls in flight that others may join."""
 
     def __init__(
-        self, settings: CacheTable, overflow: Callable[[Place], Overflow] | None = None,
+        self, settings: CacheTable, overflow: Callable[[EntryAddress], Overflow] | None = None,
         across: SharedFlights | None = None,
     ) -> None:  # fmt: skip
         """`overflow` returns what keeps the rest of a reply for slow readers; `across` shares flights with other
@@ -53,13 +53,13 @@ class Flights:
         None if `share` has to be called: another one may be joined, or is shared with other processes, or it has no
         client that lets it go on.
         """
-        place, client = slot.place, context.client
-        if place is None or client is None or self._across is not None:
+        address, client = slot.address, context.client
+        if address is None or client is None or self._across is not None:
             return None
-        key = place.keys[0]
+        key = address.keys[0]
         if key in self._calls or (self.ended != slot.flights_ended and self._has_ended(key, slot.flights_ended)):
             return None
-        own = SharedCall(call=call, context=context, place=place, make_flight=self._make_flight, client=client)
+        own = SharedCall(call=call, context=context, address=address, make_flight=self._make_flight, client=client)
         self._calls[key] = slot.keeping = own
         context.cleanup.push_async_callback(self._note_left, key, own)
         return own
@@ -98,10 +98,10 @@ class Flights:
         cleanup: Cleanup,
     ) -> Reply:  # fmt: skip
         """Return what `share` returns. What is opened is closed by `cleanup`."""
-        place, slot.keeping = slot.place, None
-        if place is None:
+        address, slot.keeping = slot.address, None
+        if address is None:
             return await cleanup.enter_async_context(opening)
-        key = place.keys[0]
+        key = address.keys[0]
         if self._has_ended(key, slot.flights_ended) and (late := await look_again()) is not None:
             return late  # the answer of an identical call is kept
         while (first := self._calls.get(key)) is not None and first.can_be_joined:
@@ -113,28 +113,28 @@ class Flights:
                 return await cleanup.enter_async_context(opening)
             slot.is_collapsed, slot.keeping = True, first
             return joined
-        own = SharedCall(call=call, context=context, place=place, make_flight=self._make_flight)
+        own = SharedCall(call=call, context=context, address=address, make_flight=self._make_flight)
         self._calls[key] = slot.keeping = own
-        return await self._fly(own, slot, opening, look_again, cleanup)
+        return await self._start_flight(own, slot, opening, look_again, cleanup)
 
-    async def _fly(
+    async def _start_flight(
         self, own: SharedCall, slot: CacheSlot, opening: Opening, look_again: LookAgain, cleanup: Cleanup
     ) -> Reply:  # fmt: skip
         """Return the reply that a flight opens, and shares with other processes if that is asked for."""
-        is_wanted, place = None, own.place
+        is_wanted, address = None, own.address
         if self._across is not None:
-            shared = SharedOpening(slot, place, opening, own.call, own.context, look_again)
+            shared = SharedOpening(slot, address, opening, own.call, own.context, look_again)
             cleanup.push_async_callback(self._across.release, shared)  # when the answer is kept
             opening, is_wanted = self._across.open(shared), partial(self._across.is_wanted, shared.token)
-        flight = own.flight = self._make_flight(place, is_wanted)
+        flight = own.flight = self._make_flight(address, is_wanted)
         flight.begin(opening)
         reader = flight.enter()
-        cleanup.push_async_callback(self._note_left, place.keys[0], own)
+        cleanup.push_async_callback(self._note_left, address.keys[0], own)
         cleanup.push_async_callback(flight.leave, reader)
         return await flight.reply(reader)
 
-    def _make_flight(self, place: Place, is_wanted: IsWanted | None = None) -> Flight:
-        keep_behind = None if self._overflow is None else partial(self._overflow, place)
+    def _make_flight(self, address: EntryAddress, is_wanted: IsWanted | None = None) -> Flight:
+        keep_behind = None if self._overflow is None else partial(self._overflow, address)
         return Flight(self._keep_bytes, keep_behind, is_wanted)
 
     def _has_ended(self, key: str, since: int) -> bool:

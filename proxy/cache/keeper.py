@@ -11,7 +11,7 @@ import structlog
 from proxy.cache.cacheable import reason_not_to_keep
 from proxy.cache.entry import KEPT_HEADERS, echoed_fields, encode_entry
 from proxy.cache.slot import CacheSlot, Keeping
-from proxy.cache.vault import Place, Vault
+from proxy.cache.vault import EntryAddress, Vault
 from proxy.config.schema import CacheTable
 from proxy.context import Context
 from proxy.outage import Outage
@@ -43,7 +43,7 @@ class Keeper:
 
         What was found in the cache is kept already.
         """
-        if slot.place is None or reply.status != 200 or (slot.is_collapsed and slot.keeping is None):
+        if slot.address is None or reply.status != 200 or (slot.is_collapsed and slot.keeping is None):
             return
         if context.get(FALLBACK) is not None:  # another model's answer, which the next caller need not be given
             return
@@ -51,10 +51,11 @@ class Keeper:
             context.transcript.keep_frames(self._max_bytes, self._frame_clock)
         elif len(reply.body or b"") > self._max_bytes:
             return
-        context.on_reply(partial(self._keep_complete, slot.place, slot.keeping, call, reply))
+        context.on_reply(partial(self._keep_complete, slot.address, slot.keeping, call, reply))
 
     async def _keep_complete(
-        self, place: Place, keeping: Keeping | None, call: Call, reply: Reply, context: Context, transcript: Transcript
+        self, address: EntryAddress, keeping: Keeping | None, call: Call, reply: Reply, context: Context,
+        transcript: Transcript,
     ) -> None:  # fmt: skip
         """Keep a reply that is complete, and is as the backend sent it."""
         terminal = transcript.terminal
@@ -69,18 +70,19 @@ class Keeper:
         if frames is None:  # they are beyond the size limit
             return
         if keeping is None:
-            await self._write(place, call, reply, response, frames, context)
+            await self._write(address, call, reply, response, frames, context)
         elif keeping.is_begun:  # another call of the flight was first
             await keeping.wait()
         else:
             keeping.is_begun = True
             try:
-                await self._write(place, call, reply, response, frames, context)
+                await self._write(address, call, reply, response, frames, context)
             finally:
                 keeping.end()
 
     async def _write(
-        self, place: Place, call: Call, reply: Reply, response: Mapping[str, Any], frames: bytes, context: Context
+        self, address: EntryAddress, call: Call, reply: Reply, response: Mapping[str, Any], frames: bytes,
+        context: Context,
     ) -> None:  # fmt: skip
         """Write the entry of a complete reply. A fault of the store is logged."""
         try:
@@ -91,7 +93,7 @@ class Keeper:
             named = None
             if isinstance(response_id := response.get("id"), str) and call.body.get("store") is not False:
                 named = (context.caller.team, response_id)
-            await self._vault.write(place, entry, ttl_s=self._kept_s, response=named)
+            await self._vault.write(address, entry, ttl_s=self._kept_s, response=named)
         except orjson.JSONEncodeError as error:
             log.warning("cache.write_failed", error=summarize_error(error))
         except StoreError as error:

@@ -16,7 +16,7 @@ from contextlib import suppress
 import structlog
 
 from proxy.cache.single_flight import reader_too_slow
-from proxy.cache.vault import Place, Vault
+from proxy.cache.vault import EntryAddress, Vault
 from proxy.cache.vault_keys import PREFIX
 from proxy.stores import Store, StoreError
 from proxy.wire.event import Batch, Event, Run
@@ -38,10 +38,10 @@ AT, TYPE, FRAMES = struct.Struct(">Q"), struct.Struct(">H"), struct.Struct(">I")
 class Overflow:
     """The journal of one reply."""
 
-    def __init__(self, store: Store, vault: Vault, place: Place) -> None:
+    def __init__(self, store: Store, vault: Vault, address: EntryAddress) -> None:
         self._store = store
         self._vault = vault
-        self._place = place
+        self._address = address
         self._token = secrets.token_hex(16)
         self._waiting: list[tuple[int, Batch]] = []
         self._waiting_bytes = 0
@@ -77,7 +77,7 @@ class Overflow:
             except StoreError as error:
                 raise reader_too_slow() from error
             for number, sealed in found:
-                message = self._vault.open_message(self._place, f"{self._token}:{number}", sealed)
+                message = self._vault.open_message(self._address, f"{self._token}:{number}", sealed)
                 if number != read + 1 or message is None:
                     raise reader_too_slow()
                 read = number
@@ -108,8 +108,8 @@ class Overflow:
             while self._waiting:
                 at, batch, size = self._take()
                 message = AT.pack(at) + encode_batch(batch)
-                sealed = self._vault.seal_message(self._place, f"{self._token}:{self._written + 1}", message)
-                await self._store.append(self._name, sealed, ttl_s=KEPT_S, group=self._place.partition.team)
+                sealed = self._vault.seal_message(self._address, f"{self._token}:{self._written + 1}", message)
+                await self._store.append(self._name, sealed, ttl_s=KEPT_S, group=self._address.partition.team)
                 self._written += 1
                 self._waiting_bytes -= size
                 self._wake()

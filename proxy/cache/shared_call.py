@@ -14,7 +14,7 @@ from typing import Any
 from proxy.cache.cacheable import may_be_shared
 from proxy.cache.single_flight import Flight
 from proxy.cache.slot import Keeping
-from proxy.cache.vault import Place
+from proxy.cache.vault import EntryAddress
 from proxy.context import CallClient, Context
 from proxy.routing.routes import FALLBACK
 from proxy.wire.call import Call
@@ -31,13 +31,13 @@ class SharedCall(Keeping, eq=False, kw_only=True):
     """The call that opens a reply, and the flight by which others get it.
 
     `client` is that of a call which opens the reply in its own task; None: a flight has a task for it. `make_flight`
-    returns the flight of a place. `unpaid` is what the call sent, if it left before others had the whole reply.
+    returns the flight of an address. `unpaid` is what the call sent, if it left before others had the whole reply.
     """
 
     call: Call
     context: Context
-    place: Place
-    make_flight: Callable[[Place], Flight]
+    address: EntryAddress
+    make_flight: Callable[[EntryAddress], Flight]
     client: CallClient | None = None
     flight: Flight | None = None  # of a call with a client it is made when another one joins
     unpaid: Call | None = None
@@ -70,7 +70,7 @@ class SharedCall(Keeping, eq=False, kw_only=True):
 
     async def _read_on(self, opening: Opening, reply: Reply) -> Reply:
         """Return a reply whose batches a flight reads from now on."""
-        flight = self.flight = self.flight or self.make_flight(self.place)
+        flight = self.flight = self.flight or self.make_flight(self.address)
         flight.begin(_Opened(opening, reply))
         reader = flight.enter()
         self.context.cleanup.push_async_callback(flight.leave, reader)
@@ -92,7 +92,7 @@ class SharedCall(Keeping, eq=False, kw_only=True):
         """
         flight = self.flight
         if flight is None:
-            flight = self.flight = self.make_flight(self.place)
+            flight = self.flight = self.make_flight(self.address)
             if self._reply is not None:
                 flight.pass_on(self._reply)
         if self._is_opening and not self._hold_client():

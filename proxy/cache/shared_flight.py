@@ -24,7 +24,7 @@ from proxy.cache.entry import KEPT_HEADERS, LIFECYCLE, echoed_fields, with_own_f
 from proxy.cache.flight_messages import FlightHead, FlightMessage, decode_message, encode_message
 from proxy.cache.held_reply import SharedCallEnded
 from proxy.cache.slot import CacheSlot, report
-from proxy.cache.vault import Place, Vault
+from proxy.cache.vault import EntryAddress, Vault
 from proxy.cache.vault_keys import PREFIX
 from proxy.context import Context
 from proxy.outage import Outage
@@ -55,7 +55,7 @@ class SharedOpening:
     """What one process needs to lead or to follow a flight. `look_again` returns the reply that was kept meanwhile."""
 
     slot: CacheSlot
-    place: Place
+    address: EntryAddress
     opening: Opening
     call: Call
     context: Context
@@ -66,7 +66,7 @@ class SharedOpening:
     @property
     def name(self) -> str:
         """The name under which the token of the flight is kept."""
-        return f"{PREFIX}f:{self.place.keys[0]}"
+        return f"{PREFIX}f:{self.address.keys[0]}"
 
 
 class LeaderLostError(Exception):
@@ -142,7 +142,7 @@ class SharedFlights:
 
     async def _follow(self, shared: SharedOpening, token: str) -> Reply | None:
         """Return the reply in a journal; None for one that no other call should get. Raises LeaderLostError."""
-        messages, context = self._messages(shared.place, token), shared.context
+        messages, context = self._messages(shared.address, token), shared.context
         try:
             async with asyncio.timeout_at(context.deadline):
                 message = await anext(messages, None)
@@ -161,13 +161,13 @@ class SharedFlights:
         reply = head.body or Reply(200, head.headers, batches=_batches(first, messages, context.followed))
         return with_own_fields(reply, head.echoed, own)
 
-    async def _messages(self, place: Place, token: str) -> AsyncIterator[FlightMessage]:
+    async def _messages(self, address: EntryAddress, token: str) -> AsyncIterator[FlightMessage]:
         """Yield the messages of a journal up to its end. Raises LeaderLostError, StoreError."""
         loop, number, check_at, was_lost = asyncio.get_running_loop(), 0, 0.0, False
         while True:
             found = await self._store.tail(f"{PREFIX}j:{token}", after=number, limit=READ_MESSAGES)
             for number, sealed in found:
-                message = decode_message(self._vault.open_message(place, f"{token}:{number}", sealed))
+                message = decode_message(self._vault.open_message(address, f"{token}:{number}", sealed))
                 if message is None or message.kind == "lost":
                     raise LeaderLostError
                 if message.kind == "end":
@@ -257,7 +257,7 @@ class _FlightJournal:
             return
         message, token = encode_message(facts, content), self._shared.token
         self._number += 1
-        sealed = self._vault.seal_message(self._shared.place, f"{token}:{self._number}", message)
+        sealed = self._vault.seal_message(self._shared.address, f"{token}:{self._number}", message)
         try:
             await self._store.append(f"{PREFIX}j:{token}", sealed, ttl_s=JOURNAL_S)
         except StoreError as error:

@@ -1,11 +1,11 @@
-"""The place of one call in the cache, and what is reported about it."""
+"""What the cache found for one call, and what is reported about it."""
 
 import asyncio
 
 from msgspec import Struct
 
 from proxy.cache.entry import Entry
-from proxy.cache.vault import Place
+from proxy.cache.vault import EntryAddress
 from proxy.context import Context
 from proxy.wire.event import Reply
 
@@ -34,7 +34,7 @@ class Keeping(Struct, eq=False):
 
 
 class CacheSlot(Struct):
-    """The place of one call in the cache. With a reply no backend is called; without a place the answer is not kept.
+    """What the cache found for one call. With a reply no backend is called; without an address the answer is not kept.
 
     `is_stale`: a new answer is to be asked for beside the call. `fallback` is given if the backend fails.
     `can_be_shared`: an identical call that is in flight is the answer too; `is_collapsed`: it was. `flights_ended` is
@@ -42,7 +42,7 @@ class CacheSlot(Struct):
     common.
     """
 
-    place: Place | None = None
+    address: EntryAddress | None = None
     reply: Reply | None = None
     is_stale: bool = False
     fallback: Entry | None = None

@@ -37,7 +37,7 @@ READ_AT_ONCE = 100
 """How many entries are read together when all of them are."""
 
 
-class Place(Struct):
+class EntryAddress(Struct):
     """Where the entry of one call is: its key under each secret, and the generation that a read has found, if any."""
 
     partition: Partition
@@ -74,24 +74,24 @@ class Vault:
         self.has_plain_keys = not secrets_
         """Whether a key ends with the hash of a call's fields in hex digits, behind what others begin with too."""
 
-    def place(self, encoded_call: bytes, partition: Partition) -> Place:
-        """Return the place of a call, by the encoding of everything that can change its answer."""
-        return Place(partition, self.keys_of(encoded_call, partition))
+    def address_of(self, encoded_call: bytes, partition: Partition) -> EntryAddress:
+        """Return the address of a call's entry, given the encoding of everything that can change its answer."""
+        return EntryAddress(partition, self.keys_of(encoded_call, partition))
 
     def keys_of(self, encoded_call: bytes, partition: Partition) -> Sequence[str]:
-        """Return the keys of that place, one for each secret."""
+        """Return the keys of a call's entry, one for each secret."""
         if len(self._rings) == 1:
             return (self._rings[0].key_of(encoded_call, partition),)
         return tuple([ring.key_of(encoded_call, partition) for ring in self._rings])
 
-    def held(self, place: Place) -> Entry | None:
-        """Return the entry at a place if this process has just read it."""
+    def held(self, address: EntryAddress) -> Entry | None:
+        """Return the entry at an address if this process has just read it."""
         tier = self._tier
         if tier is None:
             return None
-        for key in place.keys:
+        for key in address.keys:
             if (held := tier.get(key)) is not None:
-                place.generation, place.is_read = held.generation, True
+                address.generation, address.is_read = held.generation, True
                 return held.entry
         return None
 
@@ -100,77 +100,77 @@ class Vault:
         """Whether `read_now` may be called: the store need not be waited for."""
         return self._peek is not None
 
-    async def read(self, place: Place) -> Entry | None:
-        """Return the entry at a place, if there is one that can be read. Raises StoreError."""
+    async def read(self, address: EntryAddress) -> Entry | None:
+        """Return the entry at an address, if there is one that can be read. Raises StoreError."""
         changes = 0 if self._tier is None else self._tier.changes
-        return self._entry_in(await self._store.get_many(self._names_of(place)), place, changes)
+        return self._entry_in(await self._store.get_many(self._names_of(address)), address, changes)
 
-    def read_now(self, place: Place) -> Entry | None:
+    def read_now(self, address: EntryAddress) -> Entry | None:
         """Return what `read` returns, without waiting. Raises StoreError."""
         changes, peek = 0 if self._tier is None else self._tier.changes, self._peek
-        return None if peek is None else self._entry_in([*map(peek, self._names_of(place))], place, changes)
+        return None if peek is None else self._entry_in([*map(peek, self._names_of(address))], address, changes)
 
-    def _names_of(self, place: Place) -> Sequence[str]:
+    def _names_of(self, address: EntryAddress) -> Sequence[str]:
         """Return the name of the entry under each key, each with that of its generation behind it."""
-        rings, partition = self._rings, place.partition
+        rings, partition = self._rings, address.partition
         if len(rings) == 1:
-            return ENTRIES + place.keys[0], rings[0].generation_of(partition)
-        pairs = zip(rings, place.keys, strict=True)
+            return ENTRIES + address.keys[0], rings[0].generation_of(partition)
+        pairs = zip(rings, address.keys, strict=True)
         return [name for ring, key in pairs for name in (ENTRIES + key, ring.generation_of(partition))]
 
-    def _entry_in(self, values: Sequence[bytes | None], place: Place, changes: int) -> Entry | None:
+    def _entry_in(self, values: Sequence[bytes | None], address: EntryAddress, changes: int) -> Entry | None:
         """Return the entry in the values of these names. `changes` is how many there were before they were read."""
-        partition, newest = place.partition, values[1]
+        partition, newest = address.partition, values[1]
         if self._known.get(partition) != newest:
             newest = _generation(newest)
             self._know(partition, newest)
-        place.generation, place.is_read = newest, True
-        return self._open_first(values, place, changes) if any(values[::2]) else None
+        address.generation, address.is_read = newest, True
+        return self._open_first(values, address, changes) if any(values[::2]) else None
 
-    def _open_first(self, values: Sequence[bytes | None], place: Place, changes: int) -> Entry | None:
+    def _open_first(self, values: Sequence[bytes | None], address: EntryAddress, changes: int) -> Entry | None:
         """Return the first entry that can be opened; `values` are those of its keys, each with the generation there."""
-        for ring, key, value, generation in zip(self._rings, place.keys, values[::2], values[1::2], strict=True):
+        for ring, key, value, generation in zip(self._rings, address.keys, values[::2], values[1::2], strict=True):
             if value is not None and generation is not None:
-                entry = self._open(ring, key, place, StoredAs(value, generation), changes)
+                entry = self._open(ring, key, address, StoredAs(value, generation), changes)
                 if entry is not None:
                     return entry
         return None
 
-    def _open(self, ring: VaultKeys, key: str, place: Place, stored: StoredAs, changes: int) -> Entry | None:
+    def _open(self, ring: VaultKeys, key: str, address: EntryAddress, stored: StoredAs, changes: int) -> Entry | None:
         """Return the entry in a stored value; None for one that cannot be read. It is held from now on."""
         tier = self._tier
-        if tier is not None and (known := tier.reopen(key, place.generation, stored, changes=changes)) is not None:
+        if tier is not None and (known := tier.reopen(key, address.generation, stored, changes=changes)) is not None:
             return known
-        opened = ring.open(stored.stored, key, place.partition, stored.generation)
+        opened = ring.open(stored.stored, key, address.partition, stored.generation)
         entry = None if opened is None else Entry.decode(opened)
         if entry is not None and tier is not None:
-            tier.put(key, entry, place.generation, stored, changes=changes)
+            tier.put(key, entry, address.generation, stored, changes=changes)
         return entry
 
     async def write(
-        self, place: Place, entry: bytes, *, ttl_s: float, response: tuple[str, str] | None = None
+        self, address: EntryAddress, entry: bytes, *, ttl_s: float, response: tuple[str, str] | None = None
     ) -> None:  # fmt: skip
         """Keep an encoded entry. Raises StoreError.
 
         `response` are the team and the id of a response in it, by which `forget_response` finds it.
         """
-        ring, key = self._rings[0], place.keys[0]
-        known = place.generation if place.is_read else self._known.get(place.partition)
-        generation = known or await self._begin(ring, place.partition)
-        if self._notes.is_due(place.partition):
-            await self._notes.note(place.partition, ttl_s)
-        values = [(ENTRIES + key, ring.seal(entry, key, place.partition, generation))]
+        ring, key = self._rings[0], address.keys[0]
+        known = address.generation if address.is_read else self._known.get(address.partition)
+        generation = known or await self._begin(ring, address.partition)
+        if self._notes.is_due(address.partition):
+            await self._notes.note(address.partition, ttl_s)
+        values = [(ENTRIES + key, ring.seal(entry, key, address.partition, generation))]
         if response is not None:
             values.append((ring.index_of(*response), key.encode()))
         try:
-            await self._store.put_many(values, ttl_s=ttl_s, group=place.partition.team)
+            await self._store.put_many(values, ttl_s=ttl_s, group=address.partition.team)
         finally:
             if self._tier is not None:
                 self._tier.drop(key)
 
-    async def delete(self, place: Place) -> None:
-        """Remove the entry at a place. Raises StoreError."""
-        for key in place.keys:
+    async def delete(self, address: EntryAddress) -> None:
+        """Remove the entry at an address. Raises StoreError."""
+        for key in address.keys:
             await self.remove(ENTRIES + key)
 
     async def entries(self, partitions: Sequence[Partition]) -> AsyncIterator[StoredEntry]:
@@ -235,13 +235,13 @@ class Vault:
         if len(self._known) > MAX_KEYS:
             self._known.popitem(last=False)
 
-    def seal_message(self, place: Place, name: str, message: bytes) -> bytes:
-        """Return a message to others who share a place; its name is in no other one."""
-        return self._rings[0].seal(message, name, place.partition, FLYING)
+    def seal_message(self, address: EntryAddress, name: str, message: bytes) -> bytes:
+        """Return a message to others who share an address; its name is in no other one."""
+        return self._rings[0].seal(message, name, address.partition, FLYING)
 
-    def open_message(self, place: Place, name: str, sealed: bytes) -> bytes | None:
+    def open_message(self, address: EntryAddress, name: str, sealed: bytes) -> bytes | None:
         """Return the message with this name; None for anything else."""
-        return self._rings[0].open(sealed, name, place.partition, FLYING)
+        return self._rings[0].open(sealed, name, address.partition, FLYING)
 
     def _drop(self, name: str | None) -> None:
         """Drop what is held of an entry that has changed; with a changed generation, and for None, everything."""

@@ -1,4 +1,4 @@
-"""One attempt: a target is sent a call, and its reply is open until the attempt ends."""
+"""One attempt: sends a call to a target, and keeps the reply open until the attempt ends."""
 
 import time
 from contextlib import AbstractAsyncContextManager
@@ -44,10 +44,10 @@ class Attempt(Struct, eq=False):
     """The route by which the target is asked."""
     _context: Context
     has_started: bool = False
-    """Whether it had a place, so that the target may have received the call."""
+    """Whether it got a place, so that the target may have received the call."""
     _failure: BackendError | None = None
-    _is_turned_away: bool = False
-    _has_begun_well: bool = False
+    _is_rejected: bool = False
+    _has_succeeded: bool = False
     _opening: AbstractAsyncContextManager[Reply] | None = None
     _model_call: ModelCall | None = None
 
@@ -65,7 +65,7 @@ class Attempt(Struct, eq=False):
             model_call.begin()
         started = target.start()
         try:
-            opening = self._answering(require_stream(call, context, target.enforces))
+            opening = self._opener(require_stream(call, context, target.enforces))
             entering = opening.__aenter__()
             reply = await (entering if deadline is None else in_time(deadline, entering))
             self._opening, first_error = opening, None
@@ -75,14 +75,14 @@ class Attempt(Struct, eq=False):
             is_success = reply.status == 200 and first_error is None
             outcome = AttemptOutcome(call, reply, None, first_error, is_success)
         except BackendError as error:
-            outcome = self._failed(error)
+            outcome = self._make_failure(error)
         except BaseException as error:
             await self.close(error)
             raise
-        target.note(outcome, started)
+        target.note_outcome(outcome, started)
         if outcome.reply is not None:
             model_call.status = outcome.reply.status
-        self._has_begun_well = outcome.is_success or not outcome.is_fault
+        self._has_succeeded = outcome.is_success or not outcome.is_fault
         if not outcome.is_success:
             model_call.error = outcome.code or str(outcome.status)
         return outcome
@@ -99,7 +99,7 @@ class Attempt(Struct, eq=False):
         if model_call is None:  # it was not opened
             return
         kind, traceback = (None, None) if error is None else (type(error), error.__traceback__)
-        if self._is_turned_away:
+        if self._is_rejected:
             model_call.end(error)
             return
         try:
@@ -112,7 +112,7 @@ class Attempt(Struct, eq=False):
             if code is not None:
                 target.note_break(code)
                 model_call.error = model_call.error or code
-            target.end(is_well=self._has_begun_well and code is None and error is None)
+            target.end(is_well=self._has_succeeded and code is None and error is None)
             if target.places is not None:
                 target.places.give_back(context.caller.team)
             context.record.read(context.transcript)
@@ -124,7 +124,7 @@ class Attempt(Struct, eq=False):
         try:
             await places.take(self._context.caller.team)
         except BackendError as error:
-            self._is_turned_away = True
+            self._is_rejected = True
             self.target.failures[error.status, error.code] += 1
             log_failure(self.target.backend.name, error, self._context)
             return AttemptOutcome(self.call, error=error)
@@ -146,15 +146,18 @@ class Attempt(Struct, eq=False):
                 log_failure(self.target.backend.name, error, context)
         return code if code in BREAKS and self._failure is None else None
 
-    def _failed(self, error: BackendError) -> AttemptOutcome:
-        """Return the outcome of an attempt that came to an error."""
+    def _make_failure(self, error: BackendError) -> AttemptOutcome:
+        """Return the outcome of an attempt that failed with an error."""
         self._failure = error.with_traceback(None)  # which keeps a frame, and the call, in a cycle
         self._context.record.sent -= not error.sent
         log_failure(self.target.name, error, self._context)
         return AttemptOutcome(self.call, error=error)
 
-    def _answering(self, call: Call) -> AbstractAsyncContextManager[Reply]:
-        """Return what opens the reply: of the gateway itself if the target has no warm-ups. Raises BackendError."""
+    def _opener(self, call: Call) -> AbstractAsyncContextManager[Reply]:
+        """Return the context that opens the reply; the gateway itself answers a warm-up if the target cannot.
+
+        Raises BackendError.
+        """
         context, target = self._context, self.target
         if call.operation not in target.operations:
             raise unsupported(f"the operation {call.operation}")

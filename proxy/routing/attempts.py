@@ -1,4 +1,4 @@
-"""Opens the reply to a call: at a target of its route, and after a failure at another one, or again."""
+"""Opens the reply to a call at a target of its route; after a failure at another target, or at the same one again."""
 
 import asyncio
 import time
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 
 class Attempts:
-    """Attempts at the targets of a route until one begins to answer, or nothing is left that may be tried."""
+    """Attempts at the targets of a route, until one begins to answer or no target is left to try."""
 
     def __init__(self, targets: Targets | None = None) -> None:
         self.targets = Targets() if targets is None else targets
@@ -44,15 +44,15 @@ class Attempts:
             return {}
 
     def reply(self, call: Call, route: Route, context: Context) -> AbstractAsyncContextManager[Reply]:
-        """Return what opens a reply whose first event is there; leaving the block ends the work behind it.
+        """Return a context that opens the reply and waits for its first event; leaving it ends the work behind it.
 
-        After that nothing is tried again: the caller may have received something. What the last attempt came to is
-        the reply, or the error. Entering it raises BackendError, Unavailable.
+        Nothing is retried after the first event, as the caller may have received it. The reply or error of the last
+        attempt is the result. Entering raises BackendError, Unavailable.
         """
         return AttemptedReply(self, call, route, context)
 
     def begin(self, route: Route, now: float) -> Target | None:
-        """Count a call of a route; return its target if it has one only, which can be sent a call at once."""
+        """Count a call of a route; return the route's target if it is the only one and can take a call at once."""
         known = self._known.get(route.name)
         if known is None or known[0] is not route:
             target = self.targets.of(route.targets[0]) if len(route.targets) == 1 else None
@@ -65,7 +65,7 @@ class Attempts:
         return target if target.is_ready(now) else None
 
     def plan(self, call: Call, route: Route, context: Context, started: float, first: Target | None) -> Plan:
-        """Return the plan of a call that began at a time. `first` is the target that it was sent to, if it was."""
+        """Return the plan of a call that began at `started`. `first` is the target tried before, if any."""
         return Plan(call, route, context, self.targets, self._budget_of(route), started=started, first=first)
 
     def _budget_of(self, route: Route) -> RetryBudget:
@@ -99,29 +99,29 @@ class AttemptedReply(Struct, eq=False):
         if target is not None:
             attempt, context.sent_call = Attempt(target, self._call, self._route, context), self._call
         else:
-            choice, context.sent_call = self._plan_from(None).first(), self._call
-            attempt = await self._attempt_at(choice)
+            choice, context.sent_call = self._get_plan(None).first(), self._call
+            attempt = await self._make_attempt(choice)
         while True:
             context.is_sent = True
             try:
                 outcome = await attempt.open()
             except BaseException:
-                self._note_given_up(attempt)
+                self._note_abandoned(attempt)
                 raise
             if outcome.is_success and outcome.reply is not None:
                 self._attempt = attempt
                 self._note_success(attempt, made)
                 return outcome.reply
             try:
-                following = self._following(attempt, outcome, made)
-                if following is None:
+                next_choice = self._next_choice(attempt, outcome, made)
+                if next_choice is None:
                     self._attempt = attempt
-                    return _settled(outcome, made)
+                    return _final_reply(outcome, made)
             except BaseException as error:
                 await attempt.close(error)
                 raise
             await attempt.close(None)
-            attempt, made = await self._attempt_at(following), made + 1
+            attempt, made = await self._make_attempt(next_choice), made + 1
 
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -130,28 +130,28 @@ class AttemptedReply(Struct, eq=False):
             raise RuntimeError("A reply was left that was not entered.")
         return self._attempt.close(error)
 
-    def _plan_from(self, first: Target | None) -> Plan:
-        """Return the plan of the attempts, made when it is needed; `first` is the target that was asked before."""
+    def _get_plan(self, first: Target | None) -> Plan:
+        """Return the plan of the attempts, made at the first call; `first` is the target tried before."""
         if self._plan is None:
             self._plan = self._attempts.plan(self._call, self._route, self._context, self._started, first)
         return self._plan
 
-    async def _attempt_at(self, choice: Choice) -> Attempt | HedgedAttempt:
-        """Return the attempt at a choice, when it is time for it."""
+    async def _make_attempt(self, choice: Choice) -> Attempt | HedgedAttempt:
+        """Return the attempt at a choice, after the pause that the choice asks for."""
         if choice.delay_s:
             await asyncio.sleep(choice.delay_s)
         if choice.route.pool.hedge_after_s is not None and may_hedge(choice, self._context):
-            return HedgedAttempt(self._plan_from(None), choice, self._context)
+            return HedgedAttempt(self._get_plan(None), choice, self._context)
         return Attempt(choice.target, choice.call, choice.route, self._context)
 
-    def _following(self, attempt: Attempt | HedgedAttempt, outcome: AttemptOutcome, made: int) -> Choice | None:
-        """Return the choice after an outcome; None if that is the reply, or the error."""
+    def _next_choice(self, attempt: Attempt | HedgedAttempt, outcome: AttemptOutcome, made: int) -> Choice | None:
+        """Return the choice after an outcome; None if that outcome is final."""
         context = self._context
         if outcome.may_have_run:
             context.runs += 1
             self._may_have_run = True
-        following = self._plan_from(attempt.target).after(attempt.target, outcome)
-        if following is None:
+        next_choice = self._get_plan(attempt.target).next_after(attempt.target, outcome)
+        if next_choice is None:
             context.is_sent = self._may_have_run
             reply = outcome.reply
             if reply is not None and reply.status == 200 and (outcome.first_error is None or not outcome.is_refused):
@@ -160,21 +160,21 @@ class AttemptedReply(Struct, eq=False):
                 context.is_answered, context.target = False, None
             if reply is not None:
                 context.record.upstream_code = outcome.upstream_code
-            self._note_way(attempt, made)
+            self._record_route(attempt, made)
         else:
-            _log_retry(attempt.target, outcome, following, context)
-        return following
+            _log_retry(attempt.target, outcome, next_choice, context)
+        return next_choice
 
     def _note_success(self, attempt: Attempt | HedgedAttempt, made: int) -> None:
-        """Note which target has begun to answer, and after how many attempts."""
+        """Record which target answers, and after how many attempts."""
         context = self._context
         context.runs += 1
         context.is_answered, context.is_sent, context.target = True, True, attempt.target.name
         if made > 1 or attempt.route is not self._route:  # almost never
-            self._note_way(attempt, made)
+            self._record_route(attempt, made)
 
-    def _note_way(self, attempt: Attempt | HedgedAttempt, made: int) -> None:
-        """Note the attempts that were made, and the route that the answer came by."""
+    def _record_route(self, attempt: Attempt | HedgedAttempt, made: int) -> None:
+        """Record how many attempts were made, and the route of the last one if it is not the call's own."""
         context = self._context
         if made > 1:
             context.record.attempts = made
@@ -182,18 +182,18 @@ class AttemptedReply(Struct, eq=False):
             context.set(FALLBACK, attempt.route.name)
             context.add_header("x-headgate-route", attempt.route.name)
 
-    def _note_given_up(self, attempt: Attempt | HedgedAttempt) -> None:
-        """Note that the call ends while an attempt is made: it was sent, or waited for a place."""
+    def _note_abandoned(self, attempt: Attempt | HedgedAttempt) -> None:
+        """Record that the call ended during an attempt, which was sent or still waited for a place."""
         if attempt.has_started:
             self._context.runs += 1
         else:
             self._context.is_sent = self._may_have_run
 
 
-def _settled(outcome: AttemptOutcome, made: int) -> Reply:
+def _final_reply(outcome: AttemptOutcome, made: int) -> Reply:
     """Return the reply of the last attempt, which failed, or raise its error.
 
-    It says truthfully whether another attempt may help.
+    After several attempts `x-should-retry` says whether another one may help.
     """
     reply = outcome.reply if outcome.first_error is None else outcome.refusal() or outcome.reply
     if reply is not None and made == 1:
@@ -208,11 +208,11 @@ def _settled(outcome: AttemptOutcome, made: int) -> Reply:
     return reply.with_fields(headers={**advice, **reply.headers})
 
 
-def _log_retry(target: Target, outcome: AttemptOutcome, following: Choice, context: Context) -> None:
+def _log_retry(target: Target, outcome: AttemptOutcome, next_choice: Choice, context: Context) -> None:
     name, code = target.backend.name, outcome.code or str(outcome.status)
-    attempt = {"headgate.target": name, "error.type": code, "headgate.next_target": following.target.backend.name}
+    attempt = {"headgate.target": name, "error.type": code, "headgate.next_target": next_choice.target.backend.name}
     context.trace.event("headgate.retry", attempt)
     log.info(
         "backend.retried", backend=name, code=outcome.code, status=outcome.status,
-        next=following.target.backend.name, delay_ms=round(following.delay_s * 1000), request_id=context.request_id,
+        next=next_choice.target.backend.name, delay_ms=round(next_choice.delay_s * 1000), request_id=context.request_id,
     )  # fmt: skip

@@ -74,7 +74,7 @@ class HedgedAttempt:
         """Return the attempt that has begun to answer, or the last one that failed."""
         first = self._start(self._choice)
         await asyncio.wait([first.outcome], timeout=self.route.pool.hedge_after_s)
-        another = None if first.outcome.done() else self._plan.another()
+        another = None if first.outcome.done() else self._plan.hedge()
         if another is None:
             await first.opened()
             return first

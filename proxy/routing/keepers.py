@@ -4,10 +4,10 @@ responses, conversations           kept by their backend; the gateway's own by a
 files, stores, containers, skills  kept by the upstream that created them; a local model looks none of them up
 items                              preferred only: a conversation may bring items of other backends along
 
-Of several targets only those that can resolve what the call names are left, and routes to fall back to only if all of
-theirs can. Where all can, the one that answered before is preferred: it may have the prompt in its cache. What a target
-may keep whose owner is unknown is always looked for at the first one. A response that only a WebSocket connection keeps
-is continued with all of its items, so any target can; the stored response before them, if there is one, decides.
+Only targets that can resolve what the call names remain, and only fallback routes all of whose targets can. If all can,
+the one that answered before is preferred, as it may have the prompt in its cache. An id without a known owner goes to
+the first target. A response that only a WebSocket connection keeps is continued with all of its items, so any target
+can answer; the stored response before those items, if there is one, decides.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from proxy.wire.errors import RequestError
 from proxy.wire.refusals import shorten
 
 Kept = tuple[KeptReference, Backend]
-"""An id, and the backend that keeps what it names."""
+"""An id, and the backend that keeps the object."""
 CONTINUED: frozenset[Kind] = frozenset({"response", "conversation"})
 
 
@@ -45,10 +45,10 @@ def match_keepers(
     binding = [pair for pair in known if pair[0].kind != "item"]
     for wanted in (known, binding):
         for route in candidates:
-            if targets := _resolving(route.targets, wanted):
-                return _narrowed(route, targets, wanted)
+            if targets := _targets_resolving(route.targets, wanted):
+                return _narrow(route, targets, wanted)
     target = candidates[0].targets[0]
-    raise _elsewhere(call, next((pair[0] for pair in binding if not _resolves(target, *pair)), binding[0][0]))
+    raise _kept_elsewhere(call, next((pair[0] for pair in binding if not _resolves(target, *pair)), binding[0][0]))
 
 
 def follow_connection(call: Call, route: Route, backends: Mapping[str, Backend], context: Context) -> Route:
@@ -66,11 +66,11 @@ def follow_connection(call: Call, route: Route, backends: Mapping[str, Backend],
     return route if preferred is None or len(route.targets) == 1 else route.preferring(preferred)
 
 
-def _narrowed(route: Route, targets: Sequence[Backend], wanted: Sequence[Kept]) -> Route:
+def _narrow(route: Route, targets: Sequence[Backend], wanted: Sequence[Kept]) -> Route:
     """Return a route with these of its targets, and the fallbacks that can take their place."""
     fallbacks = [
         fallback for fallback in route.fallbacks
-        if len(_resolving(fallback.route.targets, wanted)) == len(fallback.route.targets)
+        if len(_targets_resolving(fallback.route.targets, wanted)) == len(fallback.route.targets)
     ]  # fmt: skip
     if len(targets) < len(route.targets) or len(fallbacks) < len(route.fallbacks):
         route = route.narrowed_to(targets, fallbacks)
@@ -79,12 +79,12 @@ def _narrowed(route: Route, targets: Sequence[Backend], wanted: Sequence[Kept]) 
     return route
 
 
-def _resolving(targets: Sequence[Backend], wanted: Sequence[Kept]) -> Sequence[Backend]:
+def _targets_resolving(targets: Sequence[Backend], wanted: Sequence[Kept]) -> Sequence[Backend]:
     return [target for target in targets if all(_resolves(target, *pair) for pair in wanted)]
 
 
 def _resolves(target: Backend, reference: KeptReference, keeper: Backend) -> bool:
-    """Whether a call that this target answers finds what the keeper has."""
+    """Whether this target can resolve what the keeper has."""
     if reference.kind not in CONTINUED:
         return keeper.shares_objects(target) or (reference.kind != "item" and not target.can_relay)
     if target.keeps_state and keeper.keeps_state:
@@ -92,8 +92,8 @@ def _resolves(target: Backend, reference: KeptReference, keeper: Backend) -> boo
     return target.keeps_state == keeper.keeps_state
 
 
-def _elsewhere(call: Call, reference: KeptReference) -> RequestError:
-    """Return the refusal of a call whose model is not served where the thing is that it names."""
+def _kept_elsewhere(call: Call, reference: KeptReference) -> RequestError:
+    """Return the error for a call whose model is not served by the backend that keeps what it names."""
     kind = reference.kind.replace("_", " ")
     message = (
         f"The {kind} '{shorten(reference.id)}' is kept by a backend that does not serve the model "

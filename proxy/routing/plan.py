@@ -1,4 +1,4 @@
-"""Which target a call is sent to, and which one after a failure, until nothing is left that may be tried."""
+"""The order in which a call tries targets: the first one, and the next one after each failure."""
 
 import math
 import random
@@ -53,7 +53,7 @@ class Plan:
         "_tried",
     )  # fmt: skip
 
-    def __init__(  # noqa: PLR0913  each a fact of its own
+    def __init__(  # noqa: PLR0913  each independent of the others
         self, call: Call, route: Route, context: Context, targets: Targets, budget: RetryBudget, *, started: float,
         first: Target | None = None,
     ) -> None:  # fmt: skip
@@ -77,7 +77,7 @@ class Plan:
         """
         now = self._started
         preferred = self._queue[0]
-        if preferred.may_be_asked(now) and preferred.has_place:  # almost always
+        if preferred.is_available(now) and preferred.has_place:  # almost always
             return self._choose(preferred)
         target = self._next_available(now) or self._next_available(now, is_free=False)
         if target is not None:
@@ -94,18 +94,18 @@ class Plan:
             raise _at_limit(wait_s)
         return self._choose(least, wait_s)
 
-    def another(self) -> Choice | None:
-        """Return a target of the route beside the one that is asked, for the same call; None if none may be asked."""
+    def hedge(self) -> Choice | None:
+        """Return a second target of the route for the same call; None if none is available."""
         now = time.monotonic()
         target = self._next_available(now)
         return None if target is None or not self._budget.take(now) else self._choose(target)
 
-    def after(self, target: Target, outcome: AttemptOutcome) -> Choice | None:
-        """Return the choice after the outcome of an attempt at a target; None if that was the last."""
-        following = outcome.next
-        if following is Next.NOTHING:
+    def next_after(self, target: Target, outcome: AttemptOutcome) -> Choice | None:
+        """Return the choice after an attempt at a target; None if no attempt may follow."""
+        next_step = outcome.next
+        if next_step is Next.NOTHING:
             return None
-        if following is Next.ANY_TARGET:
+        if next_step is Next.ANY_TARGET:
             self._repeatable.append(target)
         now = time.monotonic()
         if now > self._started + self._route.pool.retry_within_s:
@@ -130,9 +130,9 @@ class Plan:
         return in_order(targets, route.pool, self._call, self._context, self._targets.hot_keys)
 
     def _next_available(self, now: float, *, is_free: bool = True) -> Target | None:
-        """Return the next target that this call did not ask yet, and that may be asked: at once, or in its queue."""
+        """Return the next available target that this call has not tried; `is_free`: one that can take it at once."""
         for target in self._queue:
-            if target not in self._tried and target.may_be_asked(now) and (target.has_place or not is_free):
+            if target not in self._tried and target.is_available(now) and (target.has_place or not is_free):
                 return target
         return None
 

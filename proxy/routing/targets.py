@@ -1,4 +1,4 @@
-"""What this process knows of each target: calls in flight, how the last ones went, until when it is not asked."""
+"""What this process knows of each target: calls in flight, recent outcomes, and until when it gets no calls."""
 
 import math
 import time
@@ -23,11 +23,11 @@ log = structlog.get_logger()
 
 FORBIDDEN = "forbidden"
 SUCCESS = (200, None)
-"""The status and the code of an attempt that began to be answered as it should."""
+"""The status and the code of a successful attempt."""
 REPORT_TTL_S = 10.0
-"""For how long it counts how a target was, in seconds: after that `/readyz` asks it."""
+"""How long the last outcome at a target counts as its condition, in seconds; after that `/readyz` probes it."""
 WORDS = {None: "up", "upstream_auth": "unauthorized", FORBIDDEN: FORBIDDEN}
-"""How a target is, by the code of its last fault; any other is "down"."""
+"""The condition of a target by the code of its last fault; any other is "down"."""
 
 OnEjected = Callable[["Target", float], None]
 """Called with a target and for how many seconds it is ejected."""
@@ -47,7 +47,7 @@ class Ejections(Protocol):
 
 
 class Target:
-    """A backend, and how it is at the moment. Times are those of the event loop's clock."""
+    """A backend and its current condition. Times are those of the event loop's clock."""
 
     __slots__ = (
         "_last_quote", "_on_ejected", "_prices", "_slow_s", "_successes", "address", "backend", "breaker", "ejections",
@@ -72,7 +72,7 @@ class Target:
         self.limited_until = 0.0
         """Until when nothing remains of its limits."""
         self.noted_at = -math.inf
-        """When it was last known how it is."""
+        """When its condition was last known."""
         self.fault: str | None = None
         """The code of the fault with which the last call ended; None after one without."""
         self._on_ejected = on_ejected
@@ -105,24 +105,24 @@ class Target:
         return self.places is None or self.places.is_free
 
     def is_ready(self, now: float) -> bool:
-        """Whether it can be sent a call at once, and is not to be tried by one call at a time."""
+        """Whether it can take a call at once, and its breaker is closed."""
         is_limited = now < self.limited_until or self.is_drained or self.breaker.open_until != 0
         return not is_limited and (self.places is None or self.places.is_free)
 
-    def may_be_asked(self, now: float) -> bool:
+    def is_available(self, now: float) -> bool:
         """Whether it is neither drained, nor ejected, nor at its limit."""
         return now >= self.limited_until and not self.is_drained and self.breaker.allows(now)
 
     def start(self) -> float:
-        """Note that it is sent a call; return the time. `end` is called when the call ends."""
+        """Count a call that is sent to it; return the time. `end` is called when the call ends."""
         now = time.monotonic()
         if self.breaker.open_until:
             self.breaker.start(now)
         self.in_flight += 1
         return now
 
-    def note(self, outcome: AttemptOutcome, started: float) -> None:
-        """Note what a call came to that was sent at a time."""
+    def note_outcome(self, outcome: AttemptOutcome, started: float) -> None:
+        """Record the outcome of a call that was sent at `started`."""
         self.noted_at = now = time.monotonic()
         reply = outcome.reply
         if reply is not None and reply.headers:
@@ -145,11 +145,11 @@ class Target:
             self._eject("slow", now)
 
     def note_break(self, code: str | None) -> None:
-        """Note that an answer broke off that had begun well."""
+        """Record that an answer broke off after its first event."""
         self._fail(code or "upstream_error", time.monotonic(), has_begun=True)
 
     def end(self, *, is_well: bool) -> None:
-        """Note that a call ended: as it should, or without that the target is known to be well."""
+        """Record that a call ended. `is_well`: it succeeded, and was not broken off."""
         self.in_flight -= 1
         self.breaker.end(is_well=is_well)
 
@@ -191,7 +191,7 @@ class Targets:
         self._drained: set[str] = set()
 
     def of(self, backend: Backend) -> Target:
-        """Return the target that a backend is."""
+        """Return the target of a backend."""
         target = self._targets.get(id(backend))
         if target is None:
             target = self._targets[id(backend)] = Target(
@@ -201,7 +201,7 @@ class Targets:
         return target
 
     def __iter__(self) -> Iterator[Target]:
-        """The targets that were asked, or looked at."""
+        """Iterate over the targets that were used or reported on."""
         return iter([*self._targets.values()])
 
     def drain(self, name: str, *, is_drained: bool) -> None:
@@ -236,14 +236,14 @@ class Targets:
         return None if route is None else self.of(route.targets[0]).quote(model)
 
     def report(self, backend: Backend) -> str | None:
-        """Return how a target is, in one word; None if that is not known. Nothing is asked for that."""
+        """Return the condition of a target in one word; None if it is not known. No probe is sent."""
         target = self._targets.get(id(backend))
         if target is None or time.monotonic() > target.noted_at + REPORT_TTL_S:
             return None
         return WORDS.get(target.fault, "down")
 
     def note_probe(self, backend: Backend, *, is_ready: bool) -> str:
-        """Note what a probe has found, and return it in one word. A key that was refused is still refused."""
+        """Record the result of a probe, and return the condition in one word. A key that was refused stays refused."""
         target = self.of(backend)
         target.noted_at = time.monotonic()
         if is_ready and target.fault not in WORDS:
@@ -253,7 +253,7 @@ class Targets:
         return WORDS.get(target.fault, "down")
 
     def poll(self, route: Route) -> None:
-        """Ask now and then which targets of a route other processes have ejected."""
+        """Learn from time to time which targets of a route other processes have ejected."""
         if self._shared is not None:
             self._shared.poll(map(self.of, route.targets), time.monotonic())
 
@@ -269,9 +269,9 @@ class Targets:
                 self.of(backend).quote(route.model)
 
     def preferred(self, route: Route) -> Backend:
-        """Return the first target of a route that may be asked, or its first one."""
+        """Return the first available target of a route, or else its first one."""
         now = time.monotonic()
-        able = (backend for backend in route.targets if self.of(backend).may_be_asked(now))
+        able = (backend for backend in route.targets if self.of(backend).is_available(now))
         return next(able, route.targets[0])
 
     def _share(self, target: Target, seconds: float) -> None:

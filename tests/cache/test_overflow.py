@@ -39,7 +39,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 def overflow_of(store: Store, secret: bytes = b"") -> Overflow:
     vault = Vault(store, [secret] if secret else [])
-    return Overflow(store, vault, vault.place(b"call", Partition("team", "search")))
+    return Overflow(store, vault, vault.address_of(b"call", Partition("team", "search")))
 
 
 async def journals(store: Store) -> set[str]:

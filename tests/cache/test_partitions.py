@@ -20,9 +20,9 @@ async def test_every_partition_with_an_entry_is_noted(secrets: tuple[bytes, ...]
     vault = Vault(store, secrets)
     for number in range(3):
         for partition in (TEAM, CALLER):
-            place = vault.place(b"%d" % number, partition)
-            await vault.read(place)
-            await vault.write(place, stored(), ttl_s=60)
+            address = vault.address_of(b"%d" % number, partition)
+            await vault.read(address)
+            await vault.write(address, stored(), ttl_s=60)
     names = [name async for name in store.scan(NOTES)]
     values = b"".join([await store.get(name) or b"" for name in names])
     readable = [entry.labels is not None async for entry in vault.entries([])]

@@ -214,23 +214,23 @@ async def test_a_follower_leads_when_the_leader_is_gone(store: Store):
     assert len(backend._calls) == 1
 
 
-async def place_of(pipeline: Any, call: Call) -> Any:
-    """Return the place of a call in the cache."""
+async def address_of(pipeline: Any, call: Call) -> Any:
+    """Return the address of a call in the cache."""
     slot = pipeline.cache.slot(call, pipeline.routes.match(call), make_context())
-    return (slot if isinstance(slot, CacheSlot) else await slot).place
+    return (slot if isinstance(slot, CacheSlot) else await slot).address
 
 
 async def plant_flight(store: Store, pipeline: Any, fields: dict[str, Any], frames: bytes) -> Sequence[str]:
     """Leave what a process writes up to so much of its reply. Return the names of what runs out when it dies."""
     token, vault, probe = secrets.token_hex(16), Vault(store), make_call(**ASKED | fields)
-    place = await place_of(pipeline, probe)
+    address = await address_of(pipeline, probe)
     head = {"kind": "head", "headers": {}, "target": None, "echoed": echoed_fields(probe), "is_body": False}
     messages = [(head, b""), *([({"kind": "frames"}, frames)] if frames else [])]
     for number, (facts, content) in enumerate(messages, 1):
         text = orjson.dumps(facts)
-        message = vault.seal_message(place, f"{token}:{number}", len(text).to_bytes(4) + text + content)
+        message = vault.seal_message(address, f"{token}:{number}", len(text).to_bytes(4) + text + content)
         await store.append(f"{PREFIX}j:{token}", message, ttl_s=60)
-    names = f"{PREFIX}f:{place.keys[0]}", f"{PREFIX}a:{token}"
+    names = f"{PREFIX}f:{address.keys[0]}", f"{PREFIX}a:{token}"
     for name, value in zip(names, (token.encode(), b"1"), strict=True):
         await store.put(name, value, ttl_s=60)
     return names
@@ -306,8 +306,8 @@ async def test_a_call_without_a_stream_begins_again_when_its_leader_dies(store: 
 
 async def flight_name(store: Store, pipeline: Any, fields: dict[str, Any]) -> str:
     """Return the name of the flight of a call."""
-    place = await place_of(pipeline, make_call(**ASKED | fields))
-    return f"{PREFIX}f:{place.keys[0]}"
+    address = await address_of(pipeline, make_call(**ASKED | fields))
+    return f"{PREFIX}f:{address.keys[0]}"
 
 
 async def test_garbage_in_a_journal_shares_nothing(store: Store):
@@ -352,12 +352,12 @@ async def test_a_journal_of_another_shape_shares_nothing(messages: list[tuple[An
     store, backend, fields, token = MemoryStore(), ScriptedBackend(answer=STREAMED), unique(), secrets.token_hex(16)
     (pipeline,) = processes(store, backend)
     vault, probe = Vault(store), make_call(**ASKED | fields)
-    place = await place_of(pipeline, probe)
+    address = await address_of(pipeline, probe)
     for number, (facts, content) in enumerate(messages, 1):
         text = orjson.dumps(facts)
-        message = vault.seal_message(place, f"{token}:{number}", len(text).to_bytes(4) + text + content)
+        message = vault.seal_message(address, f"{token}:{number}", len(text).to_bytes(4) + text + content)
         await store.append(f"{PREFIX}j:{token}", message, ttl_s=60)
-    await store.put(f"{PREFIX}f:{place.keys[0]}", token.encode(), ttl_s=0.3)
+    await store.put(f"{PREFIX}f:{address.keys[0]}", token.encode(), ttl_s=0.3)
     context = make_context()
     answer = await answer_of(pipeline, make_call(**ASKED | fields, stream=stream), context)
 

@@ -36,13 +36,13 @@ async def stores(redis_server: RedisServer) -> AsyncIterator[list[RedisStore]]:
 
 
 async def keep(vault: Vault, call: bytes = b"call") -> None:
-    place = vault.place(call, SEARCH)
-    await vault.read(place)
-    await vault.write(place, stored(), ttl_s=60, response=("search", "resp_1"))
+    address = vault.address_of(call, SEARCH)
+    await vault.read(address)
+    await vault.write(address, stored(), ttl_s=60, response=("search", "resp_1"))
 
 
 def is_held(vault: Vault, call: bytes = b"call") -> bool:
-    return vault.held(vault.place(call, SEARCH)) is not None
+    return vault.held(vault.address_of(call, SEARCH)) is not None
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ async def test_what_changes_at_one_process_is_dropped_at_another(
     """Within the time that the news takes, although it would be held for an hour."""
     here, there = (Vault(store, tier=LocalTier(3600, 2**20)) for store in stores)
     await keep(here)
-    place = there.place(b"call", SEARCH)
-    assert await there.read(place) is not None
+    address = there.address_of(b"call", SEARCH)
+    assert await there.read(address) is not None
     assert is_held(there)
     direct = redis.Redis(port=redis_server.port)
     match change:
@@ -65,13 +65,13 @@ async def test_what_changes_at_one_process_is_dropped_at_another(
         case "forgotten":
             await here.forget(SEARCH)
         case "purged":
-            await here.remove(ENTRIES + place.keys[0])
+            await here.remove(ENTRIES + address.keys[0])
         case "written":
             await keep(here)
         case "flushed":
             direct.flushdb()
         case "expired":
-            direct.pexpire(ENTRIES + place.keys[0], 1)
+            direct.pexpire(ENTRIES + address.keys[0], 1)
         case "disconnected":
             direct.client_kill_filter(_type="normal", skipme=True)
     async with asyncio.timeout(10):
@@ -84,7 +84,7 @@ async def test_a_hit_of_the_tier_reads_nothing(stores: list[RedisStore], redis_s
     """Not even the generation."""
     vault = Vault(stores[0], tier=LocalTier(3600, 2**20))
     await keep(vault)
-    await vault.read(vault.place(b"call", SEARCH))
+    await vault.read(vault.address_of(b"call", SEARCH))
     before = redis.Redis(port=redis_server.port).info("commandstats")["cmdstat_get"]["calls"]
     held = [is_held(vault) for _ in range(3)]
 
@@ -102,7 +102,7 @@ async def test_a_user_that_may_not_ask_what_changes_reads_values(
     await store.start()
     vault = Vault(store, tier=LocalTier(3600, 2**20))
     await keep(vault)
-    found = await vault.read(vault.place(b"call", SEARCH))
+    found = await vault.read(vault.address_of(b"call", SEARCH))
     await store.close()
     direct.execute_command("ACL", "DELUSER", "limited")
 
@@ -123,7 +123,7 @@ async def test_what_was_read_before_a_change_is_not_held():
         return values
 
     object.__setattr__(store, "get_many", read_then_change)
-    assert await vault.read(vault.place(b"call", SEARCH)) is not None
+    assert await vault.read(vault.address_of(b"call", SEARCH)) is not None
 
     assert not is_held(vault)
 
@@ -154,16 +154,16 @@ async def test_what_is_read_again_is_opened_once(secrets: tuple[bytes, ...], lif
     store = MemoryStore()
     vault = Vault(store, secrets, LocalTier(life_s, 2**20, clock=lambda: now[0]))
     await keep(vault)
-    first = await vault.read(place := vault.place(b"call", SEARCH))
+    first = await vault.read(address := vault.address_of(b"call", SEARCH))
     now[0] += life_s
 
     assert not is_held(vault)
     assert first is not None
-    assert await vault.read(vault.place(b"call", SEARCH)) is first
+    assert await vault.read(vault.address_of(b"call", SEARCH)) is first
     assert is_held(vault) == (life_s > 0)
 
-    await vault.write(place, stored(body=b'{"status":"completed","id":"resp_2"}'), ttl_s=60)
-    changed = await vault.read(vault.place(b"call", SEARCH))
+    await vault.write(address, stored(body=b'{"status":"completed","id":"resp_2"}'), ttl_s=60)
+    changed = await vault.read(vault.address_of(b"call", SEARCH))
     assert changed is not None
     assert changed.body == b'{"status":"completed","id":"resp_2"}'
 
@@ -173,9 +173,9 @@ async def test_an_entry_of_an_earlier_generation_is_not_given_though_it_was_open
     store = MemoryStore()
     here, elsewhere = Vault(store, (), LocalTier(0, 2**20)), Vault(store)
     await keep(here)
-    assert await here.read(here.place(b"call", SEARCH)) is not None
+    assert await here.read(here.address_of(b"call", SEARCH)) is not None
     await elsewhere.forget(SEARCH)
-    assert await here.read(here.place(b"call", SEARCH)) is None
+    assert await here.read(here.address_of(b"call", SEARCH)) is None
     await keep(elsewhere, b"another call")  # begins a new generation
 
-    assert await here.read(here.place(b"call", SEARCH)) is None
+    assert await here.read(here.address_of(b"call", SEARCH)) is None

@@ -24,13 +24,13 @@ ENTRY = stored()
 
 
 async def is_found(vault: Vault, call: bytes, partition: Partition) -> bool:
-    return await vault.read(vault.place(call, partition)) is not None
+    return await vault.read(vault.address_of(call, partition)) is not None
 
 
 async def write(vault: Vault, call: bytes = b"call", partition: Partition = SEARCH) -> None:
-    place = vault.place(call, partition)
-    await vault.read(place)
-    await vault.write(place, ENTRY, ttl_s=60)
+    address = vault.address_of(call, partition)
+    await vault.read(address)
+    await vault.write(address, ENTRY, ttl_s=60)
 
 
 @pytest.mark.parametrize("secrets", [(), (SECRET,)])
@@ -40,7 +40,7 @@ def test_keys_are_equal_only_for_the_same_call_of_the_same_partition(secrets: An
     """However texts are divided between them."""
     vault = Vault(MemoryStore(), secrets)
 
-    assert (vault.place(*one).keys == vault.place(*other).keys) == (one == other)
+    assert (vault.address_of(*one).keys == vault.address_of(*other).keys) == (one == other)
 
 
 @pytest.mark.parametrize("secrets", [(), (SECRET,)])
@@ -49,11 +49,11 @@ async def test_an_entry_under_another_key_or_of_another_partition_is_not_read(se
     store = MemoryStore()
     vault = Vault(store, secrets)
     await write(vault)
-    value = await store.get(ENTRIES + vault.place(b"call", SEARCH).keys[0]) or b""
+    value = await store.get(ENTRIES + vault.address_of(b"call", SEARCH).keys[0]) or b""
     for call, partition in ((b"other", SEARCH), (b"call", SALES)):
         await write(vault, call, partition)
         assert await is_found(vault, call, partition)
-        await store.put(ENTRIES + vault.place(call, partition).keys[0], value, ttl_s=60)
+        await store.put(ENTRIES + vault.address_of(call, partition).keys[0], value, ttl_s=60)
 
         assert not await is_found(vault, call, partition)
     assert await is_found(vault, b"call", SEARCH)
@@ -65,7 +65,7 @@ async def test_a_changed_value_is_not_read(secrets: Any):
     store = MemoryStore()
     vault = Vault(store, secrets)
     await write(vault)
-    name = ENTRIES + vault.place(b"call", SEARCH).keys[0]
+    name = ENTRIES + vault.address_of(b"call", SEARCH).keys[0]
     value = await store.get(name) or b""
     changed = [b"", value[:1], value[:40], b"\x09" + value[1:]]
     if secrets:
@@ -91,7 +91,7 @@ async def test_an_entry_of_another_secret_is_not_read():
     values = [await store.get(name) async for name in store.scan(ENTRIES)]
     for secrets in ((), (SECRET,), (OLD,)):
         vault = Vault(store, secrets)
-        name = ENTRIES + vault.place(b"call", SEARCH).keys[0]
+        name = ENTRIES + vault.address_of(b"call", SEARCH).keys[0]
         own = await store.get(name)
         for value in values:
             await store.put(name, value or b"", ttl_s=60)
@@ -103,10 +103,10 @@ async def test_an_entry_written_before_its_partition_was_forgotten_is_not_read()
     """Also if its writer had read the partition's generation before."""
     vault = Vault(MemoryStore(), (SECRET,))
     await write(vault)
-    place = vault.place(b"call", SEARCH)
-    await vault.read(place)
+    address = vault.address_of(b"call", SEARCH)
+    await vault.read(address)
     await vault.forget(SEARCH)
-    await vault.write(place, ENTRY, ttl_s=60)
+    await vault.write(address, ENTRY, ttl_s=60)
 
     assert not await is_found(vault, b"call", SEARCH)
 
@@ -125,7 +125,7 @@ async def test_a_key_that_holds_something_else_is_a_fault():
     """Which the cache treats as a miss."""
     store = MemoryStore()
     vault = Vault(store)
-    await store.append(ENTRIES + vault.place(b"call", SEARCH).keys[0], b"x", ttl_s=60)
+    await store.append(ENTRIES + vault.address_of(b"call", SEARCH).keys[0], b"x", ttl_s=60)
 
     with pytest.raises(StoreError):
         await is_found(vault, b"call", SEARCH)
@@ -137,7 +137,7 @@ async def test_a_deleted_entry_is_gone():
     for secrets in ((OLD,), (SECRET, OLD)):
         await write(Vault(store, secrets))
     vault = Vault(store, (SECRET, OLD))
-    await vault.delete(vault.place(b"call", SEARCH))
+    await vault.delete(vault.address_of(b"call", SEARCH))
 
     assert [name async for name in store.scan(ENTRIES)] == []
 
@@ -146,7 +146,7 @@ async def test_a_response_is_forgotten_under_an_old_secret():
     """And no other response."""
     store = MemoryStore()
     vault = Vault(store, (OLD,))
-    await vault.write(vault.place(b"call", SEARCH), ENTRY, ttl_s=60, response=("search", "resp_1"))
+    await vault.write(vault.address_of(b"call", SEARCH), ENTRY, ttl_s=60, response=("search", "resp_1"))
     newer = Vault(store, (SECRET, OLD))
     await newer.forget_response("sales", "resp_1")
     await newer.forget_response("search", "resp_2")
@@ -183,8 +183,8 @@ async def test_a_small_entry_in_memory_takes_little_beside_itself():
     tracemalloc.start()
     try:
         for call in calls:
-            place = vault.place(call, SEARCH)
-            await vault.write(place, ENTRY, ttl_s=60)
+            address = vault.address_of(call, SEARCH)
+            await vault.write(address, ENTRY, ttl_s=60)
         kept_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

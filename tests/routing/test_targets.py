@@ -57,7 +57,7 @@ def test_attempts_are_counted_by_what_they_came_to():
         AttemptOutcome(call, Reply(429, {}, body=b"{}")),
         AttemptOutcome(call, error=BackendError("Gone.", code="upstream_reset")),
     ):
-        target.note(outcome, target.start())
+        target.note_outcome(outcome, target.start())
         target.end(is_well=True)
 
     assert target.attempts == {(200, None): 2, (429, None): 1, (502, "upstream_reset"): 1}

@@ -14,7 +14,7 @@ from proxy.http.websocket.lanes import MAX_NAMES, Lanes
 from proxy.http.websocket.side import SideMessages
 from proxy.http.websocket.socket import Received, Socket
 from proxy.http.websocket.turn import Turn, TurnRunner
-from proxy.lane import CallerConnection, UnaskedReply
+from proxy.lane import CallerConnection, UnsolicitedReply
 from proxy.pipeline import Pipeline
 from proxy.shutdown import ShuttingDown, cancel_for_shutdown, shutdown_error
 from proxy.state.held_responses import HeldResponses
@@ -179,7 +179,7 @@ class Session:
         with memory, suppress(ConnectionError):
             await self._socket.send([payload])
 
-    def _adopt(self, reply: UnaskedReply, backend: str, steered: object) -> None:
+    def _adopt(self, reply: UnsolicitedReply, backend: str, steered: object) -> None:
         """Begin a turn for a response that continues a steered one: with the settings of that one and the new input."""
         kept = self._side.take(steered)
         message = ClientMessage(CREATE, reply.lane, refusal=self._end)

@@ -14,7 +14,7 @@ from proxy.http.dispatch import CLIENT_CLOSED_REQUEST
 from proxy.http.exchange import Exchange
 from proxy.http.ingress import Ingress
 from proxy.http.websocket.socket import Socket
-from proxy.lane import LANE_CALL, CallerConnection, LaneCall, UnaskedReply
+from proxy.lane import LANE_CALL, CallerConnection, LaneCall, UnsolicitedReply
 from proxy.pipeline import Pipeline
 from proxy.shutdown import shutdown_error
 from proxy.state.held_responses import LANE_MEMORY, HeldResponses, LaneMemory
@@ -39,7 +39,7 @@ class Turn:
     exchange: Exchange
     message: ClientMessage
     memory: MemoryLease
-    reply: UnaskedReply | None = None  # of a turn that a backend has begun by itself
+    reply: UnsolicitedReply | None = None  # of a turn that a backend has begun by itself
     begun_by: str | None = None  # its name
     response_id: str | None = None
     left_out: int = 0

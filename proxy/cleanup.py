@@ -1,6 +1,7 @@
 """What ends with a call: contexts that were entered for it, and callbacks. The last one ends first.
 
-`contextlib.AsyncExitStack` does the same with four times as many calls of functions, and every call needs one.
+`contextlib.AsyncExitStack` does the same with four times as many calls of functions, and every call needs one. An error
+that it raises itself is in a cycle with the frame that raises it, which keeps all that the call took.
 """
 
 from collections.abc import Awaitable, Callable

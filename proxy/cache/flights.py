@@ -3,7 +3,6 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from functools import partial
 from itertools import islice
 
@@ -159,7 +158,7 @@ class Flights:
 
         Raises CallCancelled.
         """
-        async with AsyncExitStack() as stack:
+        async with Cleanup() as stack:
             reply = await self._read(shared, stack, context)
             flight = shared.flight
             if reply is None or flight is None or not shared.is_for_all(reply):
@@ -173,7 +172,7 @@ class Flights:
         cleanup.callback(shared.take_over, flight, context)
         return with_own_fields(reply, echoed_fields(shared.call), echoed_fields(call))
 
-    async def _read(self, shared: SharedCall, stack: AsyncExitStack, context: Context) -> Reply | None:
+    async def _read(self, shared: SharedCall, stack: Cleanup, context: Context) -> Reply | None:
         """Return the reply of a shared call, which the stack leaves; None for one that fails. Raises CallCancelled."""
         try:
             async with asyncio.timeout_at(context.deadline):

@@ -12,7 +12,7 @@ for each caller that wants no stream.
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from proxy.cache.held_reply import SharedCallEnded
 from proxy.cache.slot import CacheSlot, report
 from proxy.cache.vault import EntryAddress, Vault
 from proxy.cache.vault_keys import PREFIX
+from proxy.cleanup import Cleanup
 from proxy.context import Context
 from proxy.outage import Outage
 from proxy.routing.deadline import deadline_exceeded
@@ -86,7 +87,7 @@ class SharedFlights:
     @asynccontextmanager
     async def open(self, shared: SharedOpening) -> AsyncIterator[Reply]:
         """The reply that another process is receiving, or else the one that is opened now. A fault shares nothing."""
-        async with AsyncExitStack() as stack:
+        async with Cleanup() as stack:
             try:
                 reply = await self._reply(shared, stack)
             except StoreError as error:
@@ -111,7 +112,7 @@ class SharedFlights:
             with suppress(StoreError):
                 await self._store.delete(shared.name)
 
-    async def _reply(self, shared: SharedOpening, stack: AsyncExitStack) -> Reply | None:
+    async def _reply(self, shared: SharedOpening, stack: Cleanup) -> Reply | None:
         """Return the reply to lead or to follow; None for one that is opened alone. Raises StoreError."""
         while True:
             if await self._store.put(shared.name, shared.token.encode(), ttl_s=LEASE_S, if_absent=True):

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeVar
 
+from proxy.cleanup import Cleanup
 from proxy.context import Context
 from proxy.wire.errors import BackendError
 
@@ -35,5 +36,5 @@ def deadline_exceeded() -> BackendError:
 @asynccontextmanager
 async def _before(deadline: float, opening: AbstractAsyncContextManager[R]) -> AsyncIterator[R]:
     """The reply, if it is opened before the deadline."""
-    async with AsyncExitStack() as stack:
+    async with Cleanup() as stack:
         yield await in_time(deadline, stack.enter_async_context(opening))

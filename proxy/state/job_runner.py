@@ -6,13 +6,14 @@ gateway has already sent of the response (its id, `response.created`, `response.
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
 import orjson
 import structlog
 
+from proxy.cleanup import Cleanup
 from proxy.rules import Rules
 from proxy.shutdown import shutdown_error
 from proxy.state.jobs import IN_PROGRESS, OPENERS, BackgroundJob
@@ -125,7 +126,7 @@ class JobRunner:
 
     async def _attempt(self, job: BackgroundJob) -> Reply:
         context = job.context
-        async with AsyncExitStack() as stack:
+        async with Cleanup() as stack:
             reply = await stack.enter_async_context(job.open_reply(job.whole))
             if reply.status != 200:
                 raise refusal_of(reply)

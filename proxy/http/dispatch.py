@@ -1,4 +1,4 @@
-"""One request, from its head to its log line: checks, routing, and an answer for every error."""
+"""Handles one request from its head to its log line: checks, routing, and an answer for every error."""
 
 import asyncio
 import re
@@ -36,19 +36,19 @@ log = structlog.get_logger()
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 PROBES = frozenset({"/healthz", "/readyz"})
-"""What load balancers ask, by whatever name or address they know."""
+"""Paths that load balancers probe, under any host name."""
 METHOD_NOT_ALLOWED = 405
 CLIENT_CLOSED_REQUEST = 499  # the status in the log when the client disconnected; it is never sent
 
 
 class Load:
-    """How many requests a dispatcher answers now."""
+    """Counts the requests that a dispatcher is answering."""
 
     __slots__ = ("ended", "requests")
 
     def __init__(self) -> None:
         self.requests = 0
-        self.ended: asyncio.Event | None = None  # set with the last request, if that is waited for
+        self.ended: asyncio.Event | None = None  # set when the last request ends, if `wait` was called
 
     def note_end(self) -> None:
         self.requests -= 1
@@ -56,7 +56,7 @@ class Load:
             self.ended.set()
 
     async def wait(self) -> None:
-        """Wait until there is none."""
+        """Wait until no request is left."""
         self.ended = asyncio.Event()
         if self.requests:
             await self.ended.wait()
@@ -68,25 +68,25 @@ class Dispatcher:
 
     router: Router
     hosts: frozenset[str]  # the Host names that are served; empty: any
-    is_open: bool  # whether it has no callers, so that every client on this machine may use it
+    is_open: bool  # whether there are no callers, so that every client on this machine may use the gateway
     spans: RequestSpans | None = None
-    calls: Shares | None = None  # of all calls that run; None: there is one team only
+    calls: Shares | None = None  # the teams' shares of running calls; None: there is one team only
     finished: FinishedRequests = field(default_factory=FinishedRequests)
     usage: UsageBook | None = None
     traces: TraceTable = DEFAULTS
     trusts_traceparent: bool = True
     clients: ClientAddresses = field(default_factory=ClientAddresses)
     cross_origin: CrossOrigin = field(default_factory=CrossOrigin)
-    contact: str | None = None  # of the operator, for those who are refused
+    contact: str | None = None  # how to reach the operator, for error messages
     load: Load = field(default_factory=Load)
     ids: Iterator[str] = field(default_factory=request_ids)
     starts: LoopTurns = field(default_factory=LoopTurns)
-    team_of: Callable[[RequestHeaders], str] | None = None  # of those who wait for their start; None: there is one team
+    team_of: Callable[[RequestHeaders], str] | None = None  # of a request that waits to start; None: there is one team
 
     async def __call__(self, request: Request) -> web.StreamResponse:
         self.load.requests += 1
         ending = None if self.starts.take() else await self._wait_for_start(request)
-        exchange = self._open(request)
+        exchange = self._open_exchange(request)
         record, metrics = exchange.record, self.finished.metrics
         if metrics is not None and metrics.recent.maxlen:
             exchange.trace.is_listed = True
@@ -104,9 +104,9 @@ class Dispatcher:
         return response
 
     async def _wait_for_start(self, request: Request) -> ShuttingDown | None:
-        """Wait behind other requests of the team; return why the request must not start, if the gateway shuts down.
+        """Wait for the team's turn to start a request; return the refusal if the gateway shuts down meanwhile.
 
-        That of a client that disconnects meanwhile is logged.
+        A request whose client disconnects meanwhile is logged.
         """
         try:
             await self.starts.wait("" if self.team_of is None else self.team_of(request.headers))
@@ -114,15 +114,15 @@ class Dispatcher:
             try:
                 return shutdown_error(cancelled)
             except asyncio.CancelledError:
-                exchange = self._open(request)
+                exchange = self._open_exchange(request)
                 exchange.record.status = CLIENT_CLOSED_REQUEST
                 exchange.finish()
                 self.load.note_end()
                 raise
         return None
 
-    def _open(self, request: Request) -> Exchange:
-        """Return the exchange of a request."""
+    def _open_exchange(self, request: Request) -> Exchange:
+        """Return the exchange of a request, with its id and trace."""
         accepted = request.accepted_head
         head = None if accepted is None else accepted.known
         if head is None:
@@ -142,7 +142,7 @@ class Dispatcher:
         return exchange
 
     def _read_head(self, request: Request) -> RequestHead:
-        """Return what follows from the head of a request. Nothing of it is checked yet."""
+        """Return what the dispatcher derives from the head of a request. Nothing is checked yet."""
         headers, (path, _, query) = request.headers, request.raw_path.partition("?")
         found = self.router.find(path)
         return RequestHead(
@@ -162,12 +162,12 @@ class Dispatcher:
             handler = exchange.head.handler or self._find_handler(request, exchange.head)
             try:
                 return await handler(exchange)
-            except KeysPending as error:  # to identify is the first step of each handler: nothing was done yet
+            except KeysPending as error:  # each handler identifies first: nothing was done yet
                 pending = error.with_traceback(None)
             await pending.wait()
             return await handler(exchange)
         except HeadgateError as error:
-            refusal = error.with_traceback(None)  # which keeps this frame, and all that the request took, in a cycle
+            refusal = error.with_traceback(None)  # it would keep this frame, and the memory of the request, in a cycle
             if request.output_size > 0:
                 record.status, record.code = 200, refusal.code
                 raise ConnectionResetError("the answer was cut off") from None
@@ -187,9 +187,9 @@ class Dispatcher:
         return self._refuse(exchange, refusal)
 
     def _refuse(self, exchange: Exchange, error: HeadgateError) -> web.Response:
-        """Return the answer to a request that was refused. To a browser that asks for a page, 405 says what is allowed.
+        """Return the answer to a request that was refused.
 
-        That has no key, and needs none. No path answers OPTIONS itself.
+        A browser's preflight is answered here too: it has no key, and as no path answers OPTIONS it ends as a 405.
         """
         request, exchange.record.code = exchange.request, error.code
         if error.status == METHOD_NOT_ALLOWED and self.cross_origin.is_preflight(request):
@@ -202,7 +202,7 @@ class Dispatcher:
         return response
 
     def _find_handler(self, request: Request, head: RequestHead) -> Handler:
-        """Return what answers requests with this head. Raises HeadgateError for what no handler should see."""
+        """Return the handler of requests with this head, once the head was checked. Raises HeadgateError."""
         hosts = request.headers.getall(HOST, ())
         if request.version != (1, 1) or TRANSFER_ENCODING in request.headers:
             _check_framing(request)
@@ -220,7 +220,7 @@ class Dispatcher:
         return handler
 
     def _check_host(self, hosts: Sequence[str], path: str) -> None:
-        """Refuse other Host names: a web page must not reach an open gateway through a DNS name of its own."""
+        """Refuse unknown Host names: a web page must not reach an open gateway by DNS rebinding."""
         if len(hosts) > 1:
             raise RequestError("The request has more than one Host header; exactly one is allowed.")
         name = host_name(hosts[0]) if hosts else ""
@@ -230,12 +230,12 @@ class Dispatcher:
 
 
 def host_name(host: str) -> str:
-    """Return a Host in lower case and without its port."""
+    """Return the name in a Host header, in lower case and without the port."""
     return re.sub(r":\d*$", "", host).lower()
 
 
 def _check_framing(request: Request) -> None:
-    """Refuse what the server's parser accepts although two readers could see two different bodies in it."""
+    """Refuse framing that the parser accepts although another reader could find a different end of the body."""
     if request.version not in ((1, 0), (1, 1)):
         raise FramingError("Only HTTP/1.0 and HTTP/1.1 are supported.", status=505)
     encodings = request.headers.getall("Transfer-Encoding", [])

@@ -1,4 +1,4 @@
-"""One request and what its answer needs: the state that handlers share, before and beside a call's context."""
+"""The state of one request that all handlers need: id, trace, record, and the headers of its answer."""
 
 import msgspec
 import orjson
@@ -18,7 +18,7 @@ from proxy.wire.errors import HeadgateError, NotFound, Unauthenticated
 
 
 class TooManyCalls(HeadgateError):
-    """A team has its share of all calls. Source: https://platform.openai.com/docs/guides/rate-limits."""
+    """The team has its full share of running calls. Source: https://platform.openai.com/docs/guides/rate-limits."""
 
     type = "requests"
 
@@ -26,8 +26,8 @@ class TooManyCalls(HeadgateError):
 class Exchange(msgspec.Struct, eq=False):
     """A request, its head, id, trace and record, and the headers that steps add to its answer.
 
-    `event` is the event of its log line, `template` the one that its path matches, `values` how many JSON values the
-    body has. `calls` are the shares of teams in all calls; None: there is one team only.
+    `event` is the event of its log line, `template` the path template that it matches, `values` the number of JSON
+    values in its body. `calls` are the teams' shares of running calls; None: there is one team only.
     """
 
     request: Request
@@ -70,16 +70,16 @@ class Exchange(msgspec.Struct, eq=False):
             self.request.protocol.team = self.record.team or ""
 
     def identify_as(self, caller: Caller, directory: Directory) -> None:
-        """Raises Unauthenticated if the request does not come from this caller any more."""
+        """Raises Unauthenticated if the key of the request does not belong to this caller any more."""
         if directory.identify(self.request.headers) != caller:
             raise Unauthenticated("The key of this connection belongs to another caller now; connect again.")
 
     def common_headers(self) -> dict[str, str]:
-        """Return the headers that every answer carries: id, timing, and what the steps added."""
+        """Return the headers that every answer carries: id, timing, and those that steps have added."""
         return self.add_common_headers({})
 
     def add_common_headers(self, headers: dict[str, str]) -> dict[str, str]:
-        """Add the headers that every answer carries to those of one; return all."""
+        """Add the headers that every answer carries to those of one answer, and return them."""
         headers["Server"] = "headgate"
         headers["x-request-id"] = self.request_id
         headers.update(self.answer_headers)
@@ -87,7 +87,10 @@ class Exchange(msgspec.Struct, eq=False):
         return headers
 
     def refusal_headers(self, error: HeadgateError) -> dict[str, str]:
-        """Return the headers of an error. How far the request came would tell another team's id from an unknown one."""
+        """Return the headers of an error.
+
+        With NotFound they do not show how far the request came: that would tell a foreign id from an unknown one.
+        """
         self.trace.fail_step(error.code)
         headers = self.common_headers()
         if isinstance(error, NotFound):
@@ -100,7 +103,7 @@ class Exchange(msgspec.Struct, eq=False):
         return web.Response(status=status, headers={**BODY_HEADERS, **self.common_headers()}, body=orjson.dumps(body))
 
     def finish(self) -> None:
-        """Count what was used, end the span, and leave the log line and the metrics for later."""
+        """Count the usage, end the span, and queue the log line and the metrics."""
         if self._is_counted and self.calls is not None:
             self._is_counted = False
             self.calls.give_back(1, self.record.team or "")

@@ -1,4 +1,4 @@
-"""A body that has arrived together with the head of its request."""
+"""A request body that arrived whole, together with its head."""
 
 from aiohttp import StreamReader
 
@@ -6,8 +6,8 @@ from aiohttp import StreamReader
 class ReceivedBody(StreamReader):
     """A body in one piece.
 
-    aiohttp's own constructor is left out: it prepares for more pieces, and takes six times as long. So only what the
-    gateway and aiohttp's requests read bodies with is there; what else a StreamReader has raises AttributeError.
+    aiohttp's constructor, which prepares for more pieces and takes six times as long, is not called. The methods that
+    the gateway and aiohttp's requests use are implemented here; the others raise AttributeError.
     """
 
     __slots__ = ("unread",)
@@ -20,7 +20,7 @@ class ReceivedBody(StreamReader):
         return None
 
     def set_exception(self, exc: BaseException, exc_cause: object = None) -> None:
-        """aiohttp calls this when no more of a body can come: of this one, all has."""
+        """aiohttp calls this when the rest of a body cannot arrive. This body is complete."""
 
     def is_eof(self) -> bool:
         return True
@@ -29,10 +29,10 @@ class ReceivedBody(StreamReader):
         return not self.unread
 
     async def wait_eof(self) -> None:
-        """All of it has arrived."""
+        """Return at once: the body is complete."""
 
     def set_read_chunk_size(self, n: int) -> None:
-        """aiohttp calls this before it reads a whole body: here it is one piece."""
+        """aiohttp calls this before it reads a whole body. This body is one piece."""
 
     def read_nowait(self, n: int = -1) -> bytes:
         data = self.unread if n < 0 else self.unread[:n]

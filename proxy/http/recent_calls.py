@@ -1,4 +1,4 @@
-"""Calls that were received lately: a body or a message that a team sends again is not parsed again.
+"""Keeps recent calls, so that a body or a message that a team sends again is not parsed again.
 
 Clients send the same body when they retry, and identical calls are what a cache is for. Kept are the parsed call, what
 follows from its body alone (`Call.fact`), and the results of steps of the path (`Call.memo`), such as the policies'
@@ -14,25 +14,25 @@ from proxy.wire.bounds import parsed_size
 from proxy.workers import MANY_VALUES
 
 MAX_BODY_BYTES = 65_536
-"""How long a body may be that is remembered: to look for a longer one takes time in every request."""
+"""The longest body that is kept, in bytes: looking up a longer one would take time in every request."""
 MAX_BYTES = 8_388_608
-"""How much memory the remembered calls of one transport may take together, with what they are parsed to."""
+"""The most memory that the kept calls of one transport may take, bodies and parsed objects together."""
 MAX_ONCE = 4096
-"""How many bodies are known to have been received once."""
+"""How many hashes of bodies that were received once are kept."""
 OVERHEAD_BYTES = 3072
 """What a call takes beside its body, in bytes, with its memo."""
 
 
 class Parsed(Protocol):
     def remember(self) -> None:
-        """Let other calls share what becomes known of this one."""
+        """Prepare for being shared by later calls with the same body."""
 
 
 T = TypeVar("T", bound=Parsed)
 
 
 class RecentCall(msgspec.Struct, Generic[T], frozen=True, eq=False):
-    """A parsed call, how many JSON values its body has, and about how many bytes of memory it takes beside its body."""
+    """A parsed call, the number of JSON values in its body, and its approximate size in memory without the body."""
 
     parsed: T
     values: int
@@ -40,21 +40,20 @@ class RecentCall(msgspec.Struct, Generic[T], frozen=True, eq=False):
 
 
 class RecentCalls(Generic[T]):
-    """Calls by the team and the bytes of the body, from the second time on that it sends them.
+    """Calls by team and body, kept from the second time on that the team sends the body.
 
-    Of a body that is received once only a hash is remembered, so that those that are never repeated take no room. The
-    calls that were least recently used are dropped first. Teams share none, so that no team can measure what another
-    one has sent.
+    Of a body that was received once only a hash is kept, so that bodies that are never repeated take no room. The least
+    recently used calls are dropped first. Teams share none, so that no team can find out by timing what another sent.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._calls: OrderedDict[tuple[str, bytes], RecentCall[T]] = OrderedDict()  # what was used last at the end
-        self._once: OrderedDict[int, None] = OrderedDict()  # in the order in which they were received
+        self._calls: OrderedDict[tuple[str, bytes], RecentCall[T]] = OrderedDict()  # the most recently used last
+        self._once: OrderedDict[int, None] = OrderedDict()  # in the order of arrival
         self.size_bytes = 0
 
     def find(self, team: str, body: bytes) -> RecentCall[T] | None:
-        """Return what is remembered of a body."""
+        """Return the kept call with this body, if any."""
         key = (team, body)
         if len(body) > MAX_BODY_BYTES or (found := self._calls.get(key)) is None:
             return None
@@ -62,7 +61,7 @@ class RecentCalls(Generic[T]):
         return found
 
     def note(self, team: str, body: bytes, parsed: T, values: int) -> None:
-        """Note that a body was parsed, to this with so many values."""
+        """Record that a body was parsed, and keep the result if the team has sent the body before."""
         if len(body) > MAX_BODY_BYTES or values >= MANY_VALUES:
             return
         key = (team, body)
@@ -85,5 +84,5 @@ class RecentCalls(Generic[T]):
 
 
 def _size_bytes(body: bytes, recent: RecentCall[T]) -> int:
-    """Return what a call takes: the body as it was received, parsed, and encoded again as policies have changed it."""
+    """Return the memory that a call takes: the body as received, parsed, and encoded again after the policies."""
     return OVERHEAD_BYTES + 2 * len(body) + recent.parsed_bytes

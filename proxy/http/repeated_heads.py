@@ -1,9 +1,9 @@
-"""Heads of requests that repeat the last one of their connection, but for the length: those are not parsed again.
+"""Skips the parser for a request head that equals the last one of its connection, but for the body's length.
 
-Most clients change nothing else in it from call to call, and to parse it takes a twentieth of a cache hit. What
-aiohttp's parser makes of a head depends on its bytes alone, while the parser is between two requests. So a head is only
-compared with one that the parser has accepted, and all else is the parser's: any other head, bodies in chunks, what
-follows an upgrade, and everything on a connection of which it is not certain that the parser is between two requests.
+Most clients change nothing else from call to call, and parsing a head takes a twentieth of a cache hit. Between two
+requests the parser's result depends on the bytes of the head alone, so such a head is compared with the last one that
+the parser has accepted. The parser handles everything else: other heads, bodies in chunks, data after an upgrade, and
+all data of a connection whose parser may not be between two requests.
 """
 
 import re
@@ -23,19 +23,18 @@ from proxy.http.request_head import RequestHead
 
 END_OF_HEAD = b"\r\n\r\n"
 MAX_HEAD_BYTES = 4096
-"""How long a head may be that is remembered: each connection has one, also while it is idle."""
+"""The longest head that is kept, in bytes: each connection keeps one, also while it is idle."""
 MAX_DIGITS = 9
-"""How many digits a length has at most; one with more is not read as a number here."""
+"""The most digits of a Content-Length that is read here; the parser reads longer ones."""
 _find_digits = re.compile(rb"\r\ncontent-length:[ \t]*([1-9][0-9]*)\r\n", re.IGNORECASE).search
 
 
 class AcceptedHead(msgspec.Struct, eq=False):
     """A head that the parser has accepted, or one that differs from it in the length only.
 
-    `data` is the whole head, of `size` bytes; the digits of the length are between `start` and `end`. `length` is how
-    long its body is in bytes, and `message` what the parser makes of it, without the fields as bytes: nothing reads
-    those, and they take half of its memory. `known` is what follows from it for each request, once that was found out;
-    it does not depend on the length.
+    `data` is the whole head, of `size` bytes; the digits of the length are between `start` and `end`. `length` is the
+    length of its body in bytes, and `message` the parser's result, without the fields as bytes: they are not read, and
+    take half of its memory. `known` is what the dispatcher derives from it; that does not depend on the length.
     """
 
     data: bytes
@@ -51,7 +50,7 @@ class AcceptedHead(msgspec.Struct, eq=False):
 
 
 class RepeatedHeads(PacedConnection):
-    """A connection that compares the head of a request with the last one before it is parsed."""
+    """A connection that compares each request head with the last one before it is parsed."""
 
     __slots__ = ("_body", "_last_head", "_missing_bytes")
 
@@ -59,24 +58,24 @@ class RepeatedHeads(PacedConnection):
         # Nothing is decompressed on the event loop, where the ratio has no bound.
         super().__init__(manager, auto_decompress=False, **options)
         self._missing_bytes: int | None = 0
-        """How much of the current body has not arrived; 0: a head is next. None: not known, now and from now on."""
-        self._body: StreamReader | None = None  # the body that is received here, and not by the parser
+        """How many bytes of the current body have not arrived; 0: a head is next. None: unknown from now on."""
+        self._body: StreamReader | None = None  # the body of a head that was not parsed
         self._last_head: AcceptedHead | None = None
 
     def forget_head(self) -> None:
-        """Let the next head be parsed."""
+        """Have the next head parsed."""
         self._last_head = None
 
     def release_parser(self) -> None:
-        """Release the parser, which keeps the last head that it has read, until there is another one for it.
+        """Release the parser, and the memory of the last head that it read, until another head has to be parsed.
 
-        Between two requests it is as a new one; at any other time it is kept. After an upgrade no head follows.
+        Done only between two requests, where a new parser is equivalent, or after an upgrade, where no head follows.
         """
         if self._upgraded or (self._missing_bytes == 0 and not self._messages):
             self._parser = None
 
     def receive(self, data: bytes) -> None:
-        """Take what has arrived: requests and parts of them are in the queue of messages then."""
+        """Handle received data: add its requests to the queue of messages, and parts of bodies to their bodies."""
         if self._body is not None:
             data = self._receive_body(self._body, data)
             if not data:
@@ -85,9 +84,9 @@ class RepeatedHeads(PacedConnection):
             self._parse(data)
 
     def receive_repeated(self, data: bytes) -> bool:
-        """Take a request with a head like the last one, if this is one, with its body or a part of it, and no more.
+        """Take a request whose head repeats the last one, with its body or a part of it; return whether this is one.
 
-        Returns whether it is. How long the comparison takes says nothing about the key in the head.
+        The comparison takes constant time, as the head contains a key.
         """
         head, waiter = self._last_head, self._waiter
         if head is None or waiter is None or self._missing_bytes != 0 or waiter.done():
@@ -108,7 +107,7 @@ class RepeatedHeads(PacedConnection):
         return True
 
     def _differs_in_length(self, head: AcceptedHead, data: bytes) -> bool:
-        """Whether this begins like a head but for the digits of the length, which the head gets then."""
+        """Return whether the data begins with the same head but for the length. If so, update the head's length."""
         start, before, after = head.start, head.data[: head.start], head.data[head.end :]
         end = data.find(b"\r", start, start + MAX_DIGITS + 1)
         digits, size = data[start:end], end + len(after)
@@ -124,7 +123,7 @@ class RepeatedHeads(PacedConnection):
         return True
 
     def _receive_body(self, body: StreamReader, data: bytes) -> bytes:
-        """Take a part of a body whose head was not parsed; return what follows it."""
+        """Add data to a body whose head was not parsed; return what follows the body."""
         missing = self._missing_bytes or 0
         part = data[:missing]
         body.feed_data(part)
@@ -135,7 +134,7 @@ class RepeatedHeads(PacedConnection):
         return data[missing:]
 
     def _parse(self, data: bytes) -> None:
-        """Let aiohttp's parser take this, and note where it is then."""
+        """Feed the parser, and track how much of the current body is missing."""
         missing, complete = self._missing_bytes, self._request_count
         if self._parser is None and not (self._upgraded or self._force_close):
             self._parser = self._new_parser()
@@ -145,22 +144,22 @@ class RepeatedHeads(PacedConnection):
         self._missing_bytes = None
         arrived = self._request_count - complete
         if not missing and arrived == 1 and self._messages:
-            self._missing_bytes = self._note_request(data, *self._messages[-1])
+            self._missing_bytes = self._keep_head(data, *self._messages[-1])
         elif not arrived and len(data) <= missing:
             self._missing_bytes = missing - len(data)
 
     def _new_parser(self) -> HttpRequestParser:
-        """Return a parser like the one that aiohttp makes for each connection."""
+        """Return a parser with the settings that aiohttp gives each connection."""
         return HttpRequestParser(
             self, self._loop, self._read_bufsize, max_line_size=self.max_line_size, max_headers=self.max_headers,
             max_field_size=self.max_field_size, payload_exception=web.RequestPayloadError, auto_decompress=False,
             max_msg_queue_size=MAX_MSG_QUEUE_SIZE,
         )  # fmt: skip
 
-    def _note_request(self, data: bytes, message: object, body: StreamReader) -> int | None:
-        """Remember the head of a request that the parser has taken from this; return how much of the body is missing.
+    def _keep_head(self, data: bytes, message: object, body: StreamReader) -> int | None:
+        """Keep the head of the request that was just parsed; return how many bytes of its body are missing.
 
-        None: this is not one head, with its body or a part of it, and nothing else.
+        None if the data was anything but one head with its body or a part of it.
         """
         if not isinstance(message, RawRequestMessage) or message.should_close or message.upgrade or message.chunked:
             return None
@@ -172,14 +171,14 @@ class RepeatedHeads(PacedConnection):
         if end + body.total_bytes != len(data) or body.is_eof() != (missing == 0):
             return None
         is_kept = end <= MAX_HEAD_BYTES and 0 < length <= self._read_bufsize
-        self._last_head = head = _head_of(data[:end], length, message) if is_kept else None
+        self._last_head = head = _accepted_head(data[:end], length, message) if is_kept else None
         if head is not None:
             self._messages[-1] = head.message, body
         return missing
 
 
-def _head_of(head: bytes, length: int, message: RawRequestMessage) -> AcceptedHead | None:
-    """Return a head that may be repeated; None for one whose length is not written as clients do."""
+def _accepted_head(head: bytes, length: int, message: RawRequestMessage) -> AcceptedHead | None:
+    """Return the head for comparisons; None if its Content-Length is not in the usual form."""
     found = _find_digits(head)
     if found is None or len(message.headers.getall(CONTENT_LENGTH)) > 1:
         return None
@@ -188,7 +187,7 @@ def _head_of(head: bytes, length: int, message: RawRequestMessage) -> AcceptedHe
 
 
 def _with_length(message: RawRequestMessage, digits: bytes) -> RawRequestMessage:
-    """Return what the parser makes of a head with another length."""
+    """Return the parser's result for the head with another length."""
     headers = CIMultiDict(message.headers)
     headers[CONTENT_LENGTH] = digits.decode()
     return message._replace(headers=CIMultiDictProxy(headers))

@@ -1,4 +1,4 @@
-"""One request of the server: aiohttp's, of which only what every request needs is made before it is asked for."""
+"""One request of the server: aiohttp's request, initialized only when an attribute that few handlers read is read."""
 
 import asyncio
 from typing import TYPE_CHECKING, Any
@@ -12,29 +12,29 @@ if TYPE_CHECKING:
     from proxy.http.request_loop import RequestLoop
 
 
-class _Rest:
-    """An attribute of aiohttp's request, which is made with all others when one of them is asked for first."""
+class _LazyAttribute:
+    """An attribute of aiohttp's request. The first read of any of them runs aiohttp's own initializer."""
 
     def __set_name__(self, _owner: type, name: str) -> None:
         self._name = name
 
     def __get__(self, request: "Request", _owner: type) -> Any:
-        request.make_rest()
-        return request.__dict__[self._name]  # which is found there from now on
+        request.initialize_base()
+        return request.__dict__[self._name]  # found there by later reads
 
 
-def _rest() -> Any:
-    return _Rest()
+def _lazy() -> Any:
+    return _LazyAttribute()
 
 
 class Request(web.BaseRequest):
-    """A request: its head, its body, which may still be on its way, and the connection on which it is answered.
+    """A request: its head, its body, which may still be arriving, and the connection on which it is answered.
 
-    `sent_bytes` is how much of its answer was written by an `Answer`.
+    `sent_bytes` counts what an `Answer` has written.
     """
 
     __slots__ = (
-        "_has_rest", "_max_body_bytes", "_message", "accepted_head", "content", "headers", "method", "protocol",
+        "_is_initialized", "_max_body_bytes", "_message", "accepted_head", "content", "headers", "method", "protocol",
         "raw_path", "remote", "sent_bytes", "version",
     )  # fmt: skip
 
@@ -46,25 +46,25 @@ class Request(web.BaseRequest):
     protocol: "RequestLoop"
     raw_path: str
     remote: str | None
-    """The address of who has connected; None for a connection that has none."""
+    """The address of the client; None for a connection without one."""
     version: HttpVersion
 
-    _cache = _rest()
-    _client_max_fields = _rest()
-    _client_max_size = _rest()
-    _headers = _rest()
-    _loop = _rest()
-    _method = _rest()
-    _payload = _rest()
-    _payload_writer = _rest()
-    _protocol = _rest()
-    _rel_url = _rest()
-    _state = _rest()
-    _task = _rest()
-    _transport_peername = _rest()
-    _transport_sockname = _rest()
-    _transport_sslcontext = _rest()
-    _version = _rest()
+    _cache = _lazy()
+    _client_max_fields = _lazy()
+    _client_max_size = _lazy()
+    _headers = _lazy()
+    _loop = _lazy()
+    _method = _lazy()
+    _payload = _lazy()
+    _payload_writer = _lazy()
+    _protocol = _lazy()
+    _rel_url = _lazy()
+    _state = _lazy()
+    _task = _lazy()
+    _transport_peername = _lazy()
+    _transport_sockname = _lazy()
+    _transport_sslcontext = _lazy()
+    _version = _lazy()
 
     def __init__(
         self, message: RawRequestMessage, content: StreamReader, protocol: "RequestLoop", max_body_bytes: int,
@@ -72,7 +72,7 @@ class Request(web.BaseRequest):
     ) -> None:  # fmt: skip
         self._message = message
         self._max_body_bytes = max_body_bytes
-        self._has_rest = False
+        self._is_initialized = False
         self.accepted_head = accepted_head
         self.content = content
         self.headers = message.headers
@@ -83,9 +83,9 @@ class Request(web.BaseRequest):
         self.sent_bytes = 0
         self.version = message.version
 
-    def make_rest(self) -> None:
-        """Make what aiohttp's request has beside these attributes."""
-        self._has_rest = True
+    def initialize_base(self) -> None:
+        """Run aiohttp's initializer, which sets the lazy attributes."""
+        self._is_initialized = True
         loop = asyncio.get_running_loop()
         writer = StreamWriter(self.protocol, loop)
         task: Any = None  # only aiohttp's own loop reads it
@@ -104,18 +104,18 @@ class Request(web.BaseRequest):
     @property
     def output_size(self) -> int:
         """How much of its answer was written, in bytes."""
-        return self.sent_bytes + (self.writer.output_size if self._has_rest else 0)
+        return self.sent_bytes + (self.writer.output_size if self._is_initialized else 0)
 
     @property
     def secure(self) -> bool:
-        """Whether it came by TLS."""
+        """Whether it arrived over TLS."""
         return self.transport is not None and self.transport.get_extra_info("sslcontext") is not None
 
     @property
     def transport(self) -> asyncio.Transport | None:
-        """What its answer is written to; None once the client has disconnected."""
+        """The transport of its connection; None once the client has disconnected."""
         return self.protocol.transport
 
     def _cancel(self, exc: BaseException) -> None:
-        """aiohttp calls this when no more of the body can come."""
+        """aiohttp calls this when the rest of the body cannot arrive."""
         self.content.set_exception(exc)

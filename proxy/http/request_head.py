@@ -1,4 +1,4 @@
-"""What follows from the head of a request alone, by the config: it is found out once for a head that repeats."""
+"""What the dispatcher derives from the head of a request: computed once for a head that repeats."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,12 @@ JSON_TYPE = "application/json"
 class RequestHead(msgspec.Struct, eq=False):
     """The head of one request, or of several on one connection that differ in the length of the body only.
 
-    `path` and `query` are as they were sent, without keys; `logged_path` is in ASCII. `answer_headers` are those of
-    every answer to it. `traced` are its headers if the caller's trace is continued. `is_plain` is whether its body is
-    JSON that is not compressed.
+    `path` and `query` are as received, without keys; `logged_path` is in ASCII. `answer_headers` are added to every
+    answer. `traced` are the request's headers if the caller's trace is continued. `is_plain`: the body is JSON without
+    compression.
 
-    `handler` is what answers it, once it was checked; None: not yet, or it is refused each time. `forwarded` are the
-    headers that some backend may see, once they are asked for.
+    `handler` is set once the head was checked; None: not checked yet, or refused each time. `forwarded` are the headers
+    that some backend may see, set when they are first needed.
     """
 
     path: str
@@ -41,5 +41,5 @@ class RequestHead(msgspec.Struct, eq=False):
 
 
 def has_plain_json(headers: CIMultiDictProxy[str]) -> bool:
-    """Whether the body of a request with these headers is JSON, which is not compressed."""
+    """Whether the body of a request with these headers is JSON without compression."""
     return headers.get(CONTENT_TYPE) == JSON_TYPE and CONTENT_ENCODING not in headers

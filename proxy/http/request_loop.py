@@ -1,7 +1,7 @@
 """Answers the requests of a connection one after the other.
 
-aiohttp's own loop makes a task, a writer and a response with two dicts for each of them, whatever is used. Its parser,
-the queue of requests, flow control and the end of a connection are as they are there.
+It replaces aiohttp's request loop, which makes a task, a writer and a response with two dicts for each request. The
+parser, the queue of requests, flow control and the closing of connections are aiohttp's.
 """
 
 import asyncio
@@ -37,28 +37,28 @@ class RequestLoop(BoundedHeads):
     def __init__(
         self, manager: web.Server, *, max_body_bytes: int, idle_timeout_s: float, timers: Timers, **options: Any
     ) -> None:  # fmt: skip
-        """`timers` are those of all connections, as one that aiohttp starts takes 0.8 KiB."""
+        """All connections share `timers`: one timer of aiohttp's takes 0.8 KiB."""
         super().__init__(manager, keepalive_timeout=0, **options)
         self._idle_timeout_s = idle_timeout_s
         self.timers = timers
         self._idle_timer: Timer | None = None
         self._messages = []  # an empty deque has room for 64 requests, while most connections never have two
-        # The parser stops at as many requests as aiohttp's queue has at most, and may count one that was taken before
-        # its body had arrived. It is asked to go on only after the queue was full.
+        # The parser stops when it has counted as many requests as aiohttp's queue holds, and still counts one that was
+        # taken before its body had arrived. It resumes only after the queue was full.
         self._max_msg_queue_size -= 1
         self._max_body_bytes = max_body_bytes
-        self._is_call_held = False  # whether the call goes on when the client disconnects
-        self._held_call: asyncio.Task[None] | None = None  # one that has gone on
-        self.is_admitted = True  # False: over the limit of connections, its one request is refused
+        self._is_call_held = False  # whether the call continues when the client disconnects
+        self._held_call: asyncio.Task[None] | None = None  # the call that has continued
+        self.is_admitted = True  # False: beyond the limit of connections, so its one request is refused
         self.is_draining = False  # whether the next answer is the last on this connection
-        self.is_stalled = False  # whether it was closed because its client did not read
-        self.sender: Sender | None = None  # of the last request, if that was identified by its key
+        self.is_stalled = False  # whether it was closed because the client did not read
+        self.sender: Sender | None = None  # of the last request, if a key identified it
         self.remote: str | None = None
         """The address of the client; None for a connection without one."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        peer, _ = self.peername, self.ssl_context  # which aiohttp remembers, for when the connection is lost
+        peer, _ = self.peername, self.ssl_context  # aiohttp caches them for when the connection is lost
         self.remote = None if peer is None else peer if isinstance(peer, str) else str(peer[0])
         self._waits_since = self._loop.time()
 
@@ -70,13 +70,13 @@ class RequestLoop(BoundedHeads):
         super().connection_lost(exc)
 
     def _expect_request(self) -> None:
-        """Note that a request was answered: the connection is closed when it has been idle for too long since then."""
+        """Start the idle timeout: the current request was answered."""
         self._waits_since = self._loop.time()
         if self._idle_timer is None:
             self._idle_timer = self.timers.start(self._waits_since + self._idle_timeout_s, self)
 
     def on_due(self) -> None:
-        """Close the connection if it has been idle for too long; the timer is not moved for each request."""
+        """Close the connection if the idle timeout has passed. The timer is not moved for each request."""
         self._idle_timer = None
         due = self._waits_since + self._idle_timeout_s
         if self._loop.time() < due:
@@ -85,18 +85,18 @@ class RequestLoop(BoundedHeads):
             self.force_close()
 
     def forget_head(self) -> None:
-        """Forget what is known of the last head, and by it of the sender."""
+        """Forget the last head, and with it the sender that it identified."""
         super().forget_head()
         self.sender = None
 
     def hold_call(self) -> bool:
-        """Let the call go on when the client disconnects. Returns False if it has, and the call is cancelled."""
-        # A connection that is being closed cancels the call later, once it has been closed.
+        """Let the call continue if the client disconnects. Returns False if it already has: the call is cancelled."""
+        # A connection that is closing cancels the call only once it is closed.
         self._is_call_held = self._is_call_held or self.transport is not None
         return self._is_call_held
 
     def release_call(self, *, is_needed: bool = False) -> asyncio.Task[None] | None:
-        """Let the call end with the client again; cancel one that has gone on, unless it is needed, and return it."""
+        """Undo `hold_call`. A call whose client has disconnected is cancelled and returned, unless it is needed."""
         self._is_call_held = False
         call, self._held_call = self._held_call, None
         if call is None or is_needed:
@@ -105,7 +105,7 @@ class RequestLoop(BoundedHeads):
         return call
 
     async def start(self) -> None:
-        """Answer requests until the connection is to be closed. aiohttp makes this the connection's task."""
+        """Answer requests until the connection closes. aiohttp runs this as the connection's task."""
         is_open = True
         while is_open and not self._force_close:
             if not self._messages:
@@ -121,21 +121,21 @@ class RequestLoop(BoundedHeads):
                 except Exception as error:  # noqa: BLE001  it is logged, or answered
                     answer = self._answer_failure(request, error)
                 if type(answer) is not Answer or self._upgraded:
-                    await self._write(request, answer)
+                    await self._write_response(request, answer)
             except ConnectionError:
                 break
             except BaseException as error:  # noqa: BLE001  it is raised again
                 self.force_close()
-                # The task keeps a cancellation by which it ends, and frames of a handler may have the task.
+                # The task keeps the cancellation that ended it, whose frames may refer to the task: a cycle.
                 raise error.with_traceback(None) from None
             finally:
-                self._note_end()
+                self._clear_request()
             body = request.content
-            is_read = body is EMPTY_PAYLOAD or body.is_eof() or await self._drop(body)
+            is_read = body is EMPTY_PAYLOAD or body.is_eof() or await self._discard(body)
             is_open = self._may_continue(answer, is_read=is_read)
-            del request, handler, answer, body  # an idle connection keeps nothing of them
+            del request, handler, answer, body  # an idle connection must not keep them alive
             if self._messages:
-                await asyncio.sleep(0)  # others are served between the requests of one client
+                await asyncio.sleep(0)  # serve other clients between the pipelined requests of one
         self._end()
 
     @property
@@ -150,7 +150,7 @@ class RequestLoop(BoundedHeads):
         return current.output_size if isinstance(current, Request) else 0
 
     def _take_request(self) -> tuple[Request, Handler]:
-        """Return the next request, and what answers it."""
+        """Return the next request and its handler."""
         message, content = self._messages.pop(0)
         if self._parser is not None:
             self._parser.message_consumed()
@@ -166,32 +166,32 @@ class RequestLoop(BoundedHeads):
         return request, handler
 
     def _answer_failure(self, request: Request, error: Exception) -> web.StreamResponse:
-        """Return the answer to a request whose handler has raised an error. Raises ConnectionError if there is none."""
+        """Return the answer to a request whose handler raised. Raises ConnectionError if the client left."""
         if isinstance(error, web.HTTPException):
             return error
         if isinstance(error, ConnectionError) and (self.transport is None or self.transport.is_closing()):
             try:
                 raise error.with_traceback(None)  # the client has disconnected
             finally:
-                del error  # its traceback has this frame, and that of the request's loop
+                del error  # its traceback refers to this frame: a cycle
         return self.handle_error(request, 504 if isinstance(error, TimeoutError) else 500, error)
 
-    async def _write(self, request: Request, answer: web.StreamResponse) -> None:
-        """Write an answer of aiohttp's. Raises ConnectionError when the client has disconnected."""
+    async def _write_response(self, request: Request, answer: web.StreamResponse) -> None:
+        """Write a response of aiohttp's own kind. Raises ConnectionError if the client has disconnected."""
         _, is_lost = await self.finish_response(request, answer, None)
         if is_lost:
             raise ConnectionResetError("the client has disconnected")
 
-    def _note_end(self) -> None:
-        """Note that a request is answered, or will not be."""
+    def _clear_request(self) -> None:
+        """Clear the current request, which was answered or given up."""
         self._current_request, self._request_in_progress = None, False
         if self._handler_waiter is not None:
             self._handler_waiter.set_result(None)
 
-    async def _drop(self, body: StreamReader) -> bool:
-        """Read on for a while: a client that still sends its body could not read the answer otherwise.
+    async def _discard(self, body: StreamReader) -> bool:
+        """Read and discard the rest of a body for a while, so that a client that still sends can read the answer.
 
-        Return whether all of it has arrived.
+        Return whether the whole body has arrived.
         """
         try:
             with suppress(TimeoutError, web.RequestPayloadError):
@@ -211,7 +211,7 @@ class RequestLoop(BoundedHeads):
                 self.transport.close()
 
     def _may_continue(self, answer: web.StreamResponse, *, is_read: bool) -> bool:
-        """Return whether another request may follow; it is awaited until the connection has been idle for too long."""
+        """Return whether another request may follow, and start the idle timeout if so."""
         self._keepalive = bool(answer.keep_alive) and is_read
         if not self._keepalive or self._close or self._force_close:
             return False

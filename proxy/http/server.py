@@ -1,4 +1,10 @@
-"""The HTTP server: aiohttp's, with timeouts for request heads, a bounded shutdown, and errors in the envelope."""
+"""The HTTP server: aiohttp's, with timeouts for request heads, a bounded shutdown, and errors in the envelope.
+
+A connection is built in layers, one a module: `PacedConnection` (pacing.py) bounds how much is read and written in one
+turn of the event loop, `RepeatedHeads` (repeated_heads.py) skips the parser for a head that repeats, `BoundedHeads`
+(heads.py) limits heads in time and size, `RequestLoop` (request_loop.py) answers the requests, and `Connection` here
+ends what stalls or shuts down.
+"""
 
 import asyncio
 import logging
@@ -27,8 +33,8 @@ from proxy.workers import Pace
 
 log = structlog.get_logger()
 
-GRACE_S = 2.0  # how long to wait at shutdown for a client that must read before the end can be written
-END_S = 0.5  # how long the client has to read the end itself
+GRACE_S = 2.0  # how long shutdown waits for a client that must read before the end can be written
+END_S = 0.5  # how long the client then has to read the end
 IDLE_GRACE_S = 0.5  # how long an idle connection may still send a request after shutdown began
 POLL_S = 0.02  # how often a paused connection is checked at shutdown
 MIN_READ_BYTES = 16_384  # a client that reads less of its answer than this within the write timeout has stalled
@@ -46,7 +52,7 @@ class Server(web.Server):
     others out.
     """
 
-    def __init__(  # noqa: PLR0913  each a fact of its own
+    def __init__(  # noqa: PLR0913  each independent of the others
         self,
         handler: Any,
         *,
@@ -81,15 +87,15 @@ class Server(web.Server):
         )  # fmt: skip
 
     def replace_handler(self, handler: Any) -> None:
-        """Let the next request of each connection, old ones included, be answered by another handler."""
+        """Answer the next requests of all connections, existing ones included, with another handler."""
         self.request_handler = handler
         connections: Any = self._connections
         for connection in connections:
-            connection._request_handler = handler  # noqa: SLF001  it is read for each request
-            connection.forget_head()  # what the old one has made of it
+            connection._request_handler = handler  # noqa: SLF001  read for each request
+            connection.forget_head()  # it has results of the old handler
 
     def admit(self, connection: "Connection", file: int) -> None:
-        """Let a new connection be served, refused, or closed at once; `file` is its number."""
+        """Decide whether a new connection is served, refused, or closed at once; `file` is its file descriptor."""
         if self._head_timer is None:
             self._check_heads_later()
         connections: Any = self._connections
@@ -101,7 +107,7 @@ class Server(web.Server):
         self._head_timer = self._loop.call_later(self._head_timeout_s / 4, self._check_heads)
 
     def _check_heads(self) -> None:
-        """Close the connections on which the head of a request takes too long. One timer serves all of them."""
+        """Close the connections on which a request head takes too long. One timer serves all of them."""
         self._head_timer = None
         latest = self._loop.time() - self._head_timeout_s
         connections: Any = self.connections
@@ -112,7 +118,7 @@ class Server(web.Server):
 
 
 class Connection(RequestLoop):
-    """One client's connection. It is closed when a request's head, or the reading of an answer, takes too long."""
+    """One client's connection. It is closed if a request head arrives, or the client reads, too slowly."""
 
     __slots__ = ("_read_bytes", "_write_check", "_write_timeout_s", "on_drain")
 
@@ -120,7 +126,7 @@ class Connection(RequestLoop):
         super().__init__(manager, **options)
         self._write_timeout_s = write_timeout_s
         self._write_check: asyncio.TimerHandle | None = None
-        self._read_bytes = 0  # how much of the answer the client had received at the last check
+        self._read_bytes = 0  # how much of the answer the client had acknowledged at the last check
         self.on_drain: Callable[[], None] | None = None  # called when the gateway begins to shut down
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -135,7 +141,7 @@ class Connection(RequestLoop):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client reads more slowly than its answer arrives: check after each write timeout that it does read."""
+        """The client reads more slowly than its answer arrives: check once per write timeout that it still reads."""
         super().pause_writing()
         self._read_bytes = self._count_read()
         self._write_check = self._loop.call_later(self._write_timeout_s, self._check_reading)
@@ -154,16 +160,16 @@ class Connection(RequestLoop):
             self.transport.abort()
 
     def _count_read(self) -> int:
-        """How much of the current answer the client's machine has acknowledged, in bytes."""
+        """Return how many bytes of the current answer the client's machine has acknowledged."""
         if self.transport is None or self._current_request is None:
             return 0
         file = self.transport.get_extra_info("socket").fileno()
         return self.output_size - self.transport.get_write_buffer_size() - unacknowledged_bytes(file)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109  aiohttp's name
-        """Let the running call finish for `timeout` seconds, then cancel it so that it can end its answer.
+        """Let the running call finish within `timeout` seconds, then cancel it so that it can end its answer.
 
-        A client that does not read that end is disconnected. aiohttp would wait twice as long, or forever if it is 0.
+        A client that does not read that end is disconnected. aiohttp would wait twice as long, or forever for 0.
         """
         if timeout and self._current_request is None:
             await self._await_last_request(min(timeout, IDLE_GRACE_S))
@@ -174,16 +180,16 @@ class Connection(RequestLoop):
             self._loop.call_later(timeout, self._cancel, call, last)
             self._loop.call_at(last + END_S, cancel_for_shutdown, call)
         if call is not None and (body := self._unfinished_body()):
-            call.add_done_callback(lambda _: body.set_exception(ConnectionResetError()))  # its connection ends
-            with suppress(Exception):  # however the body ends, nothing more of it will come
+            call.add_done_callback(lambda _: body.set_exception(ConnectionResetError()))  # no more of it will arrive
+            with suppress(Exception):  # the connection closes however the body ends
                 async with asyncio.timeout(timeout):
                     await body.wait_eof()
         await super().shutdown(None if timeout is None else timeout + GRACE_S + END_S)
 
     def _cancel(self, call: asyncio.Task[None], last: float, *, confirmed: bool = False) -> None:
-        """Cancel a call where it can still write an end: while it waits for its backend, not for its client to read.
+        """Cancel a call while it waits for its backend, where it can still end its answer, not while the client reads.
 
-        At the time `last` it is cancelled wherever it is.
+        At the time `last` it is cancelled in any case.
         """
         if (self.writing_paused or self.waits_for_turn) and self._loop.time() < last:
             self._loop.call_later(POLL_S if self.writing_paused else 0, self._cancel, call, last)
@@ -193,7 +199,7 @@ class Connection(RequestLoop):
             cancel_for_shutdown(call)
 
     def close(self) -> None:
-        """Begin to drain: the request that runs, or one that is on its way, is the last. `shutdown` closes.
+        """Begin to drain: the running request, or the next to arrive, is the last. `shutdown` closes the connection.
 
         aiohttp would close idle connections at once, and reset those whose client is just sending a request.
         """
@@ -211,7 +217,7 @@ class Connection(RequestLoop):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """Answer what does not reach a handler: a head that is not valid HTTP. Nothing of the request is repeated."""
+        """Answer a request that cannot reach a handler, as its head is not valid HTTP. The answer quotes none of it."""
         del request, message
         if self.output_size > 0:
             if exc is not None and not isinstance(exc, ConnectionError):

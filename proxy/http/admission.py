@@ -1,4 +1,4 @@
-"""How many clients may be connected at once, and which of them make room for others: those without a request.
+"""Limits how many clients are connected at once, and closes idle connections to make room.
 
 A client that opens connections and sends nothing would otherwise keep those of every other team out.
 """
@@ -16,18 +16,18 @@ from proxy.open_files import is_reserved
 log = structlog.get_logger()
 
 RESERVED_FILES = 128
-"""How many files are kept for files, stores, the listener, and connections that are refused."""
+"""How many file descriptors are reserved for files, stores, the listener, and connections that are refused."""
 REFUSED_CONNECTIONS = 64
 """How many connections beyond the limit get an answer; more are closed without one."""
 REFUSED_FILES = 64
-"""Of how many last files a connection is refused, whatever has opened the others."""
+"""A connection whose descriptor is among this many last ones is refused."""
 LAST_FILES = 16
-"""Of how many it is closed without an answer."""
+"""A connection whose descriptor is among this many last ones is closed without an answer."""
 MIN_CONNECTIONS = 32
 CANDIDATES = 256
-"""Among how many idle connections, the oldest ones, one is chosen."""
+"""The number of idle connections, the oldest ones, among which one is chosen."""
 SCAN_INTERVAL_S = 0.1
-"""How long after a search without result the next one is made, in seconds: it takes time by all connections."""
+"""The shortest time between two searches without result, in seconds: a search looks at all connections."""
 
 
 def connection_limit() -> int:
@@ -62,7 +62,7 @@ class Admission:
         self._next_scan_s = 0.0
 
     def admit(self, connections: Collection[C], file: int, now_s: float) -> bool:
-        """Whether one more connection is within the limits; `file` is its number. The first one beyond is logged."""
+        """Return whether one more connection is within the limits. `file` is its descriptor."""
         is_full = is_reserved(file, REFUSED_FILES) or (
             len(connections) > self._max_connections and not self._make_room(connections, now_s)
         )
@@ -72,14 +72,14 @@ class Admission:
         return not is_full
 
     def is_overrun(self, connections: Collection[C], file: int) -> bool:
-        """Whether there are so many connections or files that not even a refusal can be sent on one more."""
+        """Return whether there are too many connections or descriptors even to send a refusal."""
         return len(connections) > self._max_connections + REFUSED_CONNECTIONS or is_reserved(file, LAST_FILES)
 
     def _make_room(self, connections: Collection[C], now_s: float) -> bool:
         """Close an idle connection; return whether there was one.
 
-        Of those without a team, or else of the team with the most, it is the one that has been idle for longest: no
-        other team loses a connection on which it may just be sending a request.
+        The one that has been idle longest among those without a team, or else of the team with the most: other teams
+        lose no connection on which they may just be sending a request.
         """
         if not self.evicts_idle or now_s < self._next_scan_s:
             return False

@@ -40,7 +40,7 @@ async def read_body(request: web.BaseRequest, server: ServerTable, memory: Memor
 
 
 def read_now(request: Request, head: RequestHead, max_body_bytes: int, memory: MemoryLease) -> bytes | None:
-    """Return a body that has arrived and is plain JSON, as most have and are; None for any other.
+    """Return a body that has already arrived and is JSON without compression, as most are; None for any other.
 
     Raises RequestError for one that is too large, Unavailable.
     """
@@ -54,19 +54,19 @@ def read_now(request: Request, head: RequestHead, max_body_bytes: int, memory: M
     else:
         return None
     _count_received(len(body), max_body_bytes, memory)
-    request.content = EMPTY_PAYLOAD  # its buffer of 1 kB is not kept for as long as the answer takes
+    request.content = EMPTY_PAYLOAD  # so that its buffer of 1 kB is not kept until the answer ends
     return body
 
 
 def _count_received(size: int, max_body_bytes: int, memory: MemoryLease) -> None:
-    """Count the memory of a body that has arrived. Raises RequestError for one that is too large, Unavailable."""
+    """Reserve the memory of a body that has arrived. Raises RequestError for one that is too large, Unavailable."""
     if size > max_body_bytes:
         raise body_too_large(max_body_bytes)
     memory.grow(size)
 
 
 def _join_received(content: StreamReader) -> bytes:
-    """Return a body that has arrived; if that is one piece, without the calls that flow control needs."""
+    """Return a body that has arrived. One in a single piece is taken without the calls of flow control."""
     size = content.total_bytes
     if size and content.exception() is None:  # else it may have no buffer
         chunks = content._buffer  # noqa: SLF001
@@ -76,7 +76,7 @@ def _join_received(content: StreamReader) -> bytes:
 
 
 async def continue_if_expected(request: web.BaseRequest) -> None:
-    """Ask for the body of a client that waits to be asked."""
+    """Send 100 Continue if the client waits for it before it sends the body."""
     if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= (1, 1):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
@@ -85,7 +85,7 @@ async def continue_if_expected(request: web.BaseRequest) -> None:
 async def _receive(
     request: web.BaseRequest, server: ServerTable, memory: MemoryLease, workers: Workers
 ) -> bytes:  # fmt: skip
-    """The body as it was sent."""
+    """Return the body as it was sent."""
     content = request.content
     if content.is_eof():
         body = content.read_nowait() if type(content) is ReceivedBody else _join_received(content)
@@ -114,11 +114,11 @@ async def _receive(
 
 
 async def _decompress(raw: bytes, encoding: str, server: ServerTable, memory: MemoryLease, workers: Workers) -> bytes:
-    """The decompressed body. Raises RequestError, Unavailable, and zlib.error for what is not compressed as it says."""
+    """Return the decompressed body. Raises RequestError, Unavailable, and zlib.error for invalid data."""
     decompressor = decompressor_for(encoding, raw)
     parts: list[bytes] = []
     size = 0
-    step_bytes = LARGE_BYTES  # as much as the event loop can do by itself: most bodies need no thread
+    step_bytes = LARGE_BYTES  # short enough for the event loop: most bodies need no thread
     for start in range(0, len(raw), STEP_BYTES):
         if decompressor.eof:
             raise incomplete_body()
@@ -158,7 +158,7 @@ def _check_type(request: web.BaseRequest) -> str:
 
 
 def content_coding(request: web.BaseRequest) -> str:
-    """Return how the body is compressed."""
+    """Return the content coding of the body, in lower case."""
     return request.headers.get("Content-Encoding", "identity").strip().lower()
 
 

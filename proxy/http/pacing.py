@@ -1,4 +1,4 @@
-"""Bounds how much all clients together upload and download at a time: the event loop serves small requests between."""
+"""Bounds how much all clients together upload and download at a time, so that the event loop serves small requests."""
 
 import asyncio
 from typing import Any
@@ -14,9 +14,9 @@ PIECES_AT_ONCE = 4
 
 
 class PacedConnection(web.RequestHandler):
-    """A connection that is not read for a while when the pace of all connections together is exceeded.
+    """A connection that pauses reading when all connections together exceed the pace.
 
-    `turns` are those in which all connections move large bodies.
+    `turns` are shared: each is one piece of a large body, read or written on any connection.
     """
 
     __slots__ = ("_hold", "_is_held", "_pace", "_turns", "team", "waits_for_turn")
@@ -29,8 +29,8 @@ class PacedConnection(web.RequestHandler):
         self._turns = turns
         self.team = ""  # of the last request, if there are several
         self.waits_for_turn = False  # whether an answer is being written, and continues soon
-        self._is_held = False  # whether it is not read until its turn
-        self._hold: asyncio.TimerHandle | None = None  # until it asks for one
+        self._is_held = False  # whether reading is paused until its turn
+        self._hold: asyncio.TimerHandle | None = None  # the timer until it queues for a turn
 
     async def take_turn(self) -> None:
         """Wait until another piece of a large answer may be written."""
@@ -49,8 +49,8 @@ class PacedConnection(web.RequestHandler):
     async def _drain_helper(self) -> None:
         """Wait as `wait_until_writable` does; aiohttp calls it after its own writes.
 
-        aiohttp's own function has the future in its frame: with the error, whose traceback has the frame, it would be a
-        cycle that keeps all of an answer whose client has disconnected.
+        aiohttp's own function keeps the future in its frame. When the client disconnects, the traceback of the future's
+        error has that frame: a cycle, which would keep the whole answer in memory.
         """
         if self.transport is None:
             raise ClientConnectionResetError("Connection lost")
@@ -59,7 +59,7 @@ class PacedConnection(web.RequestHandler):
             await self._drain_waiter
 
     def note_read(self, size_bytes: int) -> None:
-        """Read nothing for a while after a large read, if that is necessary for the pace."""
+        """Pause reading after a large read, if the pace requires it."""
         delay_s = self._pace.delay_s(size_bytes, self._loop.time())
         if self._is_held or not (delay_s or size_bytes >= FULL_READ_BYTES):
             return
@@ -84,7 +84,7 @@ class PacedConnection(web.RequestHandler):
         self._turns.call_later(self._read_on, self.team)
 
     def _read_on(self) -> bool:
-        """Read again, unless the connection is closed, or its reader has not caught up; return whether it does."""
+        """Resume reading, unless the connection is closed or its reader is behind; return whether it resumed."""
         self._is_held = False
         if self.transport is None or self._reading_paused or self._buffer_paused:
             return False

@@ -66,7 +66,7 @@ class RelayEndpoints:
         with self.ingress.lease(caller) as memory:
             exchange.trace.begin_step("parse")
             request = await self._parse(exchange, memory)
-            context = self.ingress.context(exchange, caller, memory)
+            context = self.ingress.make_context(exchange, caller, memory)
             async with self.relays.reply_to(request, target, context) as reply:
                 return await _send(exchange, reply)
 

@@ -46,7 +46,7 @@ class ResourceEndpoints:
         with self.ingress.lease(caller) as memory:
             exchange.trace.begin_step("parse")
             request = await self._parse(exchange, memory)
-            context = self.ingress.context(exchange, caller, memory)
+            context = self.ingress.make_context(exchange, caller, memory)
             async with self.resources.reply_to(request, context) as reply:
                 return await self.ingress.send(exchange, reply)
 

@@ -43,7 +43,7 @@ class Responses:
             call = routes.with_model(found if isinstance(found, Call) else await found)
             record, is_stream = exchange.record, call.is_stream
             record.model, record.stream = call.model or None, is_stream
-            context = self.ingress.context(exchange, caller, memory)
+            context = self.ingress.make_context(exchange, caller, memory)
             if is_stream:
                 return await self._stream(call, exchange, context)
             context.client = exchange.request.protocol

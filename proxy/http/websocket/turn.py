@@ -139,7 +139,7 @@ class TurnRunner:
 
     def context(self, turn: Turn) -> Context:
         """Return the context of a turn."""
-        context = self._ingress.context(turn.exchange, self._caller, turn.memory)
+        context = self._ingress.make_context(turn.exchange, self._caller, turn.memory)
         deadline_s = self._ingress.server.deadline_s
         if deadline_s is not None:  # a turn waits for those before it
             context.deadline = asyncio.get_running_loop().time() + deadline_s

@@ -1,4 +1,4 @@
-"""What belongs to one call while it runs, passed down the path beside the call itself."""
+"""The state of one call while it runs, passed down the path beside the call itself."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -36,11 +36,11 @@ class Caller:
     name: str
     team: str
     key_id: str = ""
-    """The id of its key, if that was issued; empty for a caller of the config."""
+    """The id of its key, if the key was issued; empty for a caller of the config."""
     models: tuple[str, ...] = ()
     """Globs of the models that its key may name; none: any."""
     tags: str = ""
-    """What its key was issued for, for the log: "project=x,stage=test"."""
+    """The tags of its issued key, for the log: "project=x,stage=test"."""
     fingerprint: str = field(default="", compare=False)
     """The first 12 hex digits of the SHA-256 of the key that was sent, or of the issuer and subject of a token."""
     issuer: str = ""
@@ -49,7 +49,7 @@ class Caller:
 
 @dataclass(frozen=True)  # typing sets __orig_class__ on instances, which slots would refuse
 class Slot(Generic[T]):
-    """The typed name of a value that one part of the path keeps in a context. Equal names are the same slot."""
+    """The typed key of a value that one part of the path keeps in a context. Equal names are the same slot."""
 
     name: str
 
@@ -58,47 +58,50 @@ class Binder(Protocol):
     """Binds the ids in a reply to the team of its caller. A fault never fails the reply."""
 
     def bind_now(self, call: Call, context: "Context", response: Mapping[str, Any]) -> bool:
-        """Bind all that the other two do of a response that came as one body, if nothing has to be waited for.
+        """Do the work of `bind` and `bind_output` for a response that came as one body, if nothing has to wait.
 
-        Returns whether it is bound.
+        Returns whether it was done.
         """
 
     async def bind(self, call: Call, context: "Context", response: Mapping[str, Any]) -> None:
-        """Bind those of a response object, before anything of it is checked or sent."""
+        """Bind the ids of a response object, before any of it is checked or sent."""
 
     async def bind_output(self, call: Call, context: "Context", transcript: Transcript) -> None:
-        """Bind those of the items of a complete reply that are not bound yet, before its last event is passed on."""
+        """Bind the ids of a complete reply's items, before its last event is passed on."""
 
 
 class CallClient(Protocol):
-    """The client of a call, which is cancelled when the client disconnects."""
+    """The client's connection. The call is cancelled when the client disconnects."""
 
     def hold_call(self) -> bool:
-        """Let the call go on without the client: others wait for its reply. Returns whether it still runs."""
+        """Let the call continue without the client, as others wait for its reply. Returns whether it still runs."""
 
     def release_call(self, *, is_needed: bool = False) -> "asyncio.Task[None] | None":
-        """Let the call end with the client again.
-
-        If the client has disconnected, the call is cancelled unless it is needed; its task is returned then.
-        """
+        """Undo `hold_call`. If the client has disconnected, cancel the call unless needed, and return its task."""
 
 
 class Context(msgspec.Struct, eq=False):
-    """The state of one call: caller, received headers, answer headers, telemetry, transcript, cleanup.
+    """The state of one call.
 
-    `received` has all headers of the request, looked up in lower case. `answer_headers` are added to the answer,
-    whatever it is. `followed` are the event types that some part of the way back reads. `is_sent` is true while a
-    backend may work on the call, `is_answered` once one began to answer, `is_recorded` once its tokens are;
-    `target` is then its name. `sent_call` is the call as backends receive it, whose tokens this context accounts
-    for, and `runs` counts the attempts that may have used them; `quote` is what they cost. `response_fields` are
-    set in every response object of the reply: what the gateway resolved in place of the backend. `history_items` is
-    how many items it put before the caller's own input. `binder` binds the ids in the reply; None: that of a cached
-    one are bound. `is_output_bound` is true once those of its items are. `chain` is the chain of responses that it
-    belongs to, once that is asked for. `deadline` is the time on the event loop's clock by which a
-    backend must begin to answer. `held_fields` are fields of the request that the gateway enforces itself, so that
-    a backend need not receive them. `memory` counts what the call's bodies take. `values` is how many JSON values
-    the call's body has: work on it takes time by them, however short it is.
-    `usage` counts it; None: usage is not counted. `client` is that of a call whose reply is sent as a whole, over HTTP.
+    received         all headers of the request, looked up in lower case
+    answer_headers   added to every answer, refusals included
+    followed         the event types that some consumer of the reply reads
+    deadline         when a backend must begin to answer, on the event loop's clock
+    memory           the memory that the call's bodies take
+    values           the number of JSON values in the body: the work on a body grows with them
+    usage            where usage is counted; None: it is not
+    client           the connection, for a call over HTTP whose reply is sent as a whole
+    is_sent          true while a backend may be working on the call
+    is_answered      true once a backend, `target`, has begun to answer
+    is_recorded      true once the record has the tokens
+    sent_call, runs  the call as backends receive it, and the number of attempts that may have used its tokens
+    quote            the price of those tokens
+    history_items    how many items the gateway put before the caller's own input
+    response_fields  set in every response object of the reply: what the gateway resolved in place of the backend
+    held_fields      fields that the gateway enforces itself, so that a backend need not receive them
+    binder           binds the ids in the reply; None for a cached one, whose ids are bound
+    is_output_bound  true once the ids of the items are bound
+    chain            the chain of responses that the call belongs to, set when it is first needed
     """
 
     request_id: str
@@ -138,21 +141,21 @@ class Context(msgspec.Struct, eq=False):
         return f"Context({self.request_id!r})"
 
     async def run(self, size_bytes: int, function: Callable[..., T], *args: Any) -> T:
-        """Return what a function returns that works on a body of this size: in a thread if it is large."""
-        if size_bytes >= LARGE_BYTES or self.values >= MANY_VALUES:  # as `is_large`, without a call of it
+        """Return the result of a function that works on a body of this size, run in a thread if that is large."""
+        if size_bytes >= LARGE_BYTES or self.values >= MANY_VALUES:  # `is_large` inlined
             return await self.run_large(function, *args)
         return function(*args)
 
     async def encode(self, call: Call) -> bytes:
-        """Return the encoding of a call; one that was changed is encoded in a thread if it is large."""
+        """Return the encoding of a call, made in a thread if the call is large and not encoded yet."""
         return call.encoded if call.is_encoded else await self.run(call.received_bytes, call.encode)
 
     def use_memory(self, size_bytes: int) -> None:
-        """Count memory for a body of this call. Raises Unavailable when all bodies together have too much."""
+        """Reserve memory for a body of this call. Raises Unavailable when no memory is left."""
         self.memory.grow(size_bytes)
 
     async def run_large(self, function: Callable[..., T], *args: Any) -> T:
-        """Return what a function returns, called in a thread if there are any."""
+        """Return the result of a function, called in a thread if there are threads."""
         if self.workers is None:
             return function(*args)
         return await self.workers.run_for(self.caller.name, self.memory.needed_bytes, function, *args)
@@ -162,7 +165,7 @@ class Context(msgspec.Struct, eq=False):
         return size_bytes >= LARGE_BYTES or self.values >= MANY_VALUES
 
     def get(self, slot: Slot[T]) -> T | None:
-        """Return the value in a slot, None if it was never set."""
+        """Return the value in a slot; None if it was never set."""
         slots = self._slots
         return slots.get(slot.name) if slots else None
 
@@ -172,24 +175,24 @@ class Context(msgspec.Struct, eq=False):
         self._slots[slot.name] = value
 
     def add_header(self, name: str, value: str) -> None:
-        """Add a header to the answer; a second value of the same header follows the first."""
+        """Add a header to the answer; a second value is appended to the first after a comma."""
         before = self.answer_headers.get(name)
         self.answer_headers[name] = value if before is None else f"{before}, {value}"
 
     def on_end(self, callback: EndCallback) -> None:
-        """Run a callback when the call ends, however it ends; the last one registered runs first."""
+        """Run a callback when the call ends, in any way; the last one registered runs first."""
         self.cleanup.push_async_callback(_run_cleanup, callback)
 
     def on_reply(self, callback: ReplyCallback) -> None:
         """Run a callback when the reply is complete, before its last event is passed on. It gets this context.
 
-        It also runs for a stream that breaks off, which then ends as failed; it does not run for an error, nor when
-        the client disconnects before the end.
+        It also runs for a stream that breaks off and so ends as failed, but not for an error, nor when the client
+        disconnects before the end.
         """
         self.reply_callbacks = (*self.reply_callbacks, callback)
 
     def has_new_ids(self, response: Mapping[str, Any]) -> bool:
-        """Return whether a response object has another id or conversation than the one that was asked about last."""
+        """Return whether a response object has another id or conversation than the last one passed here."""
         ids = response.get("id"), response.get("conversation")
         if ids == self._bound_ids:
             return False
@@ -197,7 +200,7 @@ class Context(msgspec.Struct, eq=False):
         return True
 
     async def bind_response(self, call: Call, response: Mapping[str, Any]) -> None:
-        """Bind the ids of a response object, unless one with the same id and conversation was seen."""
+        """Bind the ids of a response object, unless one with the same id and conversation was bound."""
         if self.binder is not None and self.has_new_ids(response):
             await self.binder.bind(call, self, response)
 
@@ -216,7 +219,7 @@ class Context(msgspec.Struct, eq=False):
             await callback(self, self.transcript)
 
     def for_refresh(self) -> "Context":
-        """Return the context of the same call that is made again beside its request, for the sake of the cache."""
+        """Return the context in which the call is repeated beside its request, to refresh its cache entry."""
         again = Context(
             self.request_id, self.caller, {**self.received, "cache-control": "no-cache"},
             record=RequestRecord(caller=self.caller.name, team=self.caller.team, stream=self.record.stream),
@@ -227,7 +230,7 @@ class Context(msgspec.Struct, eq=False):
         return again
 
     def continue_in_background(self) -> None:
-        """Separate the call from its request, which is answered now: what ends with a call ends later."""
+        """Detach the call from its request, which is answered now: the call's cleanup runs when the job ends."""
         self.cleanup = self.cleanup.pop_all()
         self.memory = self.memory.hand_over()
         self.trace = self.trace.fork("background")
@@ -237,12 +240,12 @@ class Context(msgspec.Struct, eq=False):
         self.deadline = None
 
     def note_first_event(self) -> None:
-        """Record how long the reply took to begin, to a tenth of a millisecond: `round` takes much longer."""
+        """Record the time to the first event, to a tenth of a millisecond; `round` would take much longer."""
         self.record.first_event_s = int(self.trace.note_first_event() * 10_000 + 0.5) / 10_000
 
 
 async def _run_cleanup(callback: EndCallback) -> None:
     try:
         await callback()
-    except HeadgateError as error:  # the answer is sent, or another error is on its way
+    except HeadgateError as error:  # the answer was sent, or another error is being raised
         log.warning("cleanup.failed", code=error.code)

@@ -13,10 +13,10 @@ from proxy.wire.call import Call
 
 
 class ConnectionPart(Protocol):
-    """What a backend keeps for one connection of a caller."""
+    """The state that a backend keeps for one connection of a caller."""
 
     def generates(self, response_id: object) -> bool:
-        """Whether a response is the last one of a lane here, finished or not."""
+        """Return whether a response, finished or not, is the last one of a lane here."""
 
     async def send(self, message: bytes) -> None:
         """Send a message that concerns such a response."""
@@ -26,13 +26,13 @@ class ConnectionPart(Protocol):
 
 
 class UnsolicitedReply(Protocol):
-    """A reply that a backend has begun without a call: it continues a response that was steered."""
+    """A reply that a backend began without a call, to continue a response that was steered."""
 
     @property
     def lane(self) -> str | None: ...
 
     def close(self) -> None:
-        """Give up what was not read of it."""
+        """Discard the unread rest."""
 
 
 P = TypeVar("P", bound=ConnectionPart)
@@ -58,7 +58,7 @@ class CallerConnection:
         self._parts: dict[str, ConnectionPart] = {}
 
     def part(self, backend: str, make: Callable[[], P]) -> P:
-        """Return what the backend of this name keeps for the connection, made when it is first asked for."""
+        """Return the state that the backend of this name keeps for the connection, made at the first request."""
         found = self._parts.get(backend)
         if found is None:
             found = self._parts[backend] = make()
@@ -73,7 +73,7 @@ class CallerConnection:
         return next((name for name, part in self._parts.items() if part.generates(response_id)), None)
 
     def close(self) -> None:
-        """Close what backends keep, when the caller's connection ends."""
+        """Close the state of all backends, when the caller's connection ends."""
         while self._parts:
             self._parts.popitem()[1].close()
 
@@ -82,9 +82,9 @@ class CallerConnection:
 class LaneCall:
     """What a call in WebSocket mode has beside its body. `generates` is false for a warm-up.
 
-    `brief` is the call as a backend receives it whose connection still has the response that the call continues: with
-    the id of that response and new input only. None: the call has one form. `reply` was begun by
-    the backend of this name before the call was made.
+    `brief` is the short form of the call, with the id of the response that it continues and new input only, for a
+    backend whose connection still has that response. None: there is no short form. `reply` is one that the backend
+    `begun_by` began before the call was made.
     """
 
     connection: CallerConnection
@@ -96,7 +96,7 @@ class LaneCall:
 
     @property
     def has_own_reply(self) -> bool:
-        """Whether the call must not be answered from the cache: a warm-up, or one whose reply has begun."""
+        """Whether the cache must not answer the call: it is a warm-up, or its reply has begun."""
         return self.reply is not None or not self.generates
 
 
@@ -105,7 +105,7 @@ LANE_CALL = Slot[LaneCall]("lane.call")
 
 
 def is_warm_up(context: Context) -> bool:
-    """Whether a call wants no output."""
+    """Return whether a call asks for no output."""
     lane_call = context.get(LANE_CALL)
     return lane_call is not None and not lane_call.generates
 

@@ -38,18 +38,18 @@ class Rules:
         admission = RequestAdmission(active, states, decisions, audit, recorder)
         self.admit = admission.admit
         """Returns the call as the policies allow it. Raises PolicyViolation, Unavailable."""
-        self.begin_admission = admission.check if audit is None and recorder is None else admission.begin
-        """Returns the same, or what returns it. Raises PolicyViolation, Unavailable."""
+        self.begin_admission = admission.begin
+        """Returns the same call, or an awaitable for it. Raises PolicyViolation, Unavailable."""
         guard = Guard(decisions)
         self.guard = guard.guard
         """Returns the reply with its checks applied. Raises BackendError, Unavailable."""
-        self.pass_whole = guard.pass_whole
-        """Does the same at once with a body that nothing checks; returns whether it is one."""
+        self.pass_unchecked = guard.pass_unchecked
+        """Passes on at once a body that needs no checks; returns whether the reply is one."""
         self.close = state.close
-        """Gives back what policies hold in the store, after the last call."""
+        """Returns what policies hold in the store, after the last call."""
 
     async def admit_resource(self, request: ResourceRequest, context: Context) -> ResourceRequest:
-        """Return a request for something that exists as the policies of its fields allow it.
+        """Return a request for a resource as the policies of its fields allow it.
 
         Raises PolicyViolation, Unavailable.
         """

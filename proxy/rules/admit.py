@@ -32,13 +32,13 @@ class ActiveCheck:
 
 
 Step = tuple[Rule, RequestCheck, Repeatable | None, ReplyCheckFactory | None, frozenset[str]]
-"""A rule, its check of requests, what is declared of that check, what makes its check of a reply, and the fields that
-it holds."""
+"""A rule, its request check, the same if it is repeatable, the factory of its reply checks, and the fields that it
+holds."""
 REPLY_CHECKS = Slot[Sequence[ActiveCheck]]("rules.reply_checks")
 
 
 class RequestAdmission:
-    """Runs every policy's request check, and decides how the reply will be checked."""
+    """Runs the request checks of all policies, and chooses the checks of the reply."""
 
     def __init__(
         self,
@@ -72,26 +72,26 @@ class RequestAdmission:
         return admitted if isinstance(admitted, Call) else await admitted
 
     def begin(self, call: Call, context: Context) -> Call | Awaitable[Call]:
-        """Return the same as `admit`, at once for a call that was let pass before if nothing can have changed."""
+        """Return what `admit` returns, or an awaitable for it if a check has to wait."""
         if self._audit is not None:
             self._audit.check()
         if self._recorder is not None and call.operation == "create":
-            return self._check_recorded(self._recorder, call, context)
-        return self.check(call, context)
+            return self._admit_recorded(self._recorder, call, context)
+        return self._admit(call, context)
 
-    async def _check_recorded(self, recorder: Recorder, call: Call, context: Context) -> Call:
+    async def _admit_recorded(self, recorder: Recorder, call: Call, context: Context) -> Call:
         code = None
         try:
-            checked = self.check(call, context)
-            return checked if isinstance(checked, Call) else await checked
+            admitted = self._admit(call, context)
+            return admitted if isinstance(admitted, Call) else await admitted
         except HeadgateError as error:
             code = error.code
             raise
         finally:
             await context.run(call.size_bytes, recorder.write, call, context.caller, code)
 
-    def check(self, call: Call, context: Context) -> Call | Awaitable[Call]:
-        """Return the same where nothing is written of requests: neither an audit file nor a recording."""
+    def _admit(self, call: Call, context: Context) -> Call | Awaitable[Call]:
+        """Return what `begin` returns: from the memo of a call that was admitted before, if nothing is recorded."""
         is_recorded = self._decisions.are_recorded(context)
         if call.memo is None or is_recorded:
             return self._apply(call, context, None, is_recorded=is_recorded)
@@ -130,7 +130,7 @@ class RequestAdmission:
     async def _apply(
         self, received: Call, context: Context, notes: AdmissionNotes | None, *, is_recorded: bool
     ) -> Call:  # fmt: skip
-        """Return the call as all policies allow it, and note how if there are notes. Raises as `admit`."""
+        """Return the call as all policies allow it; record what each one did in `notes`. Raises as `admit`."""
         call, is_large = received, context.is_large(received.size_bytes)
         applied: list[ReplyRule] = []
         plan, models, is_dense = self._plans[call.operation], context.caller.models, context.values >= SOME_VALUES
@@ -154,7 +154,7 @@ class RequestAdmission:
             if notes is not None and not notes.add(rule, repeatable, call, passed, is_reported=passed is not checked):
                 notes = None
             call = passed
-        chosen = applied, call, context  # to choose may take looking through the whole request
+        chosen = applied, call, context  # choosing may search the whole request
         if is_large:
             await context.run_large(_set_reply_checks, *chosen)
         else:
@@ -202,7 +202,7 @@ class RequestAdmission:
 
 
 def _with_key_models(plan: list[Step], call: Call, models: tuple[str, ...]) -> list[Step]:
-    """Return a plan with the models that the caller's key may name at its end."""
+    """Return a plan that ends with a check of the models that the caller's key may name."""
     rule, check = rule_of_key(models)
     return [*plan, _step(rule, check, None)] if call.operation in rule.policy.operations else plan
 
@@ -215,7 +215,7 @@ def _step(rule: Rule, check: RequestCheck, reply_check: ReplyCheckFactory | None
 
 
 def _set_reply_checks(applied: Sequence[ReplyRule], call: Call, context: Context) -> None:
-    """Note how the reply to a call is checked by the rules that were applied to it, and which fields they hold."""
+    """Store the reply checks of the rules that were applied to a call, and the fields that they hold."""
     checks = []
     for rule, reply_check, holds in applied:
         found = reply_check(call, context)

@@ -39,10 +39,10 @@ class Guard:
     def __init__(self, decisions: Decisions) -> None:
         self._decisions = decisions
 
-    def pass_whole(self, call: Call, reply: Reply, context: Context) -> bool:
-        """Add a body to the transcript as it is, if `guard` would do no more than that; return whether it was added.
+    def pass_unchecked(self, call: Call, reply: Reply, context: Context) -> bool:
+        """Add a body to the transcript if `guard` would do no more than that; return whether it was added.
 
-        That is so for most bodies: nothing checks them, and their ids are bound or can be bound at once.
+        So for most bodies: no check applies, and their ids are bound or can be bound at once.
         """
         response, body, checks, binder = reply.response, reply.body, context.get(REPLY_CHECKS), context.binder
         if response is None or body is None or reply.status != 200 or call.is_stream:

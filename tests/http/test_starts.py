@@ -51,7 +51,7 @@ async def test_requests_of_a_crowd_begin_a_few_at_a_time(gateway: str, monkeypat
     request = post(b'{"model":"m","input":"Hi"}')
     async with AsyncExitStack() as stack:
         crowd = [await stack.enter_async_context(wire(gateway)) for _ in range(CROWD)]
-        with counted(monkeypatch, Dispatcher, "_open") as begun:
+        with counted(monkeypatch, Dispatcher, "_open_exchange") as begun:
             for connection in crowd:
                 await connection.send(request)
             statuses = [(await connection.answer()).status for connection in crowd]

@@ -156,7 +156,7 @@ async def test_a_body_with_which_nothing_is_to_be_done_passes_at_once(is_bound: 
     if is_bound:
         context.target, context.binder = "b", ownership
 
-    assert NO_RULES.pass_whole(call, reply, context)
+    assert NO_RULES.pass_unchecked(call, reply, context)
     assert await NO_RULES.guard(call, reply, other) is reply
     assert context.transcript.response == other.transcript.response == RESPONSE
     assert context.transcript.is_ended
@@ -181,7 +181,7 @@ async def test_a_body_does_not_pass_at_once_if_something_is_to_be_done_with_it(p
     context = make_context()
     prepare(context)
 
-    assert not NO_RULES.pass_whole(make_call(), body_reply(), context)
+    assert not NO_RULES.pass_unchecked(make_call(), body_reply(), context)
     assert context.transcript.terminal is None
 
 
@@ -195,7 +195,7 @@ async def test_a_body_does_not_pass_at_once_if_something_is_to_be_done_with_it(p
 )
 async def test_other_replies_do_not_pass_at_once(call: Call, reply: Reply):
     """A body in place of a stream, an error, and a stream."""
-    assert not NO_RULES.pass_whole(call, reply, make_context())
+    assert not NO_RULES.pass_unchecked(call, reply, make_context())
 
 
 @pytest.mark.parametrize("types", [None, (), ("response.created", "response.completed")])

@@ -48,6 +48,7 @@ class ResponseBuilder:
         self._logprobs = None if top is None else LogprobTracker(tokenizer.token_bytes, top)
         self._may_reason, self._may_stop = tags is not None, bool(request.stop_sequences)
         self._followed: Collection[str] = ()
+        self._is_one_text = tags is None and not tools.tools  # whether the answer can be nothing but one message
         self._makes_runs = False  # whether deltas that continue a text are encoded at once
         self._last_kind: type[Segment] | None = None  # of the last item; None before the first
         self._run_kind: type[Segment] | None = None  # of the text that is open, if its deltas are
@@ -63,8 +64,15 @@ class ResponseBuilder:
         return AnswerBatches(self, generation)
 
     def start(self) -> Batch:
-        """Return the first events."""
-        return self._composer.start()
+        """Return the first events, and those that open a message if nothing else can come: the model works now."""
+        events = self._composer.start()
+        if not self._is_one_text:
+            return events
+        events += self._composer.open_message()
+        self._note_item(Text)
+        if self._makes_runs:
+            self._composer.prepare_runs()
+        return in_runs(events, self._followed)
 
     def add(self, tokens: Sequence[Token]) -> Batch:
         """Return what these tokens add, up to where the answer `is_done`."""
@@ -113,12 +121,15 @@ class ResponseBuilder:
 
     def _compose(self, segment: Segment) -> list[Event]:
         events = self._compose_segment(segment)
-        self._last_kind = type(segment)
-        self._run_kind = type(segment) if self._makes_runs and isinstance(segment, Text | Reasoning) else None
+        self._note_item(type(segment))
         self._in_call = isinstance(segment, FunctionCall | CustomCall) and not segment.complete
         if isinstance(segment, FunctionCall | CustomCall) and segment.complete and self._request.tools.one_call:
             self.is_done = True
         return events
+
+    def _note_item(self, kind: type[Segment]) -> None:
+        self._last_kind = kind
+        self._run_kind = kind if self._makes_runs and kind in (Text, Reasoning) else None
 
     def _compose_segment(self, segment: Segment) -> list[Event]:
         composer, continues = self._composer, self._last_kind is type(segment)

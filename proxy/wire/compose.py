@@ -182,13 +182,16 @@ class Composer:
 
     def delta_run(self, text: str) -> Run:
         """Do the same as `delta`, and return its event encoded: an answer has one for each of its tokens."""
-        if self._delta_parts is None:
-            self._delta_parts = _delta_parts(self._in_item(delta_event(self._opened, "", ())))
-            self._number -= 1
-        start, middle, end = self._delta_parts
+        start, middle, end = self._delta_parts or self.prepare_runs()
         self._texts.append(text)
         number, self._number = self._number, self._number + 1
         return Run(b"%b%d%b%b%b" % (start, number, middle, orjson.dumps(text), end))
+
+    def prepare_runs(self) -> tuple[bytes, bytes, bytes]:
+        """Make what all runs of the open item have in common; the first one makes it if nothing has before."""
+        self._delta_parts = _delta_parts(self._in_item(delta_event(self._opened, "", ())))
+        self._number -= 1
+        return self._delta_parts
 
     def close(self, status: str = "completed") -> list[Event]:
         """Close the open item, if there is one. `status` is "incomplete" for an item that was cut short."""

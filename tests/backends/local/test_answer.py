@@ -115,10 +115,10 @@ async def test_every_token_becomes_a_delta():
     batches: list[Sequence] = await batches_of(FinishedGeneration("Hello there", per_step=2))
     deltas = [event for batch in batches for event in batch if event.type == "response.output_text.delta"]
 
-    assert [
-        ["response.created", "response.in_progress"],
-        ["response.output_item.added", "response.content_part.added", *["response.output_text.delta"] * 2],
-    ] == [[event.type for event in batch] for batch in batches[:2]]
+    assert [[event.type for event in batch] for batch in batches[:2]] == [
+        ["response.created", "response.in_progress", "response.output_item.added", "response.content_part.added"],
+        ["response.output_text.delta"] * 2,
+    ]
     assert "".join(event.data["delta"] for event in deltas) == "Hello there"
     assert {tuple(event.data["logprobs"]) for event in deltas} == {()}
     assert [event.type for event in batches[-1]] == [
@@ -127,6 +127,16 @@ async def test_every_token_becomes_a_delta():
         "response.output_item.done",
         "response.completed",
     ]
+
+
+@pytest.mark.parametrize(
+    ("tools", "reasons", "opened"), [((), False, ["message"]), ((F,), False, []), ((), True, [])]
+)  # fmt: skip
+async def test_a_message_is_opened_while_the_model_works(tools, reasons, opened):
+    """Unless a call or reasoning may come first."""
+    first, *_ = await batches_of(FinishedGeneration("Hi"), *tools, reasons=reasons)
+
+    assert opened == [event.data["item"]["type"] for event in first if event.type == "response.output_item.added"]
 
 
 class ForwardedText:

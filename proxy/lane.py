@@ -73,9 +73,18 @@ class CallerConnection:
         return next((name for name, part in self._parts.items() if part.generates(response_id)), None)
 
     def close(self) -> None:
-        """Close the state of all backends, when the caller's connection ends."""
+        """Close the state of all backends."""
         while self._parts:
             self._parts.popitem()[1].close()
+
+    def end(self) -> None:
+        """Close the state of all backends, as the caller's connection ends. What they send later is dropped."""
+        self.close()
+        self.notify = self.adopt = _drop  # what was called keeps this connection, in a cycle
+
+
+def _drop(*_: object) -> None:
+    """Take a message or a reply for a caller whose connection has ended."""
 
 
 @dataclass(slots=True)

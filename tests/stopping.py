@@ -1,7 +1,9 @@
 """A gateway that shuts down during a test."""
 
 import asyncio
-from typing import Self
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Self
 
 from yarl import URL
 
@@ -10,12 +12,17 @@ from proxy.config.build import build
 from tests.conftest import tables_for
 from tests.upstream import FakeUpstream
 
+NO_TABLES: Mapping[str, Any] = MappingProxyType({})
+
 
 class StoppableGateway:
     """A gateway in this process that a test stops during a call."""
 
-    def __init__(self, upstream: FakeUpstream, drain_s: float, **server: object) -> None:
-        self._config = build(tables_for(upstream, server={"port": 0, "drain_s": drain_s, **server}))
+    def __init__(
+        self, upstream: FakeUpstream, drain_s: float, tables: Mapping[str, Any] = NO_TABLES, **server: object
+    ) -> None:
+        """`tables` are those of its config beside [server]."""
+        self._config = build(tables_for(upstream, server={"port": 0, "drain_s": drain_s, **server}, **tables))
         self._stop = asyncio.Event()
         self._address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -26,8 +33,7 @@ class StoppableGateway:
 
     async def __aexit__(self, *_: object) -> None:
         self._stop.set()
-        async with asyncio.timeout(25):
-            await self._serving
+        await self.wait()
 
     async def _serve(self) -> None:
         async with running(self._config) as address:
@@ -44,3 +50,8 @@ class StoppableGateway:
             except OSError:
                 return
             writer.transport.abort()
+
+    async def wait(self) -> None:
+        """Return when the shutdown has ended."""
+        async with asyncio.timeout(25):
+            await self._serving

@@ -68,6 +68,7 @@ class RequestLoop(BoundedHeads):
         if self._is_call_held:
             self._held_call, self._task_handler = self._task_handler, None  # which aiohttp would cancel
         super().connection_lost(exc)
+        self._messages.clear()  # the bodies of requests that were not begun have this connection: a cycle
 
     def _expect_request(self) -> None:
         """Start the idle timeout: the current request was answered."""

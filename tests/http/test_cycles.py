@@ -11,18 +11,18 @@ import orjson
 import pytest
 from aiohttp import web
 
-from proxy.context import Context
 from proxy.http.server import Connection
-from proxy.wire.call import Call
 from proxy.wire.sse import MAX_FRAME_BYTES
 from tests.conftest import tables_for
-from tests.http.test_memory_budget import ENDS, LARGE_INPUT, break_off, refuse
+from tests.http.test_memory_budget import ENDS, LARGE_INPUT, LARGEST, break_off, refuse, sending
 from tests.loop_work import GATEWAY
 from tests.raw import RawConnection, ask, no_tasks_left, post, until, wire  # noqa: F401
+from tests.redis_server import free_port
 from tests.sockets import masked, raw_socket
 from tests.upstream import CANONICAL, Answer, FakeUpstream, hang, streaming
 
 MESSAGE = masked(1, b'{"type":"response.create","model":"m",%b}' % LARGE_INPUT)
+PACKAGES = "proxy.", "policies.", "backends."
 SHORT_MESSAGE = masked(1, b'{"type":"response.create","model":"m"}')
 Then = Callable[[RawConnection, FakeUpstream], Awaitable[None]]
 End = Callable[[str, FakeUpstream], Awaitable[None]]
@@ -157,11 +157,21 @@ def invalid_head(data: bytes) -> End:
     return send
 
 
+async def leave_several(gateway: str, upstream: FakeUpstream) -> None:
+    """Disconnect while one request is answered and others wait."""
+    upstream.answer = hang
+    upstream.arrived.clear()
+    async with wire(gateway) as connection:
+        await connection.send(LARGEST * 3)
+        await upstream.arrived.wait()
+
+
 HEAD_ENDS = {
     "no HTTP": invalid_head(b"\x16\x03\x01" + b"z" * 200_000),
     "an invalid length": invalid_head(b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n" + b"z" * 200_000),
 }
 UPSTREAM_ENDS = {
+    "the client disconnects while requests wait": leave_several,
     "the client disconnects in a long event": stall_in_stream,
     "a frame is too long": send_long_frame,
     "a stream for a body breaks off": stream_for_a_body(CANONICAL[:2000]),
@@ -196,6 +206,12 @@ async def fail_in_background(gateway: str, upstream: FakeUpstream) -> None:
     assert b"response.failed" in answer.body
 
 
+def without_upstream(_: FakeUpstream) -> dict[str, Any]:
+    """Return tables of a gateway whose upstream refuses connections."""
+    backend = {"name": "fake", "use": "upstream", "base_url": f"http://127.0.0.1:{free_port()}/v1", "keeps_state": True}
+    return {"cache": None, "backend": [backend]}
+
+
 KEEPING_NOTHING = {"name": "fake", "use": "upstream", "keeps_state": False}
 BACKGROUND_ENDS = {
     "a background response is cancelled": cancel_in_background,
@@ -211,6 +227,7 @@ Tables = Callable[[FakeUpstream], dict[str, Any]]
 GATEWAYS: dict[str, tuple[Tables, dict[str, End]]] = {
     "plain": (lambda _: {"cache": None}, ENDS | SOCKET_ENDS | UPSTREAM_ENDS | HEAD_ENDS),
     "with a cache": (lambda _: {"cache": {"use": "memory", "when": "always", "collapse": "process"}}, NOT_ANSWERED),
+    "without its upstream": (without_upstream, {"the upstream refuses connections": sending(LARGEST, 502)}),
     "with a pool": (with_pool, ENDS),
     "with hedging": (partial(with_pool, hedge_after_ms=1), ENDS | SOCKET_ENDS),
     "that keeps the state": (
@@ -240,11 +257,11 @@ async def test_no_cycle_keeps_a_call(start_gateway, upstream: FakeUpstream, logg
 
 
 def traces_of_a_call(found: list[Any]) -> Iterator[str]:
-    """Yield what there is of calls: frames of the gateway, its objects, and bodies."""
+    """Yield what there is of calls and connections: frames of the gateway, objects of its classes, and bodies."""
     for each in found:
         if isinstance(each, FrameType) and each.f_code.co_filename.startswith(GATEWAY):
             yield each.f_code.co_qualname
-        elif isinstance(each, Context | Call):
+        elif type(each).__module__.startswith(PACKAGES):
             yield type(each).__name__
         yield from (f"{type(each).__name__} of a body" for part in gc.get_referents(each) if is_large(part))
 

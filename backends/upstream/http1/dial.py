@@ -66,7 +66,8 @@ class Dialer:
         except (OSError, RuntimeError) as error:  # uvloop raises RuntimeError for some faults of the network
             self._addresses.forget()
             is_lasting = isinstance(error, ssl.SSLCertVerificationError)
-            raise unreachable(reason_of(error), retryable=not is_lasting) from error
+            # aiohappyeyeballs keeps an error in the frame that raises it: a cycle, which has the frames here too.
+            raise unreachable(reason_of(error), retryable=not is_lasting) from error.with_traceback(None)
 
     async def _connect(self, make: Callable[[], P]) -> P:
         addresses = await self._addresses.look_up()

@@ -166,11 +166,12 @@ class ResponseParser:
     def discard(self) -> None:
         """Drop what was received of a head, and the part of the body that was being read: there will be no more.
 
-        httptools' parser and this one are a cycle, which is kept until the garbage collector runs.
+        httptools' parser is dropped with them, as it and this one are a cycle.
         """
         self._held_head = b""
         self._partial.clear()
         self._pieces.clear()
+        self._parser = None
 
     def _split_head(self, data: bytes) -> tuple[bytes, bytes] | None:
         """Return a whole head and what follows it; None if more of it must arrive. Raises InvalidHttp."""

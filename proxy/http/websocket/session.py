@@ -92,10 +92,11 @@ class Session:
             try:
                 await self._lanes.wait()
             finally:
-                self._connection.close()
+                self._connection.end()
                 self._socket.release()
                 self._held.clear()
                 self._side.release()
+                del self._lanes, self._runner  # they have methods of this session: a cycle
 
     def drain(self) -> None:
         """Begin no more turns, and end when those that there are have ended: the gateway shuts down."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from backends.upstream.body import AnswerLimits, UpstreamAnswer, decoder_of, read_chunk
+from backends.upstream.body import PLAIN, AnswerLimits, UpstreamAnswer, decoder_of, read_chunk
 from backends.upstream.decode import Decoder
 from backends.upstream.errors import invalid_answer, too_large
 from backends.upstream.refusals import MAX_REFUSAL_BYTES, check_status, refusal_in_success, refusal_of_body
@@ -34,15 +34,21 @@ SHORTEST_START = 8
 
 
 def reply_of(answer: UpstreamAnswer, context: Context, limits: AnswerLimits) -> Reply | Awaitable[Reply]:
-    """Return the reply to a call that an answer is: at once if it has arrived, is short and no stream, as most are.
+    """Return the reply to a call that an answer is: at once if a stream has begun, or a short body has arrived, as most.
 
     Raises BackendError, Unavailable.
     """
-    if not answer.is_complete or answer.status != 200 or "content-encoding" in answer.fields:
+    if answer.status != 200 or "content-encoding" in answer.fields:
         return read_reply(answer, context, limits)
     body = answer.take()
     size = len(body)
-    if not body.startswith(b"{") or size >= SHORT_BYTES or size >= limits.max_bytes:
+    if not body.startswith(b"{"):
+        if size >= SHORTEST_START and answer.content_type == EVENT_STREAM and _JSON_START.match(body) is None:
+            answer.count_events()
+            headers = limits.headers.forwarded(answer.fields, limits.scrubber)
+            return Reply(200, headers, None, Stream(answer, context, limits, PLAIN, body))
+        return read_reply(answer, context, limits, start=body)
+    if not answer.is_complete or size >= SHORT_BYTES or size >= limits.max_bytes:
         return read_reply(answer, context, limits, start=body)
     body = limits.scrubber.data(body)
     context.memory.grow(size + parsed_size(body, MAX_VALUES)[1])  # it cannot have too many values

@@ -174,11 +174,14 @@ async def begin(reply: Reply) -> tuple[Reply, str | None]:
     first: list[Any] = []
     async for batch in batches:
         first += batch
+        if first and first[0].type in OPENERS:  # almost always
+            reply.batches = _Begun(first, batches)
+            return reply, _first_error(first)
         if not all(map(_is_comment, batch)) or len(first) > MAX_COMMENTS:
             break
     else:
         raise stream_cut()
-    error = None if first[0].type in OPENERS else _refusal_in(first)  # almost all begin with one of those
+    error = _refusal_in(first)
     if error is not None and error.status == HTTPStatus.UNAUTHORIZED:
         raise key_refused()
     if error is not None:
@@ -236,9 +239,11 @@ def _is_comment(unit: Any) -> bool:
 def _first_error(batch: Batch) -> str | None:
     """Return the code of a failure with which a stream begins: nothing but opening events and comments is before it."""
     for unit in batch:
-        if isinstance(unit, Event) and unit.type in ("error", "response.failed"):
-            return _code_of(unit.data) or "upstream_error"
-        if unit.type not in OPENERS and not _is_comment(unit):
+        if unit.type in OPENERS:
+            continue
+        if isinstance(unit, Event):
+            return (_code_of(unit.data) or "upstream_error") if unit.type in ("error", "response.failed") else None
+        if not _is_comment(unit):
             return None
     return None
 

@@ -81,12 +81,14 @@ class ResponseParser:
             lines = _size_lines(len(data))
             if data.startswith(lines) and data.endswith(b"\r\n"):  # as most of a stream arrives
                 return data[len(lines[0]) : -2]
+        start = 0
         if self.head is None:
-            data = self._read_heads(data)
-        if not data:
+            data, start = self._read_heads(data)
+        if start == len(data):
             return b""
-        if self._is_between_chunks and (chunk := self._whole_chunk(data)) is not None:
+        if self._is_between_chunks and (chunk := self._whole_chunk(data, start)) is not None:
             return chunk
+        data = data[start:]
         if self.is_complete:
             self.has_surplus = True
             return data if self.is_upgraded else b""
@@ -96,30 +98,37 @@ class ResponseParser:
         self.is_complete, self.has_surplus = left <= 0, left < 0
         return data if left >= 0 else data[:left]
 
-    def _read_heads(self, data: bytes) -> bytes:
-        """Read heads up to the one of the answer, and return what follows it. Raises InvalidHttp."""
-        while self.head is None:
-            end = -1 if self._partial else data.find(b"\r\n\r\n") + 4
-            if 4 <= end <= MAX_HEAD_BYTES:  # almost always
-                head, data = data[:end], data[end:]
-            elif (found := self._split_head(data)) is not None:
-                head, data = found
-            else:
-                return b""
-            self._parse_head(head)
-        return data
+    def _read_heads(self, data: bytes) -> tuple[bytes, int]:
+        """Read heads up to the one of the answer; return bytes, and where what follows it begins in them.
 
-    def _whole_chunk(self, data: bytes) -> bytes | None:
-        """Return the data of one whole chunk, behind which the body may end; None for anything else."""
-        is_end = bool(self._held_head) and data.endswith(_END)
+        Raises InvalidHttp.
+        """
+        start = 0
+        while self.head is None:
+            end = -1 if self._partial else data.find(b"\r\n\r\n", start) + 4
+            if 4 <= end <= start + MAX_HEAD_BYTES:  # almost always
+                head, start = data[start:end], end
+            elif (found := self._split_head(data[start:])) is not None:
+                (head, data), start = found, 0
+            else:
+                return b"", 0
+            self._parse_head(head)
+        return data, start
+
+    def _whole_chunk(self, data: bytes, start: int) -> bytes | None:
+        """Return the data of the one whole chunk that begins at `start`, behind which the body may end.
+
+        Returns None if something else is there.
+        """
+        is_end = bool(self._held_head) and data.endswith(_END, start)
         end = len(data) - len(_END) if is_end else len(data)
-        lines = _size_lines(end)
-        is_chunk = data.startswith(lines) and data.endswith(b"\r\n", 0, end)
-        if not (is_chunk or (is_end and end == 0)):
+        lines = _size_lines(end - start)
+        is_chunk = data.startswith(lines, start) and data.endswith(b"\r\n", 0, end)
+        if not (is_chunk or (is_end and end == start)):
             return None
         if is_end:
             self.is_complete, self._is_between_chunks = True, False
-        return data[len(lines[0]) : end - 2] if is_chunk else b""
+        return data[start + len(lines[0]) : end - 2] if is_chunk else b""
 
     def _split_body(self, data: bytes) -> bytes:
         """Return the part of these bytes that is body as httptools finds it. Raises InvalidHttp.

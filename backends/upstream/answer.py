@@ -34,9 +34,9 @@ SHORTEST_START = 8
 
 
 def reply_of(answer: UpstreamAnswer, context: Context, limits: AnswerLimits) -> Reply | Awaitable[Reply]:
-    """Return the reply to a call that an answer is: at once if a stream has begun, or a short body has arrived, as most.
+    """Return the reply to a call that an answer is: at once if a stream has begun, or a short body has arrived.
 
-    Raises BackendError, Unavailable.
+    So it is with most. Raises BackendError, Unavailable.
     """
     if answer.status != 200 or "content-encoding" in answer.fields:
         return read_reply(answer, context, limits)

@@ -11,7 +11,8 @@ from policies.support.tools import plain_type
 from proxy.wire.event import TERMINALS, Event
 
 ItemKey = tuple[str, int]
-COUNTED_TYPES = TERMINALS | {"response.output_item.added", "response.output_item.done"}
+ITEM_TYPES = frozenset({"response.output_item.added", "response.output_item.done"})
+COUNTED_TYPES = TERMINALS | ITEM_TYPES
 """The types of the events in which there may be items: others change no count."""
 
 
@@ -27,7 +28,7 @@ class Tally:
 
     def count(self, event: Event) -> int:
         """Return how many counted items there are in this event and those before it."""
-        if event.type.startswith("response.output_item."):
+        if event.type in ITEM_TYPES:
             item = event.data.get("item")
             if self._is_counted(item) and not (event.type == "response.output_item.added" and _is_undecided(item)):
                 self._seen[self._key(event)] = None

@@ -26,7 +26,7 @@ class ReplyChecks:
         passed: list[Event | Run] = []
         for unit in batch:
             checked = unit
-            for active in self._checks if isinstance(unit, Event) else ():
+            for active in self._checks if unit.type else ():  # a run has none
                 if active.types is not None and checked.type not in active.types:
                     continue
                 try:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import merge
-from itertools import chain, groupby
+from itertools import groupby
 from typing import NamedTuple
 
 import orjson
@@ -22,6 +22,8 @@ WINDOW_BYTES = 8192
 """How much of what is between is searched by `re` at least, in bytes: only where Rust's `regex` finds something."""
 LARGE_BYTES = 131_072
 """From this size on data is searched by `re` alone: a line of it can be as long, and would be copied."""
+LINE_BYTES = 16_384
+"""How long the line of an event is almost always, in bytes."""
 HINT_CHARS = 8
 """Of how many characters of a value, its last ones, Rust's `regex` searches: it compares that many at once."""
 
@@ -50,26 +52,42 @@ class Patterns:
 
 
 def candidates(data: bytes, patterns: Patterns) -> Iterator[int] | None:
-    """Return the places of all matches in their order, None if there is none.
+    """Return the places of matches in their order, None if there is none: the first one of each pattern in each line.
 
-    In large data each is found when it is asked for.
+    Those behind it in its line are of the same event. In large data all are returned, each found when it is asked for.
     """
     size = len(data)
-    windows = _windows(data, patterns) if WINDOW_BYTES < size < LARGE_BYTES else None
-    found: list[Iterator[int]] = []
+    if size >= LARGE_BYTES:
+        return _all_candidates(data, patterns)
+    windows = (_windows(data, patterns) if size > WINDOW_BYTES else None) or [(0, size)]
+    found: list[int] = []
     for byte, matches in patterns.each:
         at = data.find(byte)
-        if at < 0:
-            continue
-        if windows is not None:
-            ahead = [(max(at, start), stop) for start, stop in windows if at < stop]
-            if places := [match.start() for window in ahead for match in matches.finditer(data, *window)]:
-                found.append(iter(places))
-        elif (match := matches.search(data, at)) is not None:
+        for start, stop in windows if at >= 0 else ():
+            if at < stop:
+                found += _first_in_lines(data, matches, max(at, start), stop)
+    return iter(sorted(found)) if found else None
+
+
+def _first_in_lines(data: bytes, matches: re.Pattern[bytes], start: int, stop: int) -> list[int]:
+    """Return where the first match is in each line of a window: lines of events are long, and begin with their type."""
+    places: list[int] = []
+    while (match := matches.search(data, start, stop)) is not None:
+        at = match.start()
+        places.append(at)
+        end = data.find(b"\n", at, at + LINE_BYTES)
+        inner_end = data.find(b"\r", at, end) if end >= 0 else at
+        start = (end if inner_end < 0 else inner_end) + 1
+    return places
+
+
+def _all_candidates(data: bytes, patterns: Patterns) -> Iterator[int] | None:
+    """Return the places of all matches in large data."""
+    found: list[Iterator[int]] = []
+    for byte, matches in patterns.each:
+        if (at := data.find(byte)) >= 0 and (match := matches.search(data, at)) is not None:
             found.append(map(re.Match.start, matches.finditer(data, match.start())))
-    if len(found) < 2:
-        return found[0] if found else None
-    return iter(sorted(chain(*found))) if size < LARGE_BYTES else merge(*found)
+    return merge(*found) if found else None
 
 
 def _windows(data: bytes, patterns: Patterns) -> list[tuple[int, int]] | None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 
 from proxy.wire.bounds import has_more_values
-from proxy.wire.candidates import candidate_patterns, candidates
+from proxy.wire.candidates import LINE_BYTES, candidate_patterns, candidates
 from proxy.wire.event import Event, Run, parse_leniently
 from proxy.wire.json_parser import TooMuchText
 from proxy.wire.run_check import FRAME_ENDS
@@ -20,8 +20,6 @@ from proxy.wire.sse_frame import LINE_ENDS, LONG_FRAME_BYTES, payload_of, usual_
 
 BOM = b"\xef\xbb\xbf"
 SENTINEL = b"[DONE]"
-LINE_BYTES = 16_384
-"""How long the line of a frame's data is almost always, in bytes."""
 MAX_FRAME_BYTES = 33_554_432
 """The longest frame, in bytes: a few images in base64. Copying and searching a longer one would delay other calls."""
 NO_UNITS: Iterator[Event | Run | None] = iter(())

@@ -1,8 +1,10 @@
 """Finding where followed events may be."""
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_right
 from dataclasses import replace
+from functools import partial
+from itertools import accumulate, groupby
 from typing import cast
 
 import pytest
@@ -48,6 +50,18 @@ def test_places_of_different_patterns_come_in_order():
     data = b'"type":"error" [DONE] "type":"error" \\u0065 [DONE]'
 
     assert [*(candidates(data, PATTERNS) or ())] == [2, 16, 24, 37, 45]
+    assert [*(candidates(data + b"\n", PATTERNS) or ())] == [2, 16, 37]
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r", b"\r\n"])
+def test_the_first_place_in_each_line_is_enough(line_end: bytes):
+    """What follows it there belongs to the same event; a line may end with each of three ends."""
+    line = b'data: {"type":"error","inner":{"type":"error"}}' + line_end
+
+    found = [*(candidates(3 * line, PATTERNS) or ())]
+
+    assert {9, 9 + len(line), 9 + 2 * len(line)} <= {*found}
+    assert len(found) == (6 if line_end == b"\r" else 3)
 
 
 @settings(deadline=None, max_examples=200)
@@ -60,9 +74,16 @@ def test_large_data_is_searched_like_small_data(parts: list[bytes], before: list
     """Wherever matches are in windows, and wherever lines end."""
     filled = ((fill * (size // len(fill) + 1))[:size] + part for size, part in zip(before, parts, strict=False))
     data = b"".join(filled)
-    places = sorted(match.start() for pattern in PATTERNS.each for match in pattern.matches.finditer(data))
+    lines = [*accumulate(map(len, re.split(rb"(?<=[\r\n])", data)))]
+    places, firsts = [], set()
+    for pattern in PATTERNS.each:
+        found = [match.start() for match in pattern.matches.finditer(data)]
+        places += found
+        firsts |= {next(group) for _, group in groupby(found, key=partial(bisect_right, lines))}
+    searched = [*(candidates(data, PATTERNS) or ())]
 
-    assert [*(candidates(data, PATTERNS) or ())] == places
+    assert searched == sorted(searched)
+    assert firsts <= {*searched} <= {*places}
 
 
 @pytest.mark.parametrize("size", [WINDOW_BYTES, WINDOW_BYTES + 1, LARGE_BYTES - 1, LARGE_BYTES])
@@ -90,17 +111,20 @@ def test_any_type_is_found_between_many_deltas(kind: str, delta: bytes):
 @pytest.mark.parametrize(("before", "after", "is_searched"), [(1, 200, False), (200, 1, False), (100, 100, True)])
 def test_deltas_between_the_ends_of_a_burst_are_not_searched_for_places(before: int, after: int, is_searched: bool):
     """Only windows in which there is something are."""
-    windows: list[tuple[int, int]] = []
+    searched_bytes, ends = 0, set()
     (keys, *_) = PATTERNS.each
 
     class Matches:
-        def finditer(self, data: bytes, start: int, end: int) -> Iterator[re.Match[bytes]]:
-            windows.append((start, end))
-            return keys.matches.finditer(data, start, end)
+        def search(self, data: bytes, start: int, end: int) -> re.Match[bytes] | None:
+            nonlocal searched_bytes
+            match = keys.matches.search(data, start, end)
+            searched_bytes += (end if match is None else match.start()) - start
+            ends.add(end)
+            return match
 
     data = before * DELTA + FOUND["compact"] + b"\n\n" + after * DELTA
     noting = keys._replace(matches=cast("re.Pattern[bytes]", Matches()))
 
     assert [*(candidates(data, replace(PATTERNS, each=(noting,))) or ())] == [before * len(DELTA) + 2]
-    assert sum(end - start for start, end in windows) < 2 * EDGE_BYTES + is_searched * WINDOW_BYTES + 2 * len(DELTA)
-    assert (len(windows) > 2) is is_searched
+    assert searched_bytes < 2 * EDGE_BYTES + is_searched * WINDOW_BYTES + 2 * len(DELTA)
+    assert (len(ends) > 2) is is_searched

@@ -19,7 +19,6 @@ from typing import ClassVar
 import orjson
 
 from backends import Backend, unsupported
-from backends.upstream.again import ask_again
 from backends.upstream.answer import read_body, read_reply, reply_of
 from backends.upstream.body import UpstreamAnswer
 from backends.upstream.dialects.repairs import mended, terminals_of
@@ -28,6 +27,7 @@ from backends.upstream.http1 import BodySource, encode_head
 from backends.upstream.opening import Opening
 from backends.upstream.refusals import names_missing_endpoint
 from backends.upstream.relay import relay_reply_of
+from backends.upstream.retry import send_with_retry
 from backends.upstream.server import UpstreamServer
 from backends.upstream.websocket import LAST, FixedAnswer, TurnAnswer, UpstreamLink
 from backends.upstream.wire import PATHS, Wire
@@ -79,14 +79,14 @@ class Upstream(UpstreamServer):
         headers = {**self.wire.headers(request.headers, context), **request.types}
         body = request.body if request.stream is None else BodySource(request.stream, request.size)
         send = partial(self.wire.request, request.method, request.path, body, headers, request.query)
-        answer = await ask_again(send, request.method, self.name, context)
+        answer = await send_with_retry(send, request.method, self.name, context)
         try:
             yield await relay_reply_of(answer, self.wire.limits)
         finally:
             answer.close()
 
     async def models(self) -> Sequence[str]:
-        answer = await ask_again(partial(self.wire.request, "GET", "models", b"", {}), "GET", self.name)
+        answer = await send_with_retry(partial(self.wire.request, "GET", "models", b"", {}), "GET", self.name)
         try:
             body = await read_body(answer, replace(self.wire.limits, max_bytes=MAX_LIST_BYTES))
             return [str(model["id"]) for model in orjson.loads(body)["data"]]
@@ -96,7 +96,7 @@ class Upstream(UpstreamServer):
             answer.close()
 
     async def reach(self) -> str | None:
-        """Return why calls would not be answered, in words for the operator; None if they are."""
+        """Return for the operator why calls would fail; None if they would be answered."""
         try:
             answer = await self.wire.request("GET", "models", b"", {})
         except BackendError as error:
@@ -107,7 +107,7 @@ class Upstream(UpstreamServer):
         return f"it answers with {answer.status}" if answer.status >= 500 else None
 
     async def ready(self) -> bool:
-        """Whether it answers at all. The probe carries no key: anyone may request `/readyz`."""
+        """Return whether it answers at all. The probe has no key, as anyone may request `/readyz`."""
         try:
             answer = await self._client.request(encode_head("GET", f"{self._path}/models", self._probe_headers), b"")
         except BackendError:
@@ -115,11 +115,12 @@ class Upstream(UpstreamServer):
         answer.close()
         return True
 
-    async def ask_in_lane(self, call: Call, lane_call: LaneCall, context: Context) -> UpstreamAnswer | TurnAnswer:
-        """Send a call in WebSocket mode and return the answer, by WebSocket if the upstream allows it. Raises
-        BackendError.
+    async def send_in_lane(self, call: Call, lane_call: LaneCall, context: Context) -> UpstreamAnswer | TurnAnswer:
+        """Send a call in WebSocket mode and return the answer: over WebSocket if the upstream accepts that.
+
+        Raises BackendError.
         """
-        answer = await self._ask_by_websocket(call, lane_call, context)
+        answer = await self._send_by_websocket(call, lane_call, context)
         if answer is not None:
             return answer
         if not lane_call.generates:
@@ -127,18 +128,18 @@ class Upstream(UpstreamServer):
         await context.encode(call)
         return await self.wire.post(call, call.encoded, context)
 
-    async def ask_for(self, request: ResourceRequest, context: Context) -> UpstreamAnswer:
-        """Send a request for something that exists and return the answer. Raises BackendError."""
+    async def send_resource_request(self, request: ResourceRequest, context: Context) -> UpstreamAnswer:
+        """Send a request for a resource and return the answer. Raises BackendError."""
         headers = self.wire.headers(request.headers, context)
         body = await _body_of(request, context)
         send = partial(self.wire.request, request.method, request.path, body, headers, request.query)
-        return await ask_again(send, request.method, self.name, context)
+        return await send_with_retry(send, request.method, self.name, context)
 
-    async def _ask_by_websocket(
+    async def _send_by_websocket(
         self, call: Call, lane_call: LaneCall, context: Context
     ) -> TurnAnswer | FixedAnswer | None:
-        """Return the answer to a call, or the reply that has begun already; None if the upstream refuses upgrades."""
-        begun, lane_call.reply = lane_call.reply, None  # another attempt asks for a response of its own
+        """Return the answer to a call, or the reply that was begun before it; None if the upstream refuses upgrades."""
+        begun, lane_call.reply = lane_call.reply, None  # another attempt gets a response of its own
         if isinstance(begun, TurnAnswer):
             return begun
         if lane_call.brief is not None and self.needs_fitting:
@@ -171,11 +172,11 @@ class _CallOpening(Opening[UpstreamAnswer]):
         self._context = context
         self._headers = headers
 
-    def ask(self) -> Awaitable[UpstreamAnswer]:
+    def send(self) -> Awaitable[UpstreamAnswer]:
         encoded = self._call.encoding
-        return self._encode_and_ask() if encoded is None else self._wire.post(self._call, encoded, self._context)
+        return self._encode_and_send() if encoded is None else self._wire.post(self._call, encoded, self._context)
 
-    async def _encode_and_ask(self) -> UpstreamAnswer:
+    async def _encode_and_send(self) -> UpstreamAnswer:
         return await self._wire.post(self._call, await self._context.encode(self._call), self._context)
 
     def read(self, answer: UpstreamAnswer) -> Reply | Awaitable[Reply]:
@@ -198,8 +199,8 @@ class _LaneOpening(Opening[UpstreamAnswer | TurnAnswer]):
         self._context = context
         self._headers = headers
 
-    def ask(self) -> Awaitable[UpstreamAnswer | TurnAnswer]:
-        return self._upstream.ask_in_lane(self._call, self._lane_call, self._context)
+    def send(self) -> Awaitable[UpstreamAnswer | TurnAnswer]:
+        return self._upstream.send_in_lane(self._call, self._lane_call, self._context)
 
     async def read(self, answer: UpstreamAnswer | TurnAnswer) -> Reply:
         wire, repairs = self._upstream.wire, self._upstream.repairs
@@ -211,7 +212,7 @@ class _LaneOpening(Opening[UpstreamAnswer | TurnAnswer]):
 async def _read_call(
     answer: UpstreamAnswer, call: Call, wire: Wire, context: Context, headers: Mapping[str, str]
 ) -> Reply:  # fmt: skip
-    """Return the reply to any call, with more headers. Raises BackendError."""
+    """Return the reply to a call, with additional headers. Raises BackendError."""
     reply = await read_reply(answer, context, wire.limits, has_id=call.operation == "create")
     if headers:
         reply = reply.with_fields(headers={**reply.headers, **headers})
@@ -221,7 +222,7 @@ async def _read_call(
 
 
 class _ResourceOpening(Opening[UpstreamAnswer]):
-    """Opens the reply to a request for something that exists."""
+    """Opens the reply to a request for a resource."""
 
     __slots__ = ("_context", "_request", "_upstream")
 
@@ -230,14 +231,14 @@ class _ResourceOpening(Opening[UpstreamAnswer]):
         self._request = request
         self._context = context
 
-    def ask(self) -> Awaitable[UpstreamAnswer]:
-        return self._upstream.ask_for(self._request, self._context)
+    def send(self) -> Awaitable[UpstreamAnswer]:
+        return self._upstream.send_resource_request(self._request, self._context)
 
     async def read(self, answer: UpstreamAnswer) -> Reply:
         request = self._request
         if request.method == "DELETE" and answer.status == 204:
             return response_reply(request.deleted, {})
-        # A stream that is resumed begins in the middle: it is not mended.
+        # A resumed stream begins in the middle, so it is not repaired.
         reply = await read_reply(answer, self._context, replace(self._upstream.wire.limits, repairs=()), has_id=False)
         if reply.status == 405:
             raise unsupported(f"{request.method} requests for {request.kind}")
@@ -245,7 +246,7 @@ class _ResourceOpening(Opening[UpstreamAnswer]):
 
 
 async def _body_of(request: ResourceRequest, context: Context) -> bytes:
-    """Return the body of a request for something that exists."""
+    """Return the encoded body of a request for a resource."""
     if not request.body and (request.method, request.rest) != ("POST", ()):
         return b""
     size = context.memory.needed_bytes  # of the body as it was received, and more

@@ -11,33 +11,33 @@ from proxy.wire.event import Reply
 
 
 class Closable(Protocol):
-    """An answer, by whichever transport."""
+    """An answer, over HTTP or WebSocket."""
 
     def close(self) -> None:
-        """Give up what was not read."""
+        """Discard the unread rest."""
 
 
 A = TypeVar("A", bound=Closable)
 
 
 class Opening(Generic[A]):
-    """Asks when it is entered, and gives up what was not read of the answer when it is left.
+    """Sends the request when it is entered, and discards the unread rest of the answer when it is left.
 
-    It is a class, because a generator costs every call ten times as many calls of functions.
+    A class, because a generator would cost every call ten times as many function calls.
     """
 
     __slots__ = ("_answer", "_stream")
 
     @abstractmethod
-    def ask(self) -> Awaitable[A]:
+    def send(self) -> Awaitable[A]:
         """Send the request and return its answer. Raises HeadgateError."""
 
     @abstractmethod
     def read(self, answer: A) -> Reply | Awaitable[Reply]:
-        """Return the reply that an answer is, or what waits for it. Raises HeadgateError."""
+        """Return the reply in an answer, or an awaitable for it. Raises HeadgateError."""
 
     async def __aenter__(self) -> Reply:
-        self._answer = answer = await self.ask()
+        self._answer = answer = await self.send()
         try:
             read = self.read(answer)
             reply = read if isinstance(read, Reply) else await read

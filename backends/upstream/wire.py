@@ -1,7 +1,6 @@
 """Sends requests to the server of an upstream, with its address, its key and the headers that it may see.
 
-It has what every request needs of the upstream in attributes of its own: reading a field of a pydantic model, or a
-method, takes as long as ten of these.
+The values that every request needs are attributes here: reading a field of the pydantic model takes ten times as long.
 """
 
 from collections.abc import Awaitable, Mapping
@@ -19,19 +18,19 @@ PATHS: Mapping[Operation, str] = {
 
 
 class Wire:
-    """The server of one upstream, as requests need it."""
+    """The sender of requests to one upstream."""
 
     __slots__ = ("_client", "_credentials", "_heads", "_names", "_path", "_query", "_targets", "is_plain", "limits")
 
-    def __init__(  # noqa: PLR0913  each a fact of its own
+    def __init__(  # noqa: PLR0913  each independent of the others
         self, client: Client, credentials: Credentials, limits: AnswerLimits, *, path: str, query: str,
         headers: Mapping[str, str], names: HeaderNames, is_plain: bool,
     ) -> None:  # fmt: skip
-        """`path` precedes that of every request, `query` follows its own. `headers` are those of every request, `names`
-        have those of callers that it may see.
+        """`path` is put before the path of each request, `query` after its query. Every request has `headers`;
+        `names` are those of the caller's headers that are forwarded.
         """
         self.is_plain = is_plain
-        """Whether every call is sent as it is, by HTTP."""
+        """Whether every call is sent unchanged and over HTTP."""
         self._client = client
         self._credentials = credentials
         self.limits = limits
@@ -43,13 +42,13 @@ class Wire:
         self._targets = {operation: self._target_of(path, "") for operation, path in PATHS.items()}
 
     def post(self, call: Call, encoded: bytes, context: Context) -> Awaitable[UpstreamAnswer]:
-        """Send a call, whose body has this encoding, as `request` does."""
+        """Send a call with its encoded body, as `request` does."""
         operation, query = call.operation, call.query
         target = self._target_of(PATHS[operation], query) if query else self._targets[operation]
         return self._send("POST", target, encoded, self.headers(call.headers, context))
 
     def headers(self, received: Mapping[str, str], context: Context) -> dict[str, str]:
-        """Return the headers of a request: the caller's that it may see, and those of the trace."""
+        """Return the headers of a request: the caller's that are forwarded, and those of the trace."""
         forwarded = self._names.select(received) if received else {}
         if IDEMPOTENCY_KEY in forwarded:
             forwarded = scope_idempotency_key(forwarded, context.caller.team)
@@ -86,7 +85,7 @@ class Wire:
     async def _request_with_token(
         self, method: str, target: str, body: bytes | BodySource, headers: Mapping[str, str], framing: bytes
     ) -> UpstreamAnswer:
-        """Send a request with a key that expires, and again with a new one if it has expired before its time."""
+        """Send a request with a key that expires; if the upstream refuses it, once more with a new one."""
         client, credentials, heads = self._client, self._credentials, self._heads
         own = credentials.current
         own = await credentials.read() if own is None else own

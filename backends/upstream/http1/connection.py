@@ -1,12 +1,12 @@
 """One connection to an upstream: writes a request, reads its answer, and limits how long both may take.
 
-It belongs to one call at a time, so at most one task waits for it. What one `data_received` brings is parsed at once
+It belongs to one call at a time, so at most one task waits for it. The data of one `data_received` is parsed at once
 and is one batch.
 
-An answer in HTTP/1.1 does not say which request it belongs to. What arrives on an idle connection, or before the
-upstream's machine has acknowledged a byte of the request, answers an earlier one: the connection is closed. An upstream
-that answers a request twice, and the second time after it has received the next request, looks like a correct one. It
-needs connections that are not reused: `idle_timeout_s` as short as its mistakes are late.
+An answer in HTTP/1.1 does not say which request it belongs to. Data on an idle connection, or before the upstream's
+machine has acknowledged a byte of the request, belongs to an earlier request, so the connection is closed. An upstream
+that answers a request a second time after it has received the next one cannot be told from a correct one: for such an
+upstream set `idle_timeout_s` so short that connections are not reused.
 """
 
 import asyncio
@@ -29,11 +29,11 @@ from proxy.timers import Timers
 from proxy.wire.loggable import without_frames
 
 PIECE_BYTES = 262_144
-"""A larger body is written in pieces of this size, so that other calls are served in between."""
+"""Larger bodies are written in pieces of this size, and other calls are served in between."""
 
 
 class UpstreamConnection(TimedConnection):
-    """Sends one request at a time. After `finish` it can send the next one, if that returned True."""
+    """Sends one request at a time. It can send the next one after `finish` has returned True."""
 
     __slots__ = (
         "__weakref__", "_counts_parts", "_file", "_is_writing_paused", "_is_written", "_may_be_early", "_readable",
@@ -46,7 +46,7 @@ class UpstreamConnection(TimedConnection):
         self._taker: Callable[[bytes], bool] | None = None
         self._counts_parts = self._is_written = False
         self._readable = select.poll()
-        self._may_be_early = False  # whether what arrives next may answer an earlier request
+        self._may_be_early = False  # whether the next data may belong to an earlier request
         self._is_writing_paused = False
         self._written_bytes = 0
         self.idle_since = 0.0
@@ -55,13 +55,13 @@ class UpstreamConnection(TimedConnection):
 
     @property
     def is_usable(self) -> bool:
-        """Whether an idle connection can send a request: nothing arrived on it, not even its end."""
+        """Whether an idle connection can be reused: neither data nor its end has arrived."""
         return not self._transport.is_closing() and not self._readable.poll(0)
 
     def send(self, head: bytes, body: bytes | BodySource) -> Awaitable[None]:
-        """Send a request. What is returned is done when `received_head` can be called. Raises BackendError.
+        """Send a request. The returned awaitable is done when `received_head` can be called. Raises BackendError.
 
-        Awaiting it raises BackendError, and what a BodySource raises.
+        Awaiting it raises BackendError, and the errors of a BodySource.
         """
         if self._error is not None:
             raise self._error
@@ -88,12 +88,15 @@ class UpstreamConnection(TimedConnection):
         return head
 
     async def read(self) -> bytes:
-        """Return what has arrived of the body since the last read, once there is something; b"" at its end.
+        """Wait for the next part of the body, and return all that has arrived since the last read; b"" at the end.
 
         Raises BackendError.
         """
         if self._counts_parts:
-            self._has_event, self._event_deadline = True, None  # `note_event`: the head, or the part before
+            self._has_event, self._event_deadline = (
+                True,
+                None,
+            )  # `note_event` inlined: the head or the last part
         while not self._unread.chunks:
             if self.parser.is_complete:
                 return b""
@@ -113,15 +116,15 @@ class UpstreamConnection(TimedConnection):
         return self.take()
 
     def offer_chunks(self, taker: Callable[[bytes], bool]) -> None:
-        """Offer what arrives while `read` waits for it to a taker. What that takes is not read; it is an event."""
+        """Offer each chunk that arrives while `read` waits to `taker`. A chunk that it takes counts as an event."""
         self._taker = taker
 
     def count_events(self) -> None:
-        """Count events as the caller notes them, not each part of the body that arrives: a trickle is none."""
+        """Count the caller's calls of `note_event` as events, not each part of the body: a trickle is no event."""
         self._counts_parts = False
 
     def finish(self) -> bool:
-        """End the call. Return whether another one can follow; if not, the connection is closed."""
+        """End the call; return whether the connection can be reused. If not, it is closed."""
         parser = self.parser
         is_reusable = (
             parser.is_complete and parser.can_continue and not parser.has_surplus and self._error is None
@@ -158,7 +161,7 @@ class UpstreamConnection(TimedConnection):
             chunk = parser.feed(data)
         except InvalidHttp as error:
             failure = invalid_answer("an answer that is not valid HTTP")
-            failure.__cause__ = without_frames(error)  # whose frames have this connection, and what arrived
+            failure.__cause__ = without_frames(error)  # its frames refer to this connection and the data
             self._fail(failure)
             return
         waiter, taker = self._waiter, self._taker
@@ -176,7 +179,7 @@ class UpstreamConnection(TimedConnection):
             waiter.set_result(None)
 
     def eof_received(self) -> None:
-        """Note whether the request can have been received: the end of a connection says how far it was."""
+        """End the connection. The bytes acknowledged by now show whether the upstream received any of the request."""
         if self._is_active and not self.parser.has_begun:
             self.was_refused_unread = not self._can_be_received()
         self._end(None)
@@ -193,11 +196,11 @@ class UpstreamConnection(TimedConnection):
 
     def resume_writing(self) -> None:
         self._is_writing_paused = False
-        if not self._is_written:  # it waits for that; else for the answer
+        if not self._is_written:  # the task waits for this; otherwise it waits for the answer
             self._wake()
 
     async def _send_in_pieces(self, head: bytes, body: bytes | BodySource) -> None:
-        """Send a large request, and wait for the head of its answer."""
+        """Send a large request, and wait for the head of the answer."""
         try:
             await (self._write(head, body) if isinstance(body, bytes) else self._write_source(head, body))
             while self.parser.head is None:
@@ -207,7 +210,7 @@ class UpstreamConnection(TimedConnection):
             raise
 
     async def _write(self, head: bytes, body: bytes) -> None:
-        """Write a request with a large body, or as much of it as the upstream takes before it answers."""
+        """Write a request with a large body; stop if the upstream answers before the end."""
         self._transport.write(head)
         self._written_bytes, self._is_written = len(head), False
         view = memoryview(body)
@@ -223,11 +226,11 @@ class UpstreamConnection(TimedConnection):
         self._is_written = True
 
     async def _write_source(self, head: bytes, body: BodySource) -> None:
-        """Write a request while its body is received, or as much of it as the upstream takes before it answers."""
+        """Write a request while its body is received; stop if the upstream answers before the end."""
         self._transport.write(head)
         self._written_bytes = len(head)
         async with aclosing(body.frames()) as pieces:
-            self._deadline = math.inf  # while the source is waited for, which has limits of its own
+            self._deadline = math.inf  # while the source is awaited, which has its own limits
             async for piece in pieces:
                 if self._has_answered:
                     return
@@ -241,7 +244,7 @@ class UpstreamConnection(TimedConnection):
         self._start_wait(self._timeouts.first_event_s)
 
     def _can_be_received(self) -> bool:
-        """Whether the upstream's machine has received a byte of the request: nothing that comes before answers it."""
+        """Whether the upstream's machine has received a byte of the request; earlier data cannot be its answer."""
         unread_bytes = self._transport.get_write_buffer_size() + unacknowledged_bytes(self._file)
         return unread_bytes < self._written_bytes
 
@@ -250,7 +253,7 @@ class UpstreamConnection(TimedConnection):
         return self.parser.head is not None or self._error is not None
 
     def _end(self, exc: Exception | None) -> None:
-        """Nothing more arrives: the answer is complete if its end is that of the connection."""
+        """Record the end of the connection, which completes an answer without a length."""
         if self._error is None and not (exc is None and self.parser.finish()):
             reason = "connection closed" if exc is None else reason_of(exc)
             self._error = was_reset(reason, sent=self._is_active and not self.was_refused_unread)

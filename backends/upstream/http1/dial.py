@@ -19,9 +19,9 @@ from proxy.open_files import is_reserved
 P = TypeVar("P", bound=asyncio.Protocol)
 
 ADDRESSES_TTL_S = 10.0
-"""How long addresses are kept, in seconds: a burst of connections needs one lookup."""
+"""How long addresses are cached, in seconds: a burst of connections needs one lookup."""
 NEXT_ADDRESS_S = 0.25
-"""How long one address is tried before the next one is tried beside it. Source: RFC 8305, 8."""
+"""How long one address is tried before the next one is tried in parallel. Source: RFC 8305, 8."""
 
 
 def create_tls_context(
@@ -39,7 +39,7 @@ def create_tls_context(
 
 
 def _no_password() -> str:
-    """Refuse a key that needs a password, which would be asked for on the terminal."""
+    """Refuse a key with a password: OpenSSL would prompt for it on the terminal."""
     raise OSError("the key in client_key_file or client_cert_file needs a password")
 
 
@@ -56,7 +56,7 @@ class Dialer:
         self._addresses = _Addresses(dialled.host, dialled.port)
 
     async def connect(self, make: Callable[[], P]) -> P:
-        """Open a connection with a new protocol. Raises BackendError; no byte of a request was sent then."""
+        """Open a connection with a new protocol. Raises BackendError; no byte of a request has been sent."""
         try:
             async with asyncio.timeout(self._connect_s):
                 return await self._connect(make)
@@ -91,7 +91,7 @@ class Dialer:
 
 
 class _Addresses:
-    """The addresses of a host: found once for all connections that are opened at about the same time."""
+    """The addresses of a host: looked up once for all connections of a burst."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host = host
@@ -116,7 +116,7 @@ class _Addresses:
         self._found = ()
 
     def _numeric(self) -> Sequence[AddrInfoType]:
-        """Return the address if the host is one: that needs no thread."""
+        """Return the address if the host is an IP address, without the thread of a lookup."""
         with suppress(socket.gaierror):
             return socket.getaddrinfo(
                 self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV

@@ -20,7 +20,7 @@ from proxy.wire.errors import BackendError
 
 
 class Client:
-    """Sends requests to one origin, each on a connection of its own."""
+    """Sends requests to one origin, each on its own connection."""
 
     def __init__(
         self, origin: Origin, timeouts: Timeouts, tls: ssl.SSLContext | None, proxy: Proxy | None = None
@@ -35,8 +35,8 @@ class Client:
     async def request(self, head: bytes, body: bytes | BodySource) -> "HttpAnswer":
         """Send a request and return its answer once its head has arrived. Raises BackendError.
 
-        It is sent a second time only if the upstream had closed a reused connection before it received a byte. A body
-        that is sent while it is received cannot be sent again, so it gets a fresh connection.
+        It is sent again only if the upstream had closed a reused connection before it received a byte. A body that is
+        streamed cannot be sent again, so it gets a new connection.
         """
         reused = self._take_idle() if isinstance(body, bytes) else None
         connection = await self._connect() if reused is None else reused
@@ -83,7 +83,7 @@ class Client:
         return None
 
     def _sweep(self) -> None:
-        """Close the connections that are idle for too long."""
+        """Close the connections that have been idle too long."""
         oldest = time.monotonic() - self._timeouts.idle_s
         while self._idle and self._idle[0].idle_since <= oldest:
             self._idle.popleft().abort()
@@ -94,7 +94,7 @@ class Client:
 
 
 class HttpAnswer(Struct, eq=False):
-    """An answer whose head has arrived. Its connection belongs to it until `close`."""
+    """An answer whose head has arrived. It owns its connection until `close`."""
 
     _client: Client
     _connection: UpstreamConnection
@@ -112,22 +112,22 @@ class HttpAnswer(Struct, eq=False):
         return self._connection.parser.is_complete
 
     def take(self) -> bytes:
-        """Return what has arrived of the body since the last read, without waiting: b"" if that is nothing."""
+        """Return the part of the body that arrived since the last read, without waiting; b"" if there is none."""
         return self._connection.take()
 
     def read(self) -> Awaitable[bytes]:
-        """Return what has arrived of the body since the last read, at least a byte; b"" at its end.
+        """Return the part of the body that arrived since the last read, at least a byte; b"" at the end.
 
         Raises BackendError.
         """
         return self._connection.read()
 
     def offer_chunks(self, taker: Callable[[bytes], bool]) -> None:
-        """Offer what arrives while `read` waits for it to a taker, which returns whether it has taken it."""
+        """Offer each chunk that arrives while `read` waits to `taker`, which returns whether it took the chunk."""
         self._connection.offer_chunks(taker)
 
     def count_events(self) -> None:
-        """Limit the time between events, which `note_event` notes, and not that between parts of the body."""
+        """Limit the time between calls of `note_event` instead of the time between parts of the body."""
         self._connection.count_events()
 
     def note_event(self) -> None:
@@ -135,7 +135,7 @@ class HttpAnswer(Struct, eq=False):
         self._connection.note_event()
 
     def close(self) -> None:
-        """Give up what was not read. The connection is reused if its answer has arrived as a whole, else closed."""
+        """Discard the unread rest. The connection is reused if the whole answer has arrived, else closed."""
         connection, self._connection = self._connection, _CLOSED
         if connection is not _CLOSED:
             self._client.release(connection)
@@ -147,7 +147,7 @@ def _media_type(content_type: str) -> str:
 
 
 class _Closed:
-    """Stands for the connection of an answer that was closed: that may serve another call."""
+    """Replaces the connection of a closed answer, which may serve another call."""
 
     def __getattr__(self, name: str) -> Any:
         raise RuntimeError("An answer was read after it was closed: its connection may serve another call.")

@@ -1,4 +1,4 @@
-"""Where requests go, and the heads of requests as bytes."""
+"""The origin of requests, and the encoding of their heads."""
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 VARYING = frozenset({"idempotency-key", "traceparent", "x-client-request-id"})
-"""Fields that are different in every request."""
-MAX_KEPT, MAX_KEPT_BYTES = 256, 4096
-"""How many heads are kept for the next requests, and how long one is at most."""
+"""Fields with a different value in every request."""
+MAX_CACHED, MAX_CACHED_BYTES = 256, 4096
+"""How many encoded heads are cached, and the longest one that is."""
 _NO_TARGET = re.compile(r"[\x00-\x20\x7f]")
 _FIELDS = re.compile(r"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++: [^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+")
 
@@ -41,18 +41,18 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class BodySource:
-    """A body that is sent while it is received: its chunks, none of them empty, and its size if that is known."""
+    """A streamed body: its chunks, none of them empty, and its size if known."""
 
     chunks: AsyncIterator[bytes]
     size: int | None = None
 
     @property
     def framing(self) -> bytes:
-        """Return the line that says where the body ends."""
+        """Return the header line that frames the body."""
         return b"Transfer-Encoding: chunked\r\n" if self.size is None else encode_length(self.size)
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
-        """Yield the bytes of the body as they are written. Raises what the source of the chunks raises."""
+        """Yield the bytes of the body as they are written. Raises the errors of the source."""
         async for chunk in self.chunks:
             yield chunk if self.size is not None else b"%x\r\n%b\r\n" % (len(chunk), chunk)
         if self.size is None:
@@ -60,7 +60,7 @@ class BodySource:
 
 
 def encode_head(method: str, target: str, fields: Mapping[str, str]) -> bytes:
-    """Return the head of a request. Raises ValueError if a part of it could be read as more than it is."""
+    """Return the head of a request. Raises ValueError for a part that could be read as another field or line."""
     if _NO_TARGET.search(target):
         raise ValueError("The target of a request has a character that it cannot have.")
     first = f"{method} {target} HTTP/1.1\r\n".encode("utf-8", "surrogateescape")
@@ -68,15 +68,15 @@ def encode_head(method: str, target: str, fields: Mapping[str, str]) -> bytes:
 
 
 def encode_length(size: int) -> bytes:
-    """Return the line that says how long a body is."""
+    """Return the Content-Length line of a body."""
     return b"Content-Length: %d\r\n" % size
 
 
 class RequestHeads:
-    """The heads of requests to one server. What most of them have in common is checked and encoded once."""
+    """Encodes the heads of requests to one server; what they have in common is checked and encoded once."""
 
     def __init__(self, defaults: Mapping[str, str]) -> None:
-        """`defaults` are fields of every request."""
+        """`defaults` are fields that every request has."""
         self._defaults = defaults
         self._own: Mapping[str, str] = {}
         self._starts: dict[tuple[object, ...], bytes] = {}
@@ -84,9 +84,9 @@ class RequestHeads:
     def encode(
         self, method: str, target: str, fields: Mapping[str, str], own: Mapping[str, str], framing: bytes
     ) -> bytes:  # fmt: skip
-        """Return the head of a request. `own` fields replace others of their name; `framing` is a line, or nothing.
+        """Return the head of a request. `own` fields replace others of their name; `framing` is a line, or empty.
 
-        Raises ValueError if a part of it could be read as more than it is.
+        Raises ValueError for a part that could be read as another field or line.
         """
         if own is not self._own:
             self._starts.clear()
@@ -100,12 +100,12 @@ class RequestHeads:
         start = self._starts.get(key)
         if start is None:
             start = encode_head(method, target, {**self._defaults, **fields, **own})[:-2]
-            self._keep(key, start)
+            self._cache(key, start)
         return b"".join((start, varying, framing, b"\r\n"))
 
-    def _keep(self, key: tuple[object, ...], start: bytes) -> None:
-        if len(start) <= MAX_KEPT_BYTES:
-            if len(self._starts) >= MAX_KEPT:
+    def _cache(self, key: tuple[object, ...], start: bytes) -> None:
+        if len(start) <= MAX_CACHED_BYTES:
+            if len(self._starts) >= MAX_CACHED:
                 self._starts.clear()
             self._starts[key] = start
 

@@ -1,6 +1,6 @@
-"""What is waited for on a connection to an upstream, and until when.
+"""The deadlines of a connection to an upstream.
 
-There is one timer, which is not moved when data arrives: it checks the deadline when it is due.
+One timer checks them. It is not moved when data arrives, but started again for the new deadline when it is due.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from proxy.wire.errors import BackendError
 
 
 class TimedConnection(asyncio.Protocol):
-    """A connection that fails when what is waited for comes too late. At most one task waits for it."""
+    """A connection that fails when a deadline passes. At most one task waits for it."""
 
     __slots__ = (
         "_deadline", "_ends", "_error", "_event_deadline", "_has_event", "_is_active", "_loop", "_timeouts", "_timer",
@@ -29,16 +29,16 @@ class TimedConnection(asyncio.Protocol):
         self._error: BackendError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._timer: Timer | None = None
-        self._deadline = self._ends = math.inf  # of what is waited for, and of the whole answer; infinite: none
-        self._event_deadline: float | None = None  # of the event that is waited for
+        self._deadline = self._ends = math.inf  # of the current wait, and of the whole answer; infinite: none
+        self._event_deadline: float | None = None  # of the next event
         self._has_event = self._is_active = False
 
     def note_event(self) -> None:
-        """Note that an event is there: from now on the next one is waited for."""
+        """Record that an event has arrived; the deadline of the next one begins."""
         self._has_event, self._event_deadline = True, None
 
     def abort(self) -> None:
-        """Close the connection without writing what is not written yet."""
+        """Close the connection and discard unwritten data."""
         self._transport.abort()
 
     def _fail(self, error: BackendError) -> None:
@@ -47,7 +47,7 @@ class TimedConnection(asyncio.Protocol):
         self._wake()
 
     def _wait(self) -> asyncio.Future[None]:
-        """Return what is done when something happens to the connection. Raises BackendError if that was its end."""
+        """Return a future for the next change of the connection. Raises BackendError if the connection has ended."""
         if self._error is not None:
             raise self._error
         waiter = self._waiter = self._loop.create_future()
@@ -58,7 +58,7 @@ class TimedConnection(asyncio.Protocol):
             self._waiter.set_result(None)
 
     def _start_wait(self, seconds: float) -> None:
-        """Set the deadline. The timer is due no later than the next deadline can be, so it need not be moved."""
+        """Set the deadline. The timer is due no later than any later deadline, so it need not be moved."""
         self._deadline = time.monotonic() + seconds
         if self._timer is None:
             self._start_timer()

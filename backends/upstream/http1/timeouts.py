@@ -1,12 +1,12 @@
-"""How long the parts of an answer may take."""
+"""The timeouts of requests to an upstream."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long connecting, the wait for the first event of an answer, the wait for another one, and idleness after it
-    may take, and the whole answer (None: no limit), in seconds. Of a body each part that arrives is an event.
+    """The longest time, in seconds, for connecting, for the first event of an answer, between two events, of an idle
+    connection, and for the whole answer (None: no limit). In a body each part that arrives counts as an event.
     """
 
     connect_s: float

@@ -1,13 +1,13 @@
-"""The part of an answer's body that has arrived and was not read yet."""
+"""The received, unread part of an answer's body."""
 
 import asyncio
 
 HIGH_WATER_BYTES = 65_536
-"""How much of an answer may wait for its reader before the upstream is paused."""
+"""How many unread bytes an answer may have before reading from the upstream is paused."""
 
 
 class UnreadBody:
-    """Keeps chunks until they are read, and pauses the connection while they are many."""
+    """Keeps chunks until they are read, and pauses the connection above the limit."""
 
     __slots__ = ("_bytes", "_is_paused", "_transport", "chunks")
 
@@ -18,7 +18,7 @@ class UnreadBody:
         self._is_paused = False
 
     def put(self, chunk: bytes) -> None:
-        """Add what has arrived, and more may follow. The last chunk is added to `chunks`: nothing is paused for it."""
+        """Add a chunk that others may follow. The last one is added to `chunks` directly, without pausing."""
         self.chunks.append(chunk)
         self._bytes += len(chunk)
         if self._bytes > HIGH_WATER_BYTES and not self._is_paused:
@@ -26,7 +26,7 @@ class UnreadBody:
             self._transport.pause_reading()
 
     def take(self) -> bytes:
-        """Return everything, after which more may arrive; b"" if there is nothing."""
+        """Return everything, and resume the connection; b"" if there is nothing."""
         chunks = self.chunks
         if not chunks:
             return b""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from backends.upstream.http1.head import MAX_KNOWN, InvalidHttp, read_head
+from backends.upstream.http1.head import MAX_CACHED, InvalidHttp, read_head
 from backends.upstream.http1.parser import ResponseParser
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -10,7 +10,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 
 def test_lines_beyond_those_that_are_remembered_are_read_as_well():
     """Each answer has an id of its own; so many of them displace the lines that are the same in all."""
-    for number in range(3 * MAX_KNOWN):
+    for number in range(3 * MAX_CACHED):
         status, fields = read_head(OK + b"Server: a\r\nX-Id: %d\r\n\r\n" % number)
 
         assert (status, fields) == (200, {"server": "a", "x-id": str(number)})
@@ -27,7 +27,7 @@ def test_a_first_line_that_is_refused_is_refused_again(line: bytes, repeats: int
 
 def test_first_lines_are_remembered_to_a_limit():
     """A server may send a reason of its own in each answer."""
-    for number in range(3 * MAX_KNOWN):
+    for number in range(3 * MAX_CACHED):
         assert read_head(b"HTTP/1.1 200 OK %d\r\n\r\n" % number) == (200, {})
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from backends.upstream.again import ask_again
 from backends.upstream.errors import connect_timed_out, files_exhausted, timed_out, unreachable, was_reset
+from backends.upstream.retry import send_with_retry
 from proxy.wire.errors import BackendError
 from tests.conftest import StartGateway
 from tests.examples import make_context
@@ -33,14 +33,14 @@ async def test_what_is_safe_is_asked_again(
     failure: Callable[[], BackendError], repeated: set[str], method: str, monkeypatch, logged
 ):  # fmt: skip
     """Once; the second failure is that of the request."""
-    monkeypatch.setattr("backends.upstream.again.LONGEST_PAUSE_S", 0)
+    monkeypatch.setattr("backends.upstream.retry.LONGEST_PAUSE_S", 0)
     context, left = make_context(), [failure(), failure()]
 
     async def asked() -> Any:
         raise left.pop()
 
     with pytest.raises(BackendError):
-        await ask_again(asked, method, "it", context)
+        await send_with_retry(asked, method, "it", context)
     assert len(left) == (0 if method in repeated else 1)
     assert context.record.attempts == (2 if method in repeated else None)
     assert [line["event"] for line in logged] == ["backend.retried"] * (method in repeated)

@@ -1,7 +1,7 @@
-"""Sends a request again that belongs to no route: a list of models, a relayed path, something that has an id.
+"""Retries requests that belong to no route: for lists of models, relayed paths and resources.
 
-As for calls, only where that is safe: no connection was made, or it changes nothing (GET) and its connection broke
-before the head of an answer. One on a reused connection that was closed unread is repeated by `http1` itself.
+As with calls, only where that is safe: no connection was made, or the request changes nothing (GET) and its connection
+broke before the head of an answer. `http1` itself repeats a request on a reused connection that was closed unread.
 """
 
 import asyncio
@@ -21,20 +21,20 @@ LONGEST_PAUSE_S = 0.5
 UNCONNECTED = frozenset({"upstream_unreachable", "upstream_connect_timeout"})
 
 
-async def ask_again(
-    ask: Callable[[], Awaitable[A]], method: str, backend: str, context: Context | None = None
+async def send_with_retry(
+    send: Callable[[], Awaitable[A]], method: str, backend: str, context: Context | None = None
 ) -> A:  # fmt: skip
-    """Return what `ask` returns, asked a second time after a failure where that is safe. Raises BackendError."""
+    """Return the result of `send`, called a second time after a failure where that is safe. Raises BackendError."""
     try:
-        return await ask()
+        return await send()
     except BackendError as error:
         is_safe = error.code in UNCONNECTED or (method == "GET" and error.code == "upstream_reset")
         if not (is_safe and error.retryable):
             raise
         code = error.code
-    delay_s = random.uniform(0, LONGEST_PAUSE_S)  # noqa: S311  no secret
+    delay_s = random.uniform(0, LONGEST_PAUSE_S)  # noqa: S311  not a secret
     log.info("backend.retried", backend=backend, code=code, next=backend, delay_ms=round(delay_s * 1000))
     await asyncio.sleep(delay_s)
     if context is not None:
         context.record.attempts = 2
-    return await ask()
+    return await send()

@@ -23,6 +23,7 @@ import structlog
 from backends.local.decoding.grammar_matcher import GrammarCompiler
 from backends.local.decoding.job import DecodingStep
 from backends.local.host.device import Placement, load_generator
+from backends.local.host.direct_sender import DirectSender
 from backends.local.host.gpu import measure_engine
 from backends.local.host.ipc import (
     Channel,
@@ -47,37 +48,45 @@ OOM_SCORE = 500
 class ChildServer:
     """Executes the gateway's messages."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, sender: DirectSender) -> None:
         self._channel = channel
-        self._loop = asyncio.get_running_loop()
+        self._sender = sender
         self._scheduler: Scheduler | None = None
         self._is_on_gpu = False
 
     async def serve(self) -> None:
         """Handle messages until the gateway sends "close" or has exited; no clean-up then. Raises IpcError."""
+        self._channel.forward_messages(self._handle_now)
         async with asyncio.TaskGroup() as tasks:
             while (message := await self._channel.receive()) is not None:
                 match message:
-                    case ["ping"]:
-                        self._channel.send(encode_message("pong", self._resident_bytes()))
                     case ["start", spec]:
                         tasks.create_task(self._load(EngineSpec(**spec)))
-                    case ["job", *content] if self._scheduler is not None:
-                        self._scheduler.submit(decode_job(content))
-                    case ["cancel", job_id] if self._scheduler is not None:
-                        self._scheduler.cancel(job_id)
                     case ["close"]:
                         if self._scheduler is not None:
                             await self._scheduler.close()
                         return
-                    case _:
+                    case _ if not self._handle_now(message):
                         raise IpcError("a message of an unknown kind")
+
+    def _handle_now(self, message: object) -> bool:
+        """Handle a message for which nothing has to be waited, and return whether it is one."""
+        match message:
+            case ["job", *content] if self._scheduler is not None:
+                self._scheduler.submit(decode_job(content))
+            case ["cancel", int(job_id)] if self._scheduler is not None:
+                self._scheduler.cancel(job_id)
+            case ["ping"]:
+                self._sender.send(encode_message("pong", self._resident_bytes()))
+            case _:
+                return False
+        return True
 
     async def _load(self, spec: EngineSpec) -> None:
         try:
             loaded = await asyncio.to_thread(load_model, spec)
         except (OSError, ValueError, RuntimeError, MemoryError) as error:
-            self._channel.send(encode_message("failed", str(error)))
+            self._sender.send(encode_message("failed", str(error)))
             return
         generator, costs = loaded.generator, loaded.costs
         self._is_on_gpu = generator.device == "cuda"
@@ -86,19 +95,19 @@ class ChildServer:
             prefixes=PrefixCache(spec.prefix_cache_bytes, costs.kv_bytes_per_token), grammars=loaded.grammars,
         )  # fmt: skip
         ready = EngineReady(generator.device, generator.compute_type, costs)
-        self._channel.send(encode_message("ready", ready))
+        self._sender.send(encode_message("ready", ready))
 
     def _resident_bytes(self) -> int:
         """Return 0 on a GPU: there this is the memory of its libraries, and the model is elsewhere."""
         return 0 if self._is_on_gpu else read_resident_bytes()
 
     def _deliver(self, steps: Sequence[DecodingStep]) -> None:
-        self._channel.send(encode_steps(steps))
+        self._sender.send(encode_steps(steps))
 
     def forward_log(self, _logger: object, level: str, fields: MutableMapping[str, Any]) -> NoReturn:
         """Send a log line to the gateway, which formats and writes it. A processor for structlog."""
         line = encode_message("log", level, fields.pop("event"), {name: str(value) for name, value in fields.items()})
-        self._loop.call_soon_threadsafe(self._channel.send, line)
+        self._sender.send(line)
         raise structlog.DropEvent
 
 
@@ -140,7 +149,9 @@ async def _serve(fd: int) -> None:
     """Serve and exit the process without waiting for threads of the library: they can abort it at a normal exit."""
     code = 1
     try:
-        server = ChildServer(await Channel.open(socket.socket(fileno=fd)))
+        end = socket.socket(fileno=fd)
+        sender = DirectSender(end.dup())
+        server = ChildServer(await Channel.open(end), sender)
         structlog.configure(processors=[server.forward_log])
         await server.serve()
         code = 0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from backends.local.decoding.job import Job
+from backends.local.decoding.job import DecodingStep, Job
 from backends.local.host.device import Placement, load_generator
 from backends.local.host.engine import Engine
 from backends.local.host.gpu import measure_engine
@@ -20,6 +20,7 @@ class ThreadEngine(Engine):
 
     def __init__(self, admission: JobAdmission, vocabulary_size: int) -> None:
         super().__init__(admission, vocabulary_size)
+        self._loop = asyncio.get_running_loop()
         self._scheduler: Scheduler | None = None
 
     @classmethod
@@ -39,7 +40,7 @@ class ThreadEngine(Engine):
             vocabulary,
             costs,
             workers=costs.workers,
-            deliver=engine.receive,
+            deliver=engine._receive_soon,
             prefixes=prefixes,
             grammars=grammars,
         )
@@ -54,6 +55,10 @@ class ThreadEngine(Engine):
         self.fail_all(_closed())
         if scheduler is not None:
             await scheduler.close()
+
+    def _receive_soon(self, steps: Sequence[DecodingStep]) -> None:
+        """Receive steps, from any thread."""
+        self._loop.call_soon_threadsafe(self.receive, steps)
 
     async def _submit(self, job: Job) -> None:
         if self._scheduler is None:

@@ -1,7 +1,7 @@
 """Schedules jobs: jobs -> batches -> steps, in one event loop that never waits for the model.
 
     submit(job)      plan the batches     a thread for each batch       deliver([step, step, ...])
-    in the loop  ->  in the loop       -> run_batch, run_constrained -> in the loop, once for all rows of a step
+    in the loop  ->  in the loop       -> run_batch, run_constrained -> in that thread, once for all rows of a step
 
 No job can join a running batch, so it matters which jobs start together. A job never waits while no batch runs. Jobs
 that arrive while one does are collected for a moment before another worker starts them. When more jobs arrive than
@@ -15,14 +15,14 @@ again with its partial answer, and continues alone.
 
 import asyncio
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from backends.local.decoding import constrained
 from backends.local.decoding.batch import run_batch
 from backends.local.decoding.failure import describe_failure
-from backends.local.decoding.job import DecodingStep, FinishReason, Job, Token
+from backends.local.decoding.job import DecodingStep, FinishReason, Job
 from backends.local.decoding.sampling import sampling_arguments
 from backends.local.decoding.top_logprobs import run_with_top_logprobs
 from backends.local.scheduling import plan, preemption
@@ -30,7 +30,7 @@ from backends.local.scheduling.collecting import AFTER_BATCH_S, QUIET_S, Collect
 from backends.local.scheduling.costs import Costs
 from backends.local.scheduling.estimates import AnswerLength, GrammarAdherence
 from backends.local.scheduling.fairness import TeamRotation
-from backends.local.scheduling.outbox import Outbox
+from backends.local.scheduling.outbox import Deliver, EndQueue, RunOutput
 from backends.local.scheduling.plan import ScheduledJob
 from backends.local.scheduling.preemption import RunningBatch
 from backends.local.scheduling.prefix_cache import PrefixCache, PrefixCacheReset
@@ -40,11 +40,14 @@ STOP_TIME_FACTOR = 2
 
 
 class Scheduler:
-    """The queue and the workers of one model. All methods, and `deliver`, are called in the loop's thread."""
+    """The queue and the workers of one model. Its methods are called in the loop's thread.
+
+    `deliver` is called there and in the threads of runs; the steps of a job come in order.
+    """
 
     def __init__(  # noqa: PLR0913  the parts of one model, by name
         self, generator: Any, vocabulary: Sequence[str], costs: Costs, *, workers: int,
-        deliver: Callable[[Sequence[DecodingStep]], None], prefixes: PrefixCache, grammars: Any = None,
+        deliver: Deliver, prefixes: PrefixCache, grammars: Any = None,
     ) -> None:  # fmt: skip
         self._generator = generator
         self._vocabulary = vocabulary
@@ -55,7 +58,7 @@ class Scheduler:
         self._grammars = grammars
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="headgate-local")
-        self._outbox = Outbox(self._flush)
+        self._ends = EndQueue(self._flush)
         self._length = AnswerLength()
         self._adherence = GrammarAdherence()
         self._live: dict[int, ScheduledJob] = {}  # waiting or running
@@ -81,7 +84,7 @@ class Scheduler:
         self._schedule_dispatch()
 
     def cancel(self, job_id: int) -> None:
-        """Drop a job: `deliver` gets no more of its steps, and its run ends within one step."""
+        """Drop a job: its run ends within one step, and `deliver` gets no step after the one that may be on its way."""
         scheduled = self._live.pop(job_id, None)
         if scheduled is None:
             return
@@ -123,7 +126,7 @@ class Scheduler:
             return
         if self._reset.blocks_start(busy=bool(self._running)) if self._free_workers else self._prefixes.needs_reset:
             return
-        self._flush()  # so that the estimates count every token
+        self._flush()  # so that the estimates count every end
         self._update_estimates()
         queue = self._rotation.order(self._queue, lambda scheduled: scheduled.job.team)
         if self._preempt(queue) or not self._free_workers:
@@ -132,10 +135,11 @@ class Scheduler:
         busy = [batch.as_busy_worker(costs, now) for batch in self._running.values()]
         batches = plan.plan_with_busy_workers(queue, self._free_workers, costs, busy)
         self._record_turns(queue, batches)
-        steps = [step for batch in batches for step in self._start(batch)]
+        self._deliver([step for batch in batches for step in self._prepare(batch)])  # before their tokens
+        for batch in batches:
+            self._start(batch)
         self._collector.note_start(sum(map(len, batches)))
         self._queue = [scheduled for scheduled in self._queue if not scheduled.started]
-        self._deliver(steps)
 
     def _record_turns(self, queue: Sequence[ScheduledJob], batches: Sequence[Sequence[ScheduledJob]]) -> None:
         """Record a turn of the team whose job leads a batch: the first one of the queue in it."""
@@ -171,7 +175,8 @@ class Scheduler:
         self._loop.call_at(self._preempting_until + QUIET_S, self._dispatch)
         return True
 
-    def _start(self, batch: Sequence[ScheduledJob]) -> list[DecodingStep]:
+    def _prepare(self, batch: Sequence[ScheduledJob]) -> list[DecodingStep]:
+        """Choose the prefix of a batch that starts now; return the first steps of its jobs."""
         if len(batch) == 1:
             self._constrain_if_alone(batch[0])
         prefix = self._prefixes.usable(batch[0].prefix)  # an earlier batch may have used the remaining memory
@@ -181,31 +186,34 @@ class Scheduler:
         for scheduled in batch:
             scheduled.prefix = prefix
             scheduled.started = True
+        return [DecodingStep(each.job.id, cached_tokens=cached_tokens) for each in batch if not each.resumed]
+
+    def _start(self, batch: Sequence[ScheduledJob]) -> None:
         self._free_workers -= 1
-        run = self._loop.run_in_executor(self._threads, functools.partial(self._run, batch, prefix.tokens))
+        run = self._loop.run_in_executor(self._threads, self._run, batch)
         self._running[run] = RunningBatch(batch, self._loop.time(), most_jobs=len(self._live))
         run.add_done_callback(functools.partial(self._on_run_done, batch))
-        return [DecodingStep(each.job.id, cached_tokens=cached_tokens) for each in batch if not each.resumed]
 
     def _constrain_if_alone(self, scheduled: ScheduledJob) -> None:
         """Run a job that shares its batch with no other under its grammar: forced tokens then cost no steps."""
         if scheduled.job.options.grammar and not (scheduled.job.options.runs_alone or scheduled.is_probe):
             scheduled.job = scheduled.job.continuation(())
 
-    def _run(self, batch: Sequence[ScheduledJob], prefix_tokens: int) -> None:
+    def _run(self, batch: Sequence[ScheduledJob]) -> None:
         """Run one batch from its first step to its last, in a worker's thread."""
-        jobs = [scheduled.job for scheduled in batch]
-        prefix, outbox, options = jobs[0].prompt[:prefix_tokens], self._outbox, jobs[0].options
+        jobs, kept = [scheduled.job for scheduled in batch], batch[0].prefix
+        prefix, options = jobs[0].prompt[: kept.tokens], jobs[0].options
+        output = RunOutput(batch, self._ends, self._deliver, functools.partial(self._prefixes.mark_read, kept))
         model = self._generator, self._vocabulary
         if not options.runs_alone:
-            run_batch(*model, jobs, prefix, outbox.emit, outbox.end, on_step=outbox.wake, grammars=self._grammars)
+            run_batch(*model, jobs, prefix, output.emit, output.end, on_step=output.on_step, grammars=self._grammars)
             return
         if not options.grammar:
-            run_with_top_logprobs(*model, jobs, prefix, outbox.emit, outbox.end, on_step=outbox.wake)
+            run_with_top_logprobs(*model, jobs, prefix, output.emit, output.end, on_step=output.on_step)
             return
         extend_prefix = functools.partial(self._extend_prefix, batch[0])
         constrained.run_constrained(
-            *model, self._grammars, jobs[0], prefix, outbox.emit_now, outbox.end_now, extend_prefix=extend_prefix
+            *model, self._grammars, jobs[0], prefix, output.emit_now, output.end_now, extend_prefix=extend_prefix
         )
 
     def _extend_prefix(self, scheduled: ScheduledJob) -> int:
@@ -225,7 +233,7 @@ class Scheduler:
         error = run.exception()
         message = "the run returned without an end" if error is None else describe_failure(error)
         for scheduled in batch:
-            self._outbox.end(scheduled.job, "failed", message)  # ignored if the job has ended before
+            self._ends.add(scheduled.job, (), "failed", message)  # ignored if the job has ended before
         self._flush()
         if len(batch) > 1 and self._preempting_until == 0:
             still_running = len(self._live) - len(self._queue)
@@ -235,34 +243,25 @@ class Scheduler:
             self._dispatch()
 
     def _flush(self) -> None:
-        """Deliver the events since the last flush."""
-        steps: dict[int, tuple[DecodingStep, list[Token]]] = {}
-        live = self._live
-        for job, token, end, message in self._outbox.drain():
-            scheduled = live.get(job.id)
+        """Deliver the ends since the last flush, and queue the jobs that continue."""
+        steps = []
+        for job, tokens, end, message in self._ends.drain():
+            scheduled = self._live.get(job.id)
             if scheduled is None or scheduled.job is not job:
                 continue  # the job was cancelled, has ended, or continues in another run
             if end == "continue_alone":
                 self._record_adherence(scheduled, left_after=scheduled.job.answer_tokens + len(scheduled.generated))
                 self._requeue(scheduled)
-                continue
-            if end == "preempted":
+            elif end == "preempted":
                 self._requeue(scheduled, allows_free_text=scheduled.batch_key is not None)
-                continue
-            if job.id not in steps:
-                tokens: list[Token] = []
-                steps[job.id] = DecodingStep(job.id, tokens), tokens
-            step, tokens = steps[job.id]
-            if token is not None:
-                tokens.append(token)
-                scheduled.generated.append(token.id)
-            if end is not None:
-                step.finish, step.message = end, message
+            else:
+                steps.append(DecodingStep(job.id, tokens, end, message=message))
                 self._finish(scheduled, end)
-            elif len(scheduled.generated) == 1:
-                self._prefixes.mark_read(scheduled.prefix)
+                continue
+            if tokens:
+                steps.append(DecodingStep(job.id, tokens))
         if steps:
-            self._deliver([step for step, _ in steps.values()])
+            self._deliver(steps)
 
     def _requeue(self, scheduled: ScheduledJob, *, allows_free_text: bool = False) -> None:
         """Queue the rest of a job before all that have not started: in a batch if it `allows_free_text`, else alone."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from functools import partial
 
 from backends.local.decoding.grammar_matcher import GrammarCompiler
 from backends.local.decoding.job import DecodingOptions, Job
@@ -24,9 +25,9 @@ class SchedulerClient:
         self.deliveries = []
         self.tokens, self.cached, self.ends, self.messages = {}, {}, {}, {}
         self._changed = asyncio.Event()
+        deliver = partial(asyncio.get_running_loop().call_soon_threadsafe, self.deliver)
         self.scheduler = Scheduler(
-            generator, model.vocabulary, COSTS, workers=workers, deliver=self.deliver, prefixes=prefixes,
-            grammars=grammars,
+            generator, model.vocabulary, COSTS, workers=workers, deliver=deliver, prefixes=prefixes, grammars=grammars
         )  # fmt: skip
 
     def deliver(self, steps):

@@ -60,10 +60,10 @@ class ScriptedBackend(Backend):
             return self.answer
         if not isinstance(self.answer, bytes):
             return response_reply(self.answer, self.headers)
-        return Reply(200, self.headers, batches=_batches(self.answer, context.followed))
+        return Reply(200, self.headers, batches=batches_of(self.answer, context.followed))
 
 
-async def _batches(stream: bytes, followed: frozenset[str]) -> AsyncIterator[Batch]:
+async def batches_of(stream: bytes, followed: frozenset[str]) -> AsyncIterator[Batch]:
     parser = SSEParser(followed)
     for start in range(0, len(stream), 1000):
         yield parser.feed(stream[start : start + 1000])

@@ -190,6 +190,9 @@ class AnswerBatches(Passage):
         self._outlet = outlet
         self._generation.forward_tokens(self._forward)
 
+    def deliver_at_once(self) -> None:
+        self._generation.deliver_at_once()
+
     def _forward(self, tokens: Sequence[Token]) -> bool:
         """Give the run that tokens add to the outlet; return whether nothing is left for the next batch."""
         builder = self._builder

@@ -170,6 +170,8 @@ class Flights:
         report(context, "collapsed", "fwd=uri-miss; collapsed")
         context.trace.link(shared.context.trace)
         cleanup.callback(shared.take_over, flight, context)
+        if call.is_stream and not shared.call.is_stream:
+            flight.deliver_at_once()
         return with_own_fields(reply, echoed_fields(shared.call), echoed_fields(call))
 
     async def _read(self, shared: SharedCall, stack: Cleanup, context: Context) -> Reply | None:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Batch, Reply, has_terminal
+from proxy.wire.passage import deliver_at_once
 
 AHEAD_BYTES = 262_144
 """How far a flight reads ahead of its fastest reader, in bytes."""
@@ -126,6 +127,11 @@ class Flight:
                 raise asyncio.CancelledError
             await self._change()
         return head if head.batches is None else head.with_fields(batches=self._read(reader))
+
+    def deliver_at_once(self) -> None:
+        """Let each event come as it is there: a reader streams a reply that was opened for a call without a stream."""
+        if self._head is not None and self._head.batches is not None:
+            deliver_at_once(self._head.batches)
 
     def leave(self, reader: int) -> Awaitable[None] | None:
         """Let a reader leave. The last one ends the work, or waits for its end while another process needs it.

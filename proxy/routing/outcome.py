@@ -27,7 +27,7 @@ from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, envelope
 from proxy.wire.event import Batch, Event, Reply
 from proxy.wire.foreign_errors import DEFAULT_CODE, ForeignError
-from proxy.wire.passage import Outlet, Passage, forward_runs
+from proxy.wire.passage import Outlet, Passage, deliver_at_once, forward_runs
 from proxy.wire.stream_errors import error_in, key_refused, refusal_of_error, stream_cut
 
 REFUSED_FOR_NOW = frozenset({408, 429})
@@ -205,6 +205,9 @@ class _Begun(Passage):
 
     def forward_runs(self, outlet: Outlet) -> None:
         forward_runs(self._batches, outlet)
+
+    def deliver_at_once(self) -> None:
+        deliver_at_once(self._batches)
 
     async def _take_first(self) -> Batch:
         first, self._first = self._first or (), None

@@ -39,8 +39,17 @@ class Passage:
     def forward_runs(self, outlet: Outlet) -> None:
         """Offer each run that arrives between batches to the outlet. Called once, after a batch was read."""
 
+    def deliver_at_once(self) -> None:
+        """Let each event come as it is there, although the call asked for no stream: a client streams it now."""
+
 
 def forward_runs(batches: AsyncIterator[Batch], outlet: Outlet) -> None:
     """Let the outlet have the runs of these batches, if they are a Passage."""
     if isinstance(batches, Passage):
         batches.forward_runs(outlet)
+
+
+def deliver_at_once(batches: AsyncIterator[Batch]) -> None:
+    """Let each event of these batches come as it is there, if they are a Passage."""
+    if isinstance(batches, Passage):
+        batches.deliver_at_once()

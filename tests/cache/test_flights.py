@@ -14,11 +14,12 @@ from proxy.context import Context
 from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError
-from proxy.wire.event import Reply
+from proxy.wire.event import FOLLOWED, Batch, Reply
+from proxy.wire.passage import Outlet, Passage
 from tests.cache.test_cache import ASKED, BEN, CAROL, STREAMED, cached
 from tests.conftest import StartGateway, tables_for
 from tests.examples import ANNA, make_call, make_context
-from tests.pipelines import ScriptedBackend, answer_of
+from tests.pipelines import ScriptedBackend, answer_of, batches_of
 from tests.rules.samples import RESPONSE
 from tests.sockets import calling
 from tests.upstream import FakeUpstream, streaming
@@ -77,6 +78,37 @@ async def test_calls_in_flight_share_one_call_of_the_backend(stream: bool):
         assert final == RESPONSE
     if stream:
         assert answers[:4] == [STREAMED] * 4
+
+
+class HeldBatches(Passage):
+    """Batches of a source that holds events back, and counts how often it is asked not to."""
+
+    def __init__(self, batches: AsyncIterator[Batch]) -> None:
+        self._batches = batches
+        self.requests = 0
+
+    def __anext__(self) -> Any:
+        return self._batches.__anext__()
+
+    def forward_runs(self, outlet: Outlet) -> None:
+        pass
+
+    def deliver_at_once(self) -> None:
+        self.requests += 1
+
+
+@pytest.mark.parametrize(("streams", "requests"), [((False, True), 1), ((False, False), 0), ((True, True), 0)])
+async def test_a_follower_that_streams_gets_events_as_they_come(streams: tuple[bool, bool], requests: int):
+    """Also if the reply was opened for a call without a stream, whose events may be held back."""
+    batches = HeldBatches(batches_of(STREAMED, FOLLOWED))
+    backend = GatedBackend(answer=Reply(200, {}, batches=batches))
+    pipeline = cached(backend)
+    calls = [asking(pipeline, stream=stream) for stream in streams]
+    await settle()
+    backend._gate.set()
+    await asyncio.gather(*(task for _, task in calls))
+
+    assert (len(backend._calls), batches.requests) == (1, requests)
 
 
 async def test_each_has_its_own_echoed_fields():

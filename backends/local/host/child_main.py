@@ -76,6 +76,8 @@ class ChildServer:
                 self._scheduler.submit(decode_job(content))
             case ["cancel", int(job_id)] if self._scheduler is not None:
                 self._scheduler.cancel(job_id)
+            case ["deliver_at_once", int(job_id)] if self._scheduler is not None:
+                self._scheduler.deliver_at_once(job_id)
             case ["ping"]:
                 self._sender.send(encode_message("pong", self._resident_bytes()))
             case _:

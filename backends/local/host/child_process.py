@@ -174,6 +174,11 @@ class ChildProcess:
         if self.jobs.pop(job_id, None) is not None:
             self._channel.send(encode_message("cancel", job_id))
 
+    def deliver_at_once(self, job_id: int) -> None:
+        """Deliver each token of a job as it is there."""
+        if job_id in self.jobs:
+            self._channel.send(encode_message("deliver_at_once", job_id))
+
     async def _receive_message(self) -> Any | None:
         message = await self._channel.receive()
         self._watchdog.record_message()

@@ -10,6 +10,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Protocol, Self
 
 import structlog
@@ -34,7 +35,9 @@ class Generation:
     Iteration raises BackendError when the model fails or is closed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, deliver_at_once: Callable[[], None] = lambda: None) -> None:
+        self.deliver_at_once = deliver_at_once
+        """Lets each token come as it is there, whatever the options say."""
         self.finish: FinishReason | None = None
         self.cached_tokens = 0
         self._tokens: list[Token] = []  # that no iteration has returned
@@ -155,7 +158,7 @@ class Engine(ABC):
         check_prompt(prompt, self._vocabulary_size)
         job = Job(next(self._job_ids), prompt, options, team=team)
         with self._admission.admit(job):
-            generation = self._generations[job.id] = Generation()
+            generation = self._generations[job.id] = Generation(partial(self._deliver_at_once, job))
             try:
                 await self._admission.wait_for_memory(job)
                 await self._submit(job)
@@ -199,6 +202,10 @@ class Engine(ABC):
     @abstractmethod
     def _cancel(self, job: Job) -> None:
         """Cancel a job that has been submitted."""
+
+    @abstractmethod
+    def _deliver_at_once(self, job: Job) -> None:
+        """Deliver each token of a job that has been submitted as it is there."""
 
     def _note_end(self) -> None:  # noqa: B027  most engines need not know
         """Note that an answer is no longer wanted or has ended."""

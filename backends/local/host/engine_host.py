@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from backends.local.decoding.job import DecodingStep, Token
-from backends.local.host.engine import model_failed
+from backends.local.host.engine import Generation, model_failed
 from backends.local.host.ipc import Channel, IpcError, decode_job, encode_message, encode_shared_steps
 from backends.local.host.memory import shared_budget
 from backends.local.host.process_engine import ProcessEngine
@@ -125,6 +125,7 @@ class _WorkerConnection:
         self._host = host
         self._engines: dict[int, HostedEngine] = {}
         self._jobs: dict[int, asyncio.Task[None]] = {}
+        self._generations: dict[int, Generation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._steps: dict[int, list[DecodingStep]] = {}
 
@@ -137,6 +138,9 @@ class _WorkerConnection:
                 case ["cancel", int(job_id)]:
                     if (job := self._jobs.pop(job_id, None)) is not None:
                         job.cancel()
+                case ["deliver_at_once", int(job_id)]:
+                    if (generation := self._generations.get(job_id)) is not None:
+                        generation.deliver_at_once()
                 case ["open", int(handle), dict(content)]:
                     self._do(self._open(handle, decode_order(content)))
                 case ["close", int(handle)] if handle in self._engines:
@@ -205,6 +209,7 @@ class _WorkerConnection:
         try:
             job, engine = decode_job([job_id, *content]), self._engines[handle].engine
             async with engine.generate(job.prompt, job.options, team=job.team) as generation:
+                self._generations[job_id] = generation
                 channel.send(encode_message("admitted", handle, job_id))
                 cached: int | None = None
                 async for tokens in generation:
@@ -220,5 +225,6 @@ class _WorkerConnection:
             log.warning("generation.failed", error=summarize_error(found))
         finally:
             self._jobs.pop(job_id, None)
+            self._generations.pop(job_id, None)
         self._send_steps()
         channel.send(encode_message("failed", handle, job_id, encode_error(error)))

@@ -2,7 +2,7 @@
 
     00 00 00 0b ["cancel",7]
 
-    gateway -> child   start EngineSpec | job ... | cancel id | ping | close
+    gateway -> child   start EngineSpec | job ... | deliver_at_once id | cancel id | ping | close
     child -> gateway   ready EngineReady | failed reason | steps [...] | pong resident_bytes | log level event fields
 
 Neither side trusts the other: an invalid message ends the connection, which is never reopened.

@@ -136,6 +136,10 @@ class ProcessEngine(Engine):
         if self._child is not None:
             self._child.cancel(job.id)
 
+    def _deliver_at_once(self, job: Job) -> None:
+        if self._child is not None:
+            self._child.deliver_at_once(job.id)
+
     def _note_end(self) -> None:
         self._used_at = time.monotonic()
         self._memory.notify()

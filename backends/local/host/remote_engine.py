@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
@@ -100,7 +101,7 @@ class RemoteEngine:
         """
         check_prompt(prompt, self._vocabulary_size)
         job = Job(next(self._link.numbers), prompt, options, team=team)
-        generation = self._generations[job.id] = Generation()
+        generation = self._generations[job.id] = Generation(partial(self._deliver_at_once, job.id))
         admitting = self._admitting[job.id] = asyncio.get_running_loop().create_future()
         try:
             await self._submit(job)
@@ -112,6 +113,9 @@ class RemoteEngine:
             self._admitting.pop(job.id, None)
             if not generation.is_over:
                 self._link.channel.send(encode_message("cancel", job.id))
+
+    def _deliver_at_once(self, job_id: int) -> None:
+        self._link.channel.send(encode_message("deliver_at_once", job_id))
 
     async def _submit(self, job: Job) -> None:
         if self._is_closed:

@@ -1,6 +1,7 @@
 """Messages between a worker process and the host of the engines, in the supervisor. They are sent as those of `ipc.py`.
 
-    worker -> host   open handle EngineOrder | job id handle team prompt options | cancel id | close handle
+    worker -> host   open handle EngineOrder | job id handle team prompt options | deliver_at_once id | cancel id
+                     close handle
     host -> worker   opened handle OpenedEngine | refused handle kind message | state handle is_running
                      admitted handle id | steps handle [...] | failed handle id error
 

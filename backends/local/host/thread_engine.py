@@ -69,6 +69,10 @@ class ThreadEngine(Engine):
         if self._scheduler is not None:
             self._scheduler.cancel(job.id)
 
+    def _deliver_at_once(self, job: Job) -> None:
+        if self._scheduler is not None:
+            self._scheduler.deliver_at_once(job.id)
+
 
 def _closed() -> BackendError:
     return BackendError(

@@ -17,6 +17,7 @@ import asyncio
 import functools
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from backends.local.decoding import constrained
@@ -82,6 +83,12 @@ class Scheduler:
         for batch in self._running.values():
             batch.most_jobs = max(batch.most_jobs, len(self._live))
         self._schedule_dispatch()
+
+    def deliver_at_once(self, job_id: int) -> None:
+        """Deliver each token of a job as it is there, from its next one on."""
+        if (scheduled := self._live.get(job_id)) is not None:
+            job = scheduled.job
+            job.options = replace(job.options, delivers_at_once=True)
 
     def cancel(self, job_id: int) -> None:
         """Drop a job: its run ends within one step, and `deliver` gets no step after the one that may be on its way."""

@@ -143,6 +143,18 @@ async def test_steps_wake_no_task_between_the_engine_and_the_answer(endless: Pat
     assert wakes.total() < 50
 
 
+async def test_tokens_that_are_held_back_come_as_they_are_there_once_that_is_asked_for(endless: Path, connect):
+    """At first all of those of a quarter of a second come together: some hundreds."""
+    engine = await (await connect()).open(endless)
+    held = replace(options(500_000), delivers_at_once=False)
+    async with engine.generate(PROMPT, held) as generation:
+        together = [len(await anext(generation)) for _ in range(3)]
+        generation.deliver_at_once()
+        at_once = [len(await anext(generation)) for _ in range(20)]
+
+    assert min(at_once) < 10 < max(together)
+
+
 async def test_one_queue_admits_the_jobs_of_all_workers(endless: Path, connect):
     """The places are those of the engine, not of each worker; a refusal is that of a gateway of one process."""
     engines = [await (await connect()).open(endless, max_waiting=1) for _ in range(2)]

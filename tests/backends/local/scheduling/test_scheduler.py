@@ -67,6 +67,18 @@ async def test_tokens_that_are_not_needed_at_once_are_delivered_together(endless
         assert len(client.deliveries) == 1 + 1  # the start, and all tokens
 
 
+async def test_tokens_of_a_job_are_delivered_at_once_when_that_is_asked_for(endless_model, monkeypatch):
+    """From the next one on. A job that is not there is ignored."""
+    monkeypatch.setattr(outbox, "HOLD_S", 10 * PATIENCE_S)
+    async with run_scheduler(endless_model) as client:
+        client.submit(1, [5, 6], FOREVER, delivers_at_once=False)
+        await client.until(lambda: 1 in client.cached)
+        client.scheduler.deliver_at_once(1)
+        client.scheduler.deliver_at_once(2)
+        await client.wait_for_start(1)
+        client.scheduler.cancel(1)
+
+
 async def test_a_plan_counts_tokens_that_were_not_delivered_yet(endless_model, monkeypatch):
     """A job that runs is as far as its tokens, not as far as those that were delivered."""
     monkeypatch.setattr(outbox, "HOLD_S", 10 * PATIENCE_S)

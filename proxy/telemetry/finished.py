@@ -7,14 +7,14 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
 import structlog
 
 from proxy.telemetry.record import RequestRecord
-from proxy.telemetry.request_line import FinishedRequest, LineForm, RequestLines
+from proxy.telemetry.request_line import FinishedRequest, LineForm, RequestLines, group_by_form
 from proxy.telemetry.request_metrics import LOOKED_UP, RequestMetrics
 from proxy.telemetry.trace import Trace
 
@@ -40,7 +40,7 @@ class FinishedRequests:
         self._put_lines = put_lines
         self._lines = RequestLines()
         self._waiting: list[FinishedRequest] = []
-        self._unmeasured: deque[tuple[LineForm, list[FinishedRequest]]] = deque()
+        self._unmeasured: deque[tuple[LineForm, Sequence[FinishedRequest]]] = deque()
         """Those that are logged and not measured yet, by the form of their lines."""
         self._is_due = False
 
@@ -83,17 +83,15 @@ class FinishedRequests:
         """Log and list requests; group those that are to be measured by the forms of their lines."""
         if self._put_lines is not None or self.metrics is not None:
             forms = [*map(self._lines.form_of, ended)]
-            lines = self._lines.encode(ended, forms)
+            groups = group_by_form(ended, forms)
+            lines = self._lines.encode(forms, groups)
         if self._put_lines is not None:
             self._put_lines(lines)
         else:
             for request in ended:
                 _log(request)
         if self.metrics is not None:
-            alike: dict[LineForm, list[FinishedRequest]] = {}
-            for form, request in zip(forms, ended, strict=True):
-                alike.setdefault(form, []).append(request)
-            self._unmeasured.extend(alike.items())
+            self._unmeasured.extend(groups.items())
             self.metrics.recent.add(lines, [request[7] for request in ended])
 
 

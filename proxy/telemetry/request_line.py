@@ -1,12 +1,14 @@
-"""The log lines of requests as JSON, in a fifth of the time that structlog's steps and whole encodings take."""
+"""The log lines of requests as JSON, in a sixth of the time that structlog's steps and whole encodings take."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, repeat
 from operator import attrgetter
 from typing import Any
 
+import msgspec
 import orjson
 
 from proxy.telemetry.recent import ListedRequest
@@ -21,10 +23,20 @@ COMMON = (
 """The fields whose values many requests have in common. All are hashable, and equal ones are encoded alike."""
 OWN = tuple(name for name in RECORDED if name not in COMMON)
 """The fields whose values are a request's own."""
+FIRST = ("timestamp", "request_id", "duration_ms", "trace_id")
+"""The fields with which each line begins; the last one is left out where it is not known."""
+TRACE_ID = FIRST[-1]
+LEVEL = '"level":'
+"""What the common fields begin with."""
+COUNTED_REASONS = ("cancelled", "failed", "queued")
+"""The finish reasons that metrics depend on. A tuple, as a set would hash a reason of any length."""
 MAX_FORMS = 2000
 """How many forms of lines are remembered; then all are made again as they come."""
+MAX_TYPES = 256
+"""How many combinations of fields are remembered that lines have."""
 _common_of = attrgetter(*COMMON)
 _own_of = attrgetter(*OWN)
+_LINES = msgspec.json.Encoder()
 
 Values = tuple[Any, ...]
 FinishedRequest = tuple[
@@ -42,13 +54,30 @@ class LineForm:
     end: str
     """The common fields, as JSON."""
     read: Callable[[RequestRecord], Values] | None = None
-    """Returns the own values that are known, texts first. None: each value has to be looked at."""
+    """Returns the trace's id, None without one, and the own values that are known, texts first.
+
+    None: each value has to be looked at.
+    """
     texts: int = 0
-    """How many of them are texts."""
-    names: Sequence[str] = ()
-    """The text before each value of a line, and after the last one: names, quotes and commas."""
+    """How many of them are texts, the id of the trace included."""
+    line: Callable[..., msgspec.Struct] = msgspec.Struct
+    """Makes a line of its time, id, duration, these values, and the common ones."""
+    common: msgspec.Raw | None = None
+    """The common fields, as the value of the first of them."""
     plan: MetricsPlan | None = None
     """To which series of metrics such requests are added, once that is known."""
+
+
+Groups = Mapping[LineForm, Sequence[FinishedRequest]]
+"""Requests by the forms of their lines."""
+
+
+def group_by_form(requests: Sequence[FinishedRequest], forms: Sequence[LineForm]) -> Groups:
+    """Return requests, each of which has one of the forms, by these."""
+    groups: dict[LineForm, list[FinishedRequest]] = {}
+    for form, request in zip(forms, requests, strict=True):
+        groups.setdefault(form, []).append(request)
+    return groups
 
 
 class RequestLines:
@@ -66,23 +95,18 @@ class RequestLines:
         kind = event, template, kind_of(record)
         if kind == self._last_kind:  # most are like the one before
             return self._last_form
-        try:
-            form = self._forms.get(kind)
-        except TypeError:  # a value of the upstream's that is no scalar
-            return LineForm(_end_of(event, record)[0])
-        self._last_form = form or self._make_form(kind, event, record)
+        self._last_form = self._forms.get(kind) or self._make_form(kind, event, record)
         self._last_kind = kind
         return self._last_form
 
-    def encode(self, requests: Sequence[FinishedRequest], forms: Sequence[LineForm]) -> bytes:
-        """Return the lines of requests, each of which has one of the forms, with line ends between them."""
-        alike: dict[LineForm, list[FinishedRequest]] = {}
-        for form, request in zip(forms, requests, strict=True):
-            alike.setdefault(form, []).append(request)
-        lines = {form: iter(self._lines_of(form, those)) for form, those in alike.items()}
-        return "\n".join([next(lines[form]) for form in forms]).encode()
+    def encode(self, forms: Sequence[LineForm], groups: Groups) -> bytes:
+        """Return the lines of requests, in the order of their forms, with line ends between them."""
+        if len(groups) == 1:
+            return b"".join([self._lines_of(form, requests) for form, requests in groups.items()])
+        lines = {form: iter(self._lines_of(form, requests).split(b"\n")) for form, requests in groups.items()}
+        return b"\n".join([next(lines[form]) for form in forms])
 
-    def _lines_of(self, form: LineForm, requests: Sequence[FinishedRequest]) -> list[str]:
+    def _lines_of(self, form: LineForm, requests: Sequence[FinishedRequest]) -> bytes:
         """Return the lines of requests of one form.
 
         They are encoded together. If a value of one has to be looked at, each half is encoded alone, down to that one.
@@ -91,47 +115,42 @@ class RequestLines:
         if lines is not None:
             return lines
         if len(requests) == 1:
-            return [self._encode_whole(requests[0])]
+            return self._encode_whole(requests[0])
         half = len(requests) // 2
-        return [*self._lines_of(form, requests[:half]), *self._lines_of(form, requests[half:])]
+        return b"%b\n%b" % (self._lines_of(form, requests[:half]), self._lines_of(form, requests[half:]))
 
     def _encode_alike(
         self, form: LineForm, read: Callable[[RequestRecord], Values], requests: Sequence[FinishedRequest]
-    ) -> list[str] | None:
-        """Return the lines, made field by field; None if one has a value that has to be looked at."""
+    ) -> bytes | None:
+        """Return the lines; None if one has a value that has to be looked at."""
         _, ids, records, _, ended_at, durations_s, _, _ = zip(*requests, strict=True)
-        columns = [*zip(*map(read, records), strict=True)]
-        texts = columns[: form.texts]
-        if not _are_fit([*chain.from_iterable(texts)]):
+        values = [*zip(*map(read, records), strict=True)]
+        texts, numbers = chain.from_iterable(values[: form.texts]), values[form.texts :]
+        if not _are_fit([*filter(None, texts)]) or not _are_short(numbers):
             return None
-        try:
-            numbers = [*map(_encode_numbers, columns[form.texts :])]
-        except orjson.JSONEncodeError:  # a number of more than 64 bits
-            return None
-        times = map(self._time_of, _encode_numbers(ended_at))
-        values = times, ids, _encode_numbers([*map(_in_ms, durations_s)]), *texts, *numbers
-        parts = chain.from_iterable(zip(map(repeat, form.names), values, strict=False))
-        return [*map("".join, zip(*parts, repeat(form.names[-1]), strict=False))]
+        seconds = orjson.dumps(ended_at)[1:-1].decode().split(",")
+        own = map(self._time_of, seconds), ids, map(_in_ms, durations_s), *values
+        return _LINES.encode_lines(map(form.line, *own, repeat(form.common)))[:-1]
 
-    def _encode_whole(self, request: FinishedRequest) -> str:
+    def _encode_whole(self, request: FinishedRequest) -> bytes:
         """Return a line, each value of which is looked at."""
         event, request_id, record, _, ended_at, duration_s, _, _ = request
         own: dict[str, Any] = {}
         if not add_known(own, OWN, _own_of(record)):
             own = fit_for_log(own)
         own = {
-            "timestamp": f"{self._time_of(str(ended_at))}+00:00",
+            "timestamp": self._time_of(str(ended_at)),
             "request_id": request_id,
             "duration_ms": _in_ms(duration_s),
             **own,
         }
-        return f"{orjson.dumps(own)[:-1].decode()},{_end_of(event, record)[0]}"
+        return b"%b,%b" % (orjson.dumps(own)[:-1], _end_of(event, record)[0].encode())
 
     def _make_form(self, kind: Values, event: str, record: RequestRecord) -> LineForm:
         """Return the form of lines of this kind. It is remembered if its values are as short as they should be."""
         end, is_short = _end_of(event, record)
-        form, reason = _form(end, record), record.finish_reason
-        if is_short and (type(reason) is not str or len(reason) <= LONGEST_CHARS):
+        form = _form(end, record)
+        if is_short:
             if len(self._forms) >= MAX_FORMS:
                 self._forms.clear()
             self._forms[kind] = form
@@ -143,7 +162,7 @@ class RequestLines:
         if second != self._second:
             self._second = second
             self._time = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(int(second)))
-        return self._time + fraction[:6].ljust(6, "0")
+        return f"{self._time}{fraction[:6].ljust(6, '0')}+00:00"
 
 
 def _are_fit(texts: Sequence[str]) -> bool:
@@ -159,9 +178,12 @@ def _are_fit(texts: Sequence[str]) -> bool:
     return ("\x7f" not in text if text.isascii() else text.isprintable()) and not has_key(text)
 
 
-def _encode_numbers(column: Sequence[float]) -> list[str]:
-    """Return numbers as JSON has them. Raises JSONEncodeError for one of more than 64 bits."""
-    return orjson.dumps(column)[1:-1].decode().split(",")
+def _are_short(numbers: Sequence[Values]) -> bool:
+    """Whether numbers can be logged as they are: none has more than 64 bits."""
+    try:
+        return bool(orjson.dumps(numbers))
+    except orjson.JSONEncodeError:
+        return False
 
 
 def kind_of(record: RequestRecord) -> Values:
@@ -176,10 +198,11 @@ def kind_of(record: RequestRecord) -> Values:
         record.method, record.caller, record.team, record.key_id, record.issuer, record.key_fingerprint, record.model,
         record.stream, record.status, record.code, record.policy, record.outcome, record.route, record.backend,
         record.provider, record.attempts, record.hedged, record.cache, record.cache_detail, record.estimated,
-        record.unpriced, record.metadata is None or tuple(record.metadata), record.finish_reason,
+        record.unpriced, record.metadata is None or tuple(record.metadata),
+        record.finish_reason in COUNTED_REASONS and record.finish_reason,
     )  # fmt: skip
     own = (
-        record.path is None, record.trace_id is None, record.client_address is None, record.tags is None,
+        record.path is None, record.client_address is None, record.tags is None,
         kind(record.safety_identifier), kind(record.upstream_code), record.repairs is None,
         record.cache_lookup_s is None, record.cache_bytes is None, record.queue_s is None, record.inference_s is None,
         kind(record.max_output_tokens), record.first_event_s is None, kind(record.response_id),
@@ -204,32 +227,39 @@ def _form(end: str, record: RequestRecord) -> LineForm:
     known = [(name, value) for name, value in zip(OWN, _own_of(record), strict=True) if value is not None]
     if not all(type(value) in SCALARS or name == "metadata" for name, value in known):
         return LineForm(end)
-    texts = [name for name, value in known if type(value) is str]
+    texts = [name for name, value in known if type(value) is str and name != TRACE_ID]
     numbers = [name for name, value in known if type(value) in NUMBERS]
     metadata = [f"metadata.{name}" for name in record.metadata or ()]
-    names, quote = ['{"timestamp":"', '+00:00","request_id":"', '","duration_ms":'], ""
-    for name in (*metadata, *texts):
-        names.append(f'{quote},{orjson.dumps(name).decode()}:"')
-        quote = '"'
-    for name in numbers:
-        names.append(f'{quote},"{name}":')
-        quote = ""
-    names.append(f"{quote},{end}")
-    read = _reader([*texts, *numbers])
+    try:
+        line = _line_type(*FIRST, *metadata, *texts, *numbers)
+    except ValueError:  # the name of a field needs escapes
+        return LineForm(end)
+    common = msgspec.Raw(end.removeprefix(LEVEL).removesuffix("}").encode())
+    read = _reader(TRACE_ID, *texts, *numbers)
     if not metadata:
-        return LineForm(end, read, len(texts), names)
+        return LineForm(end, read, 1 + len(texts), line, common)
     return LineForm(
-        end, lambda found: (*(found.metadata or {}).values(), *read(found)), len(metadata) + len(texts), names
-    )
+        end, lambda found: (found.trace_id, *(found.metadata or {}).values(), *read(found)[1:]),
+        1 + len(metadata) + len(texts), line, common,
+    )  # fmt: skip
 
 
-def _reader(names: Sequence[str]) -> Callable[[RequestRecord], Values]:
-    """Return what reads fields as a tuple, however many they are."""
+@lru_cache(maxsize=MAX_TYPES)
+def _line_type(*names: str) -> type[msgspec.Struct]:
+    """Return the type of lines with these fields, and the common ones after them. A value that is None is left out.
+
+    Raises ValueError for a name that JSON has to escape.
+    """
+    fields = [(f"field_{number}", Any, None) for number in range(len(names) + 1)]
+    written = dict(zip([field for field, _, _ in fields], (*names, "level"), strict=True))
+    return msgspec.defstruct("Line", fields, rename=written, omit_defaults=True, gc=False)
+
+
+def _reader(*names: str) -> Callable[[RequestRecord], Values]:
+    """Return what reads fields as a tuple, however few they are."""
     if len(names) > 1:
         return attrgetter(*names)
-    if not names:
-        return lambda _: ()
-    only = attrgetter(names[0])
+    only = attrgetter(*names)
     return lambda record: (only(record),)
 
 

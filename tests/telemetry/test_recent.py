@@ -15,7 +15,7 @@ from proxy.telemetry.recent import (
     RecentRequests,
 )
 from proxy.telemetry.record import RequestRecord
-from proxy.telemetry.request_line import FinishedRequest, RequestLines
+from proxy.telemetry.request_line import FinishedRequest, RequestLines, group_by_form
 from proxy.telemetry.server_timing import read_timing
 from proxy.telemetry.trace import Trace
 
@@ -30,7 +30,8 @@ def recent(*records: RequestRecord, decision: str = "") -> RecentRequests:
         if decision:
             history.add_decision(MadeDecision("p", "reported", decision, None))
         request = ("request.finished", f"req_{number}", record, None, float(number), 1.0, (), ("", (), history))
-        requests.add(lines.encode([request], [lines.form_of(request)]), [("", (), history)])
+        form = lines.form_of(request)
+        requests.add(lines.encode([form], {form: [request]}), [("", (), history)])
     return requests
 
 
@@ -113,10 +114,8 @@ async def test_of_those_that_came_together_as_many_are_shown_as_are_kept(maxlen:
             listed = "parse;dur=125.00, route;dur=0.02", attempts, history
             record = RequestRecord(model="m")
             batch.append(("request.finished", f"req_{number}", record, None, float(number), 1.0, (), listed))
-        requests.add(
-            lines.encode(batch, [*map(lines.form_of, batch)]),
-            [request[7] for request in batch],
-        )
+        forms = [*map(lines.form_of, batch)]
+        requests.add(lines.encode(forms, group_by_form(batch, forms)), [request[7] for request in batch])
     found: list[RecentRequest] = []
     await requests.search(found.append, "m")
 

@@ -9,7 +9,15 @@ import pytest
 
 from proxy.telemetry import request_line
 from proxy.telemetry.record import LONGEST_CHARS, RECORDED, RequestRecord
-from proxy.telemetry.request_line import COMMON, OWN, FinishedRequest, RequestLines, kind_of
+from proxy.telemetry.request_line import (
+    COMMON,
+    COUNTED_REASONS,
+    OWN,
+    FinishedRequest,
+    RequestLines,
+    group_by_form,
+    kind_of,
+)
 
 ENDED_AT = 1_796_000_000.5
 
@@ -19,7 +27,8 @@ def request_of(record: RequestRecord, event: str = "request.finished", number: i
 
 
 def encode(lines: RequestLines, *requests: FinishedRequest) -> bytes:
-    return lines.encode(requests, [*map(lines.form_of, requests)])
+    forms = [*map(lines.form_of, requests)]
+    return lines.encode(forms, group_by_form(requests, forms))
 
 
 def line_of(lines: RequestLines, record: RequestRecord, event: str = "request.finished") -> dict[str, Any]:
@@ -104,7 +113,8 @@ def test_a_text_that_is_too_long_is_not_read_as_a_whole():
 
     lines, short = RequestLines(), request_of(RequestRecord(response_id="r"))
     form = lines.form_of(short)
-    found = lines.encode([short, request_of(RequestRecord(response_id=Long("r" * 300)))], [form, form])
+    long = request_of(RequestRecord(response_id=Long("r" * 300)))
+    found = lines.encode([form, form], {form: [short, long]})
 
     assert [orjson.loads(line)["response_id"] for line in found.split(b"\n")] == ["r", "<Long>"]
 
@@ -128,12 +138,61 @@ def test_what_lines_have_in_common_is_of_types_whose_equal_values_are_encoded_al
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_a_field_decides_the_kind_of_a_line_by_its_value_its_type_or_whether_it_is_known(name: str):
-    """A field that is left out would give a line the values of another one."""
+    """A field that is left out would give a line the values of another one. A trace's id is left out if it is unknown."""
     values: list[Any] = [None, {"a": "b"}, {"b": "a"}] if name == "metadata" else [None, 1, "x", "y"]
     kinds = {kind_of(RequestRecord(**{name: value})) for value in values}
     is_foreign = get_type_hints(RequestRecord)[name] is Any
+    count = 4 if name in COMMON else 3 if is_foreign or name == "metadata" else 1 if name == "trace_id" else 2
 
-    assert len(kinds) == (4 if name in (*COMMON, "finish_reason") else 3 if is_foreign or name == "metadata" else 2)
+    assert len(kinds) == count
+
+
+@pytest.mark.parametrize("reason", COUNTED_REASONS)
+def test_a_finish_reason_decides_the_kind_of_a_line_where_metrics_depend_on_it(reason: str):
+    """Such a request is counted as another outcome than one that was completed."""
+    kinds = {kind_of(RequestRecord(finish_reason=each)) for each in ("completed", "x", reason)}
+
+    assert len(kinds) == 2
+
+
+def test_a_long_finish_reason_is_not_read_as_a_whole():
+    """An upstream may send one of 64 MB, which nothing may hash or compare with that of the request before."""
+
+    class Long(str):
+        __slots__ = ()
+        __hash__ = None  # type: ignore[assignment]
+
+    lines = RequestLines()
+    for reason in (Long("r" * 300), Long("r" * 300), Long("s" * 300)):
+        line = line_of(lines, RequestRecord(finish_reason=reason))
+
+        assert line["finish_reason"] == "<Long>"
+
+
+def test_a_traced_request_is_encoded_with_those_that_are_not():
+    """Its line has the id of the trace; the others have no such field."""
+    lines, records = RequestLines(), [RequestRecord(path="/"), RequestRecord(path="/", trace_id="a" * 32)]
+    requests = [request_of(record, number=number) for number, record in enumerate(records)]
+
+    assert lines.form_of(requests[0]) is lines.form_of(requests[1])
+    assert [orjson.loads(line).get("trace_id") for line in encode(lines, *requests).split(b"\n")] == [None, "a" * 32]
+
+
+@pytest.mark.parametrize("value", [2**64, -(2**63) - 1])
+def test_a_number_that_json_readers_cannot_have_is_no_number_in_a_line(value: int):
+    """An estimate of tokens may be multiplied by the attempts of a call."""
+    lines = RequestLines()
+    records = [RequestRecord(input_tokens=1), RequestRecord(input_tokens=value), RequestRecord(input_tokens=2)]
+    found = encode(lines, *map(request_of, records)).split(b"\n")
+
+    assert [orjson.loads(line)["input_tokens"] for line in found] == [1, "<int>", 2]
+
+
+def test_a_name_of_metadata_may_need_escapes():
+    """The config names the keys that are logged."""
+    record = RequestRecord(metadata={'a "b"\\': "c"})
+
+    assert orjson.loads(encode(RequestLines(), request_of(record))) == expected(record)
 
 
 @pytest.mark.parametrize("others", [(), ("input_tokens",), ("input_tokens", "output_tokens", "cached_tokens")])

@@ -207,7 +207,7 @@ async def _directory(config: Config, resources: AsyncExitStack) -> Directory:
     sign_in = SignIn(fetch_keys)
     resources.push_async_callback(sign_in.close)
     directory = Directory(
-        callers_by_digest(config), config.lone_callers, has_issued=config.keys is not None, sign_in=sign_in
+        callers_by_digest(config), config.teamless_callers, has_issued=config.keys is not None, sign_in=sign_in
     )
     if config.keys is not None:
         issued = IssuedKeys(config.state, directory, config.keys.refresh_s)

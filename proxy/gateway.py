@@ -206,7 +206,7 @@ class Gateway:
         if self._process.directory.sign_in is not None:
             self._process.directory.sign_in.replace(config.issuers)
         self._process.directory.replace(
-            callers_by_digest(config), config.lone_callers, has_issuers=bool(config.issuers)
+            callers_by_digest(config), config.teamless_callers, has_issuers=bool(config.issuers)
         )
         self._set_teams(config)
         self._generations.append(new)

@@ -1,4 +1,4 @@
-"""previous_response_id and conversation -> full input, for backends that keep no state; keeps the reply afterwards.
+"""previous_response_id and conversation -> full input, for backends that keep no state; then keeps the reply.
 
 A call gets the items of what it continues before its own, and the reply is kept before its last event is passed on, so
 that a caller can continue at once. Instructions are not inherited. A backend is never asked to keep anything itself.
@@ -57,7 +57,7 @@ class Past:
 
 
 class History:
-    """Completes calls to backends that keep no state, and keeps what they answer."""
+    """Completes calls to backends that keep no state, and keeps their replies."""
 
     def __init__(self, responses: StoredResponses, conversations: Conversations) -> None:
         self._responses = responses
@@ -91,7 +91,7 @@ class History:
         return await _whole(call, own, past, context)
 
     async def check(self, call: Call, route: Route, context: Context) -> None:
-        """Raises RequestError if something that a call refers to is no longer kept, so that no kept answer is given."""
+        """Raises RequestError if something that a call refers to is no longer kept: no cached answer may be given."""
         if route.keeps_state:
             return
         past, own = await self._past(call, context, creates=False), call.body.get("input")
@@ -209,7 +209,7 @@ class History:
 
 
 def _stored(response: Mapping[str, Any], own: Sequence[Any], past: Past, *, size_bytes: int) -> StoredResponse:
-    """Return what is kept of a call. `own` is its input, with what references name in their place."""
+    """Return the record of a call to store. `own` is its input, with references resolved."""
     before = tuple(item.id for item in past.items) if past.conversation else ()
     if past.held is not None:  # its items are stored nowhere else
         own, size_bytes = [*(item.item for item in past.items), *own], size_bytes + past.size_bytes
@@ -221,7 +221,7 @@ async def _whole(call: Call, own: Any, past: Past, context: Context) -> Call:
     named = [name for name in ("previous_response_id", "conversation") if name in call.body]
     changed = call.without_fields(*named) if named else call
     if own is not call.body.get("input"):
-        items = await context.run(work_bytes(past.items, own), _joined, past, own)
+        items = await context.run(work_bytes(past.items, own), _join, past, own)
         context.history_items = max(0, len(items) - len(own))
         changed = changed.with_fields(input=items)
         if "previous_response_id" in call.body and not await _has_references(call.body.get("input"), context):
@@ -231,7 +231,7 @@ async def _whole(call: Call, own: Any, past: Past, context: Context) -> Call:
     return whole
 
 
-def _joined(past: Past, own: Sequence[JSON]) -> Sequence[Mapping[str, Any]]:
+def _join(past: Past, own: Sequence[JSON]) -> Sequence[Mapping[str, Any]]:
     """Return what a call continues and its own items. Raises RequestError for too many, or if they do not match."""
     earlier = [item.item for item in past.items if item_type(item.item) != "compaction_trigger"]
     items = without_cut_calls([*earlier, *own])

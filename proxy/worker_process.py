@@ -11,7 +11,7 @@ from aiohttp import web
 from proxy.config.build import Config
 from proxy.config.process_tables import ServerTable
 from proxy.control import Answer, Assignment, Link, Respond, answer_supervisor
-from proxy.http.listening import BACKLOG, explained
+from proxy.http.listening import BACKLOG, explain_error
 from proxy.http.tls import ListenerTls
 
 
@@ -31,7 +31,7 @@ async def listen(
         try:
             listener = await asyncio.get_running_loop().create_server(server, sock=each, **options)
         except OSError as error:  # another gateway has bound the port as well, and was ready before this one
-            raise explained(error, settings.host, settings.port) from error
+            raise explain_error(error, settings.host, settings.port) from error
         resources.callback(listener.close)
     return address_of(sockets[0], settings.scheme)
 

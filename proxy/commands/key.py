@@ -18,12 +18,12 @@ from proxy.commands.shared_state import record_operation, run_with_state
 from proxy.config.build import Config
 from proxy.config.validation import ConfigError
 from proxy.identity.key_book import IssuedKey, KeyBook, append_created, append_revoked, append_rotated, used_key
-from proxy.identity.key_orders import (
+from proxy.identity.key_operations import (
     DEFAULT_LIFETIME_S,
     MAX_TAGS,
     NEVER_S,
     TAG,
-    KeyOrderError,
+    KeyOperationError,
     check_name,
     check_team,
     key_in_place_of,
@@ -116,8 +116,8 @@ def _create(options: argparse.Namespace) -> int:
     async def create(store: Store) -> None:
         try:
             configured = ((caller.name, caller.team) for caller in config.callers)
-            check_team(configured, config.lone_callers, await KeyBook().read_on(store), key.name, key.team, now)
-        except KeyOrderError as error:
+            check_team(configured, config.teamless_callers, await KeyBook().read_on(store), key.name, key.team, now)
+        except KeyOperationError as error:
             raise ConfigError(f"--team: {error}") from error
         _record(config, "key.created", key)
         await append_created(store, key)
@@ -236,7 +236,7 @@ def _config(options: argparse.Namespace) -> Config:
 def _valid_key(book: KeyBook, key_id: str, now: float) -> IssuedKey:
     try:
         return valid_key(book, key_id, now)
-    except KeyOrderError as error:
+    except KeyOperationError as error:
         raise ConfigError(str(error)) from error
 
 

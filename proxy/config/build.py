@@ -52,7 +52,7 @@ class Config(BaseModel):
     trace: TraceTable
     admin: AdminTable | None
     callers: list[CallerTable]
-    lone_callers: frozenset[str]
+    teamless_callers: frozenset[str]
     """The names of the callers without a team. Each is a team of its own, which no other caller can join."""
     keys: KeysTable | None
     issuers: list[IssuerTable]
@@ -135,7 +135,7 @@ def build(typed: Mapping[str, Any], running: Config | None = None) -> Config:
     callers = [
         caller if caller.team else caller.model_copy(update={"team": caller.name}) for caller in tables.callers.values()
     ]
-    lone = frozenset(caller.name for caller in tables.callers.values() if not caller.team)
+    teamless = frozenset(caller.name for caller in tables.callers.values() if not caller.team)
     relays = [Relay(relay.path, backends[relay.backend]) for relay in tables.relays.values()]
     parts["unknown_ids"] = parts["unknown_ids"] or (
         "deny" if has_teams(callers, tables.keys, tables.issuers) else "allow"
@@ -143,8 +143,9 @@ def build(typed: Mapping[str, Any], running: Config | None = None) -> Config:
     names = ("server", "log", "trace", "admin", "keys", "audit", "record", "usage")
     shared = {name: getattr(tables, name) for name in names}
     return Config(
-        **shared, **parts, callers=callers, lone_callers=lone, routes=_routes(backends, route_tables), relays=relays,
-        warnings=warnings, issuers=[*tables.issuers.values()], prices=[*tables.prices.values()], tables=dict(typed),
+        **shared, **parts, callers=callers, teamless_callers=teamless, routes=_routes(backends, route_tables),
+        relays=relays, warnings=warnings, issuers=[*tables.issuers.values()], prices=[*tables.prices.values()],
+        tables=dict(typed),
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ def bind(host: str, port: int, table: str = MAIN) -> Sequence[socket.socket]:
             listener.bind((address[0], port or sockets[0].getsockname()[1], *address[2:]))
         except OSError as error:
             close(sockets)
-            raise explained(error, host, port, table) from error
+            raise explain_error(error, host, port, table) from error
     return sockets
 
 
@@ -44,11 +44,11 @@ def open_listeners(host: str, port: int, count: int) -> list[socket.socket]:
             listeners.append(listener)
     except OSError as error:
         close(listeners)
-        raise explained(error, host, port) from error
+        raise explain_error(error, host, port) from error
     return listeners
 
 
-def explained(error: OSError, host: str, port: int, table: str = MAIN) -> OSError:
+def explain_error(error: OSError, host: str, port: int, table: str = MAIN) -> OSError:
     """Return an error that names the address, and says what can be done."""
     number = error.errno or 0
     known = {

@@ -1,1 +1,1 @@
-"""From a key to the caller it belongs to."""
+"""Authentication: from a key or token to its caller."""

@@ -1,4 +1,4 @@
-"""The identifiers of end users that are blocked, as data in `[state]`."""
+"""Blocked identifiers of end users, kept in `[state]`."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from proxy.stores import LONGEST_S, Store
 def reason_against(
     policies: Iterable[Policy], identifier: str, callers: Sequence[Caller], *, are_known: bool
 ) -> str | None:
-    """Return why it would have no effect to block an identifier, by the policies that apply; None if it may have one.
+    """Return why blocking an identifier would have no effect under the policies; None if it may have one.
 
     `are_known` is whether there are no callers but these: the names of those who sign in with tokens are not known.
     """
@@ -28,22 +28,22 @@ def reason_against(
 
 
 async def block(store: Store, identifier: str) -> None:
-    """Let every call with an identifier be refused from now on. Raises StoreError."""
+    """Refuse all calls with an identifier from now on. Raises StoreError."""
     await store.put(blocked_key(identifier), orjson.dumps((identifier, int(time.time()))), ttl_s=LONGEST_S)
 
 
 async def is_blocked(store: Store, identifier: str) -> bool:
-    """Whether an identifier is blocked. Raises StoreError."""
+    """Return whether an identifier is blocked. Raises StoreError."""
     return await store.get(blocked_key(identifier)) is not None
 
 
 async def unblock(store: Store, identifier: str) -> None:
-    """Let calls with an identifier pass again. Raises StoreError."""
+    """Accept calls with an identifier again. Raises StoreError."""
     await store.delete(blocked_key(identifier))
 
 
 async def blocked_identifiers(store: Store) -> Sequence[tuple[str, str]]:
-    """Return since when and what is blocked, the oldest first. Raises StoreError."""
+    """Return the time and the identifier of each block, the oldest first. Raises StoreError."""
     keys = [key async for key in store.scan(BLOCKED)]
     values = await store.get_many(keys) if keys else []
     return sorted(_listed(key, value) for key, value in zip(keys, values, strict=True) if value is not None)

@@ -1,4 +1,4 @@
-"""Claims of a verified token -> the caller. What names callers and teams must not be the users' own choice."""
+"""Claims of a verified token -> the caller. Users must not be able to choose the claims that name callers and teams."""
 
 import hashlib
 import re
@@ -48,7 +48,7 @@ def find(claims: object, path: Path) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class ClaimMap:
-    """How the claims of one issuer name callers. `issuer` is its name in the config."""
+    """Maps the claims of one issuer to callers. `issuer` is its name in the config."""
 
     issuer: str
     caller: Path
@@ -85,18 +85,18 @@ class ClaimMap:
 
 
 def is_name(text: str) -> bool:
-    """Whether a text can be the name of a caller or a team."""
+    """Return whether a text can be the name of a caller or a team."""
     return 0 < len(text) <= MAX_NAME_CHARS and text.isprintable()
 
 
 def subject_fingerprint(claims: Mapping[str, Any]) -> str:
-    """Return what names the subject of a token in the log: it is the same for all tokens of the subject."""
+    """Return the fingerprint of a token's subject for the log: the same for all tokens of the subject."""
     subject = f"{claims.get('iss')}\0{claims.get('sub')}"
     return hashlib.sha256(subject.encode(errors="replace")).hexdigest()[:12]
 
 
 def _is_allowed(value: Any, allowed: Allowed) -> bool:
-    """Whether a claim has the value, or one of several; of a claim that is a list, whether one of its values is."""
+    """Return whether a claim, or an element of a list, has one of the required values."""
     choices: Sequence[str | int] = allowed if isinstance(allowed, tuple) else (allowed,)
     found = value if isinstance(value, list) else [value]
     return any(type(each) is type(choice) and each == choice for each in found for choice in choices)

@@ -26,7 +26,7 @@ _BEARER = re.compile(rf"Bearer +({KEY.pattern})", re.IGNORECASE | re.ASCII)
 AUTHORIZATION, API_KEY, X_API_KEY = istr("Authorization"), istr("api-key"), istr("x-api-key")
 BEARER = "Bearer "
 MAX_KEYED = 4096
-"""How many headers with a key are remembered: of each key those with one space, so that none crowds out the others."""
+"""How many `Authorization` headers are cached: only those with one space, so that no key crowds out the others."""
 WITHOUT_KEY = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header using "
     "Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
@@ -34,12 +34,12 @@ WITHOUT_KEY = (
 
 
 def fingerprint(digest: bytes) -> str:
-    """Return what names a key in the log: the beginning of its SHA-256, in hex."""
+    """Return the fingerprint of a key for the log: the beginning of its SHA-256, in hex."""
     return digest.hex()[:12]
 
 
 class RequestHeaders(Protocol):
-    """The headers of a request, of which one may occur several times; names are in any case."""
+    """The headers of a request. A name may occur several times, and in any case."""
 
     def getall(self, key: str, default: Sequence[str]) -> Sequence[str]: ...
 
@@ -68,22 +68,22 @@ class IdentifiedConnection(Protocol):
 
 
 class Directory:
-    """Knows callers by the SHA-256 of their key: how long a lookup takes says nothing about a key."""
+    """Finds callers by the SHA-256 of their key, so that the time of a lookup says nothing about a key."""
 
     def __init__(
         self,
         callers: Mapping[bytes, Caller],
-        lone: Collection[str] = (),
+        teamless: Collection[str] = (),
         *,
         has_issued: bool = False,
         sign_in: SignIn | None = None,
     ) -> None:
-        """`lone` are the names of callers without a team, whose budgets and answers no caller of another name shares.
+        """`teamless` are the names of callers without a team, whose budgets and answers no other caller shares.
 
         `has_issued` is whether there are keys beside those of these callers, now or later.
         """
         self.sign_in = sign_in
-        self._configured, self._lone = dict(callers), lone
+        self._configured, self._teamless = dict(callers), teamless
         self._issued: Mapping[bytes, Caller] = {}
         self._ended: Collection[bytes] = ()
         self._callers = self._configured
@@ -93,7 +93,7 @@ class Directory:
         # By the SHA-256 of `Authorization`, which need not be taken apart again.
         self._keyed: OrderedDict[bytes, Caller] = OrderedDict()
         self._version = object()
-        """Another one when keys were replaced: what was found before is not valid any more."""
+        """A new object whenever keys are replaced: results from before are not valid any more."""
         self.is_current = True
         """Whether all issued keys are known; a key that is not known may be a new one otherwise."""
         self.is_open = not callers and not has_issued
@@ -101,29 +101,29 @@ class Directory:
         self._merge()
 
     def replace(
-        self, callers: Mapping[bytes, Caller], lone: Collection[str] = (), *, has_issuers: bool = False
+        self, callers: Mapping[bytes, Caller], teamless: Collection[str] = (), *, has_issuers: bool = False
     ) -> None:
-        """Know these callers from now on. Open WebSocket connections of others end within a minute."""
-        self._configured, self._lone = dict(callers), lone
+        """Replace the callers of the config. Open WebSocket connections of removed ones end within a minute."""
+        self._configured, self._teamless = dict(callers), teamless
         self.is_open = self.is_open and not callers and not has_issuers
         self._merge()
 
     def replace_issued(self, callers: Mapping[bytes, Caller], ended: Collection[bytes]) -> None:
-        """Know these issued keys beside the callers of the config; `ended` are those that were valid once."""
+        """Replace the issued keys; `ended` are those that were valid once."""
         self._issued, self._ended = callers, ended
         self._merge()
 
     def _merge(self) -> None:
         self._version = object()
         self._keyed.clear()
-        issued, lone = self._issued, self._lone
-        if lone:  # there may be many thousands of keys: nothing is called for each of them
-            issued = {key: each for key, each in issued.items() if each.team not in lone or each.name == each.team}
+        issued, teamless = self._issued, self._teamless
+        if teamless:  # there may be many thousands of keys: no calls in this loop
+            issued = {key: each for key, each in issued.items() if each.team not in teamless or each.name == each.team}
         self._callers = {**issued, **self._configured}
         self._teams = {caller.name: caller.team for caller in self._callers.values()}
 
     def callers(self) -> Collection[Caller]:
-        """Return those who are known now; one with several keys is there as often."""
+        """Return all current callers; one with several keys occurs as often."""
         return self._callers.values()
 
     def take_used(self) -> Collection[str]:
@@ -136,7 +136,7 @@ class Directory:
         return () if self.sign_in is None else self.sign_in.issuers
 
     def report(self) -> tuple[Mapping[str, object], bool]:
-        """Return how issued keys and issuers are, for /readyz, and whether any caller can be known."""
+        """Return the condition of issued keys and issuers for /readyz, and whether any caller can be identified."""
         issuers = {each.table.name: each.word for each in self.issuers()}
         words: dict[str, object] = {"keys": "up" if self.is_current else "down"} if self._has_issued else {}
         if issuers:
@@ -176,7 +176,7 @@ class Directory:
         return self._note_use(caller)
 
     def _look_up(self, headers: RequestHeaders, authorization: str | None = None) -> Caller:
-        """Return the caller whose key is in these headers, where it is taken apart. Raises as `identify` does.
+        """Parse the headers, and return the caller whose key they have. Raises as `identify` does.
 
         `authorization` is the only header with a key, if it is one of that name.
         """
@@ -212,7 +212,7 @@ class Directory:
         return "" if caller is None else caller.team
 
     def _remember(self, sent: bytes, caller: Caller) -> None:
-        """Know whose `Authorization` this is; when there are too many, the one that was remembered first is dropped."""
+        """Cache the caller of an `Authorization` header; the oldest entry is dropped if there are too many."""
         if len(self._keyed) >= MAX_KEYED:
             self._keyed.popitem(last=False)
         self._keyed[sent] = caller
@@ -225,17 +225,17 @@ class Directory:
     def _signed_in(self, caller: Caller) -> Caller:
         """Return the caller of a token.
 
-        Raises Unauthenticated for one whose name a key of another team has, or whose team is the name of a lone caller.
+        Raises Unauthenticated for one whose name a key of another team has, or whose team is a teamless caller.
         """
         if self._teams.get(caller.name, caller.team) != caller.team:
             raise _not_allowed("The caller that this token names is in another team here.")
-        if self._is_lone(caller):
+        if self._is_teamless(caller):
             raise _not_allowed("The team that this token names is a caller without a team here.")
         return caller
 
-    def _is_lone(self, caller: Caller) -> bool:
+    def _is_teamless(self, caller: Caller) -> bool:
         """Whether its team is another caller who has none."""
-        return caller.team in self._lone and caller.name != caller.team
+        return caller.team in self._teamless and caller.name != caller.team
 
 
 def _not_allowed(message: str) -> Unauthenticated:

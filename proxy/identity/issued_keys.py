@@ -1,4 +1,4 @@
-"""Keeps a directory up to date with the issued keys in `[state]`, in one task beside all requests.
+"""Keeps a directory up to date with the issued keys in `[state]`, in a background task.
 
 While the store is away the keys that are known stay valid until they expire, and others are refused with 503.
 """
@@ -19,7 +19,7 @@ from proxy.wire.loggable import summarize_error
 log = structlog.get_logger()
 
 USES_EVERY_S = 30.0
-"""How often it is written which keys were used, in seconds."""
+"""How often the last uses of keys are written, in seconds."""
 
 
 class IssuedKeys:
@@ -49,7 +49,7 @@ class IssuedKeys:
             await self.write_uses()
 
     async def refresh(self) -> None:
-        """Read what was changed, and give it to the directory."""
+        """Read the changes, and apply them to the directory."""
         directory, book = self._directory, self._book
         try:
             book = await book.read_on(self._store)
@@ -69,7 +69,7 @@ class IssuedKeys:
             self._began_at, self._ends_at = now, ends_at
 
     async def write_uses(self) -> None:
-        """Write when keys were used that were used since the last time. What cannot be written is lost."""
+        """Write the time of use of the keys used since the last write. A failed write is lost."""
         used, now = self._directory.take_used(), str(int(self._clock())).encode()
         if used:
             try:

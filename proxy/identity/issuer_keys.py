@@ -1,4 +1,4 @@
-"""The keys of one issuer: fetched beside all requests, and once more for a token whose key is not known.
+"""The keys of one issuer: fetched in the background, and once more for a token with an unknown key.
 
 While the issuer is away the last keys are used for `stale_s`. Then, and for keys that are not known, calls get 503.
 """
@@ -21,10 +21,10 @@ Fetch = Callable[[IssuerTable], Awaitable[bytes]]
 """Returns the document with an issuer's keys. Raises OSError, or ValueError with a reason in the gateway's words."""
 
 MIN_REFETCH_S = 5.0
-"""How long after one fetch another one may begin because a key is not known: anyone can make up names of keys."""
+"""The shortest time between two fetches for unknown keys: anyone can invent names of keys."""
 FIRST_RETRY_S = 1.0
 MAX_ABSENT = 1000
-"""How many names of keys are remembered that the issuer does not have."""
+"""How many names of keys that the issuer does not have are remembered."""
 
 
 class KeysPending(Unavailable):
@@ -40,7 +40,7 @@ class KeysPending(Unavailable):
 
 
 class IssuerKeys:
-    """Knows the keys of an issuer inside a task that `start` begins."""
+    """Holds the keys of an issuer, which a task begun by `start` fetches."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class IssuerKeys:
         """`on_change` is called when keys have gone or come: what was checked with the old ones counts no more."""
         self.table = table
         self.outcomes = {"succeeded": 0, "failed": 0}
-        """How often they were fetched, by the outcome."""
+        """The number of fetches by outcome."""
         self._fetch = fetch
         self._on_change = on_change
         self._monotonic = monotonic
@@ -67,11 +67,11 @@ class IssuerKeys:
         self._absent: frozenset[str | None] = frozenset()  # of them those that the issuer does not have
 
     def start(self) -> None:
-        """Fetch the keys now and then."""
+        """Begin to fetch the keys regularly."""
         self._following = asyncio.create_task(self._follow())
 
     async def close(self) -> None:
-        """Fetch them no more. Requests that wait for them are identified again."""
+        """Stop fetching. Requests that wait for keys are identified again."""
         tasks = [task for task in (self._following, self._task) if task is not None]
         for task in tasks:
             task.cancel()
@@ -79,12 +79,12 @@ class IssuerKeys:
 
     @property
     def age_s(self) -> float | None:
-        """How old the keys are that are used, in seconds; None without any."""
+        """The age of the current keys in seconds; None without any."""
         return None if self._keys is None else self._monotonic() - self._fetched_at
 
     @property
     def word(self) -> str:
-        """Return how the issuer is: "up", "stale" while its last keys are used, "down" without any."""
+        """Return the condition of the issuer: "up", "stale" while old keys are used, "down" without any."""
         if self._keys is None:
             return "down"
         return "up" if self._fetched_at == self._tried_at else "stale"

@@ -27,7 +27,7 @@ CREATE, ROTATE, REVOKE = "create", "rotate", "revoke"
 
 @dataclass(frozen=True, slots=True)
 class IssuedKey:
-    """One key that was issued: whose it is, and how long it is valid. Times are those of the clock, in seconds."""
+    """One issued key: its caller, and how long it is valid. Times are in seconds since the epoch."""
 
     digest: str
     """The SHA-256 of the key in hex."""
@@ -42,7 +42,7 @@ class IssuedKey:
 
     @staticmethod
     def of(key: str, name: str, team: str, created_at: float, **options: Any) -> "IssuedKey":
-        """Return what is kept of a key."""
+        """Return the record of a key."""
         return IssuedKey(digest_of_key(key).hex(), name, team, created_at, **options)
 
     @property
@@ -63,7 +63,7 @@ class IssuedKey:
 
 @dataclass(frozen=True, slots=True)
 class KeyBook:
-    """The keys after so many entries of the journal."""
+    """The issued keys up to a position in the journal."""
 
     keys: Mapping[str, IssuedKey] = field(default_factory=dict)
     """By their ids."""
@@ -72,7 +72,7 @@ class KeyBook:
     """The entry at that position."""
 
     async def read_on(self, store: Store) -> "KeyBook":
-        """Return the keys as they are now; the same object if nothing was changed. Raises StoreError."""
+        """Return the current keys; the same object if nothing has changed. Raises StoreError."""
         book = self
         while entries := await store.tail(JOURNAL, after=max(0, book.position - 1), limit=ENTRIES_AT_ONCE):
             if book.position and tuple(entries[0]) != (book.position, book.last):

@@ -1,4 +1,4 @@
-"""What an issued key looks like: `hg_`, 256 random bits, and a checksum by which a mistyped one is recognized."""
+"""The format of issued keys: `hg_`, 256 random bits, and a checksum that detects typing errors."""
 
 import hashlib
 import secrets
@@ -20,18 +20,18 @@ def make_key() -> str:
 
 
 def has_valid_checksum(key: str) -> bool:
-    """Whether a key can have been issued by some gateway."""
+    """Return whether a key has a valid checksum, so that some gateway may have issued it."""
     split = KEY_CHARS - CHECKSUM_CHARS
     return len(key) == KEY_CHARS and key.startswith(PREFIX) and _checksum(key[:split]) == key[split:]
 
 
 def digest_of_key(key: str) -> bytes:
-    """Return the SHA-256 of a key, which is all that is kept of it."""
+    """Return the SHA-256 of a key; the key itself is not kept."""
     return hashlib.sha256(key.encode()).digest()
 
 
 def id_of_key(digest: bytes) -> str:
-    """Return the id under which operators see a key: who has found one can compute it."""
+    """Return the id of a key, which anyone who finds the key can compute."""
     return f"key_{digest[:ID_BYTES].hex()}"
 
 

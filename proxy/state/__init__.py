@@ -1,1 +1,1 @@
-"""What outlives a call: which response belongs to which team."""
+"""State that outlives a call: responses, conversations, background jobs, and the owners of ids."""

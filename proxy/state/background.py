@@ -1,6 +1,6 @@
 """Background responses of backends that keep no state: started, looked up, followed and cancelled.
 
-A response is queued before its request is answered, and does not end with it. The process that answered the request
+A response is queued before its request is answered, and outlives the request. The process that answered the request
 does the work and holds a lease on it; a request for a response whose lease has ended finds that it failed.
 
 Source: https://platform.openai.com/docs/guides/background
@@ -39,11 +39,11 @@ from proxy.wire.refusals import invalid_type, out_of_range
 log = structlog.get_logger()
 
 POLL_AFTER_MS = 1000
-"""How long a client should wait before it asks for an unfinished response again, in milliseconds."""
+"""The time after which a client should poll an unfinished response again, in milliseconds."""
 CANCEL_S = 10.0
-"""How long a cancellation waits until the process that does the work has ended it, in seconds."""
+"""How long a cancellation waits for the process that does the work, in seconds."""
 END_S = 1.0
-"""How long before the end of a shutdown jobs are ended, so that their last events can still be read, in seconds."""
+"""How long before the end of a shutdown jobs are ended, in seconds: their last events can still be read."""
 TOO_DEEP = "The request is nested too deeply for a response in the background, which is kept."
 NOT_STREAMED = "This response cannot be streamed because it was not created with background=true."
 LAST_WRITES_S = 5.0
@@ -56,7 +56,7 @@ class Background:
     def __init__(
         self, store: Store, journals: Journals, settings: StateTable, rules: Rules, responses: StoredResponses
     ) -> None:
-        """`store` keeps what says which process works on what."""
+        """`store` keeps the leases and records of jobs."""
         self._responses = responses
         self._journals = journals
         self._leases = Leases(store, settings.background_lease_s)
@@ -69,7 +69,7 @@ class Background:
         self._is_closing = False
 
     def takes(self, call: Call, route: Route) -> bool:
-        """Whether a call is done here in the background. Raises RequestError, and Unavailable at shutdown."""
+        """Return whether the gateway runs a call in the background. Raises RequestError; Unavailable at shutdown."""
         if call.operation != "create" or route.keeps_state:
             return False
         wanted, store = call.body.get("background"), call.body.get("store")
@@ -119,7 +119,7 @@ class Background:
         try:
             owner = await self._leases.take_over(keys.lease)
             if owner is None:
-                return await self._as_noted(stored, context)
+                return await self._read_elsewhere(stored, context)
             try:
                 # The lease stays taken: if its process is alive after all, the next renewal fails.
                 return await self._lost.settle(stored, keys, context)
@@ -129,8 +129,8 @@ class Background:
         except StoreError as error:
             raise _unavailable() from error
 
-    async def _as_noted(self, stored: StoredResponse, context: Context) -> StoredResponse:
-        """Return a response that another process works on. Its record is deleted when the response is complete."""
+    async def _read_elsewhere(self, stored: StoredResponse, context: Context) -> StoredResponse:
+        """Return a response that another process works on. Its job's record is deleted at the end."""
         record = await self._records.find(stored.id, context)
         if record is None:
             return await self._responses.get(stored.id, context) or stored
@@ -201,7 +201,7 @@ class Background:
         self._cancellations.close()
 
     async def _wait(self, timeout_s: float) -> None:
-        """Wait for the jobs that there are."""
+        """Wait for all current jobs."""
         if tasks := [job.task for job in self._jobs.values() if job.task is not None]:
             await asyncio.wait(tasks, timeout=timeout_s)
 
@@ -256,7 +256,7 @@ class Background:
             await job.report()
 
     async def _is_ours(self, job: BackgroundJob) -> bool:
-        """Whether no other process has ended a job. While the store fails, it counts as ours."""
+        """Return whether no other process has ended a job. While the store fails, the job counts as ours."""
         if not await self._leases.confirm(job.keys.lease):
             return False
         try:
@@ -266,7 +266,7 @@ class Background:
         return record is None or record.status != LOST
 
     async def _note_start(self, job: BackgroundJob) -> None:
-        """Note that a job runs. Until that can be written, it counts as queued for other processes."""
+        """Record that a job runs. Until that is written, other processes see it as queued."""
         try:
             await self._records.note(job)
         except StoreError as error:
@@ -276,7 +276,7 @@ class Background:
         return not job.ended.is_set()
 
     async def _may_continue(self, response_id: str, keys: JobKeys, context: Context) -> bool:
-        """Whether more events may come. A response whose process died fails now. Raises Unavailable."""
+        """Return whether more events may come. A response whose process died fails now. Raises Unavailable."""
         try:
             if keys.journal in self._jobs or await self._leases.is_held(keys.lease):
                 return True

@@ -25,7 +25,7 @@ FLAG_TTL_S = 3600.0
 
 
 class Cancellations:
-    """Requests to cancel: those made here, and those that other processes make for jobs of this one."""
+    """Cancels jobs: on requests made here, and on those of other processes for jobs of this one."""
 
     def __init__(
         self, store: Store, leases: Leases, records: JobRecords, jobs: Mapping[JournalKey, BackgroundJob]
@@ -73,7 +73,7 @@ class Cancellations:
                 is_failing = True
 
     async def _look(self) -> None:
-        """Cancel what is to be cancelled, if the bell rang. Raises StoreError; the bell then rings again."""
+        """Cancel the flagged jobs, if the bell rang. Raises StoreError; the bell then rings again."""
         bell = _bell(self._leases.owner)
         if await self._store.get(bell) is None:
             return

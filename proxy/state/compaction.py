@@ -46,7 +46,7 @@ class Compaction:
         self._sealing = sealing
 
     def is_due(self, call: Call, route: Route) -> bool:
-        """Whether the gateway answers this call itself: a compaction that no target of the route would do."""
+        """Return whether the gateway answers this call itself: a compaction that no target of the route supports."""
         if route.compacts:
             return False
         return call.operation == "compact" or (call.operation == "create" and _is_triggered(call))
@@ -99,12 +99,12 @@ class Compaction:
             users = [_user_message(item) for item in items if is_user(item)]
             rest = [item for item in items if not is_user(item)]
             sealed = await self._seal(rest, call.size_bytes, max_chars, context)
-            yield response_reply(_compacted([*users, sealed]), _ignored(call))
+            yield response_reply(_compaction_object([*users, sealed]), _ignored_header(call))
         else:
             composer = Composer(response_object(call.body, response_id=new_id("resp"), created_at=int(time.time())))
             composer.item(await self._seal(items[:-1], call.size_bytes, max_chars, context))
             composer.finish(usage(input_tokens=0, output_tokens=0))  # no model was called
-            yield response_reply(composer.response, _ignored(call))
+            yield response_reply(composer.response, _ignored_header(call))
 
     async def _seal(self, items: Sequence[Any], size_bytes: int, max_chars: int, context: Context) -> JSON:
         """Return a compaction item with what these items say."""
@@ -113,8 +113,8 @@ class Compaction:
         return {"id": new_id("cmp"), "type": ITEM, "encrypted_content": sealed}
 
 
-def _ignored(call: Call) -> dict[str, str]:
-    """Return the header that names what had no effect: parameters of the query, and fields of a compact request."""
+def _ignored_header(call: Call) -> dict[str, str]:
+    """Return the header that names ignored query parameters, and ignored fields of a compact request."""
     names = [name for name, given in call.body.items() if given is not None and name not in COMPACTED]
     in_query = [f"query.{name}" for name, _ in query_pairs(call.query) if name]
     return ignored_header([*(names if call.operation == "compact" else ()), *in_query])
@@ -137,7 +137,7 @@ def _items(call: Call) -> Sequence[Any]:
 
 
 def _content(items: Sequence[Any], max_chars: int) -> bytes:
-    """Return what a compaction item holds: messages of the operator and developer whole, and a summary of the rest."""
+    """Return the content of a compaction item: operators' and developers' messages whole, and a summary of the rest."""
     content = {
         "system": [text_of(item.get("content")) for item in items if is_system(item)],
         "summary": summarize((item for item in items if not is_system(item)), max_chars),
@@ -145,7 +145,7 @@ def _content(items: Sequence[Any], max_chars: int) -> bytes:
     return orjson.dumps(content)
 
 
-def _compacted(output: Sequence[JSON]) -> JSON:
+def _compaction_object(output: Sequence[JSON]) -> JSON:
     """Return the object of POST /v1/responses/compact. Its usage is 0, because no model was called."""
     return {
         "id": new_id("resp"),

@@ -51,7 +51,7 @@ class Conversation:
 
     @property
     def shown(self) -> JSON:
-        """The conversation as its endpoints show it, without its items."""
+        """The conversation object of the API, without its items."""
         return {
             "id": self.id, "object": "conversation", "created_at": self.created_at, "metadata": self.metadata,
         }  # fmt: skip
@@ -72,7 +72,7 @@ class ConversationLock:
         self._is_held = False
 
     async def claim(self) -> bool:
-        """Take or renew the lock; False while another holds it. Raises StoreError."""
+        """Take or renew the lock; return False while another call holds it. Raises StoreError."""
         self._is_held = await self._store.claim(self._key, self._owner, lease_s=self._lock_s)
         return self._is_held
 
@@ -81,7 +81,7 @@ class ConversationLock:
         self._renewals = asyncio.create_task(self._renew())
 
     async def release(self) -> None:
-        """Release the lock if it is held. If the store fails, the lock ends by itself."""
+        """Release the lock if it is held. If the store fails, the lock expires."""
         if self._renewals is not None:
             self._renewals.cancel()
         if not self._is_held:

@@ -1,4 +1,4 @@
-"""What a WebSocket connection keeps: the last response of each lane that is kept nowhere else.
+"""The responses that only a WebSocket connection keeps: the last one of each lane.
 
 A caller with `store: false` continues such a response with its new input only, as long as the connection lasts. The
 gateway puts the items before it in front of that input, so every backend can continue it.
@@ -21,9 +21,9 @@ from proxy.wire.large_json import dumps, loads_own
 from proxy.workers import BodyMemory
 
 MAX_HELD_BYTES = 67_108_864
-"""How much one connection keeps, in bytes; the response that was kept first is dropped for a new one."""
+"""The most bytes that one connection keeps; the oldest response is dropped for a new one."""
 MAX_EVICTED = 64
-"""How many ids of responses that failed calls have continued are remembered."""
+"""How many ids of evicted responses, which failed calls continued, are remembered."""
 MAX_VALUES = 10_000_000
 """How far the values of what is kept are counted for its memory."""
 
@@ -137,7 +137,7 @@ def held_response(response_id: object, context: Context) -> HeldResponse | None:
 
 
 def is_held_whole(response_id: object, context: Context) -> bool:
-    """Whether the connection keeps all items that a response continues."""
+    """Return whether the connection keeps all items that a response continues."""
     held = held_response(response_id, context)
     return held is not None and held.base is None
 

@@ -51,7 +51,7 @@ class StoredItem:
 
     @property
     def listed(self) -> JSON:
-        """The item with every field that typed clients require of one in a list."""
+        """The item with every field that typed clients require in a list."""
         kind = item_type(self.item)
         shown: JSON = {**self.item, "id": self.id, "type": kind}
         if kind in WITH_STATUS and shown.get("status") is None:
@@ -87,7 +87,7 @@ def input_items(value: Any, param: str = "input") -> list[JSON]:
 
 
 def kept_input(value: Any) -> list[Any]:
-    """Return the input of a request that a backend has answered as a list, whatever it accepted."""
+    """Return the input of an answered request as a list, in whatever form the backend accepted it."""
     if isinstance(value, list):
         return value
     return input_items(value) if isinstance(value, str) else []

@@ -1,4 +1,4 @@
-"""What the other processes know of a job: whether it waits or runs, and in which process."""
+"""Records of jobs for other processes: whether a job waits or runs, and in which process."""
 
 from contextlib import suppress
 from typing import NamedTuple
@@ -27,16 +27,16 @@ class JobRecords:
         self._process = process
 
     async def note(self, job: BackgroundJob) -> None:
-        """Note what a job of this process does. Raises StoreError."""
+        """Write the status of a job of this process. Raises StoreError."""
         value = {"status": job.status, "process": self._process}
         await self._records.put(KIND, job.stored.id, value, job.context)
 
     async def note_lost(self, response_id: str, context: Context) -> None:
-        """Note that a job was ended here, for the process that may still work on it. Raises StoreError."""
+        """Record that this process has ended a job, for the process that may still work on it. Raises StoreError."""
         await self._records.put(KIND, response_id, {"status": LOST, "process": self._process}, context)
 
     async def find(self, response_id: str, context: Context) -> JobRecord | None:
-        """Return what is known of a job; None if it has ended. Raises Unavailable."""
+        """Return the record of a job; None if it has ended. Raises Unavailable."""
         record = await self._records.get(KIND, response_id, context)
         return None if record is None else JobRecord(record.value["status"], record.value["process"])
 

@@ -1,4 +1,4 @@
-"""The leases by which other processes know that this one still works on something."""
+"""Leases, which show other processes that this one is still working on something."""
 
 import asyncio
 import secrets
@@ -38,7 +38,7 @@ class Leases:
         return await self._claim(key) is not False
 
     async def release(self, key: str) -> None:
-        """End a lease. If the store fails, it ends by itself."""
+        """Release a lease. If the store fails, the lease expires."""
         self._held.pop(key, None)
         if not self._held and self._renewals is not None:
             self._renewals.cancel()
@@ -58,7 +58,7 @@ class Leases:
         await self._store.release(key, owner)
 
     async def is_held(self, key: str) -> bool:
-        """Whether anybody holds a lease. Raises StoreError."""
+        """Return whether any process holds a lease. Raises StoreError."""
         owner = await self.take_over(key)
         if owner is None:
             return True
@@ -71,7 +71,7 @@ class Leases:
             await asyncio.sleep(poll_s)
 
     async def _claim(self, key: str) -> bool | None:
-        """Renew a lease; False if another process has it, None if the store fails."""
+        """Renew a lease; return False if another process has it, None if the store fails."""
         try:
             return await self._store.claim(key, self.owner, lease_s=self.lease_s)
         except StoreError as error:

@@ -84,7 +84,7 @@ class LocalResources:
         if given.get("stream", "").lower() == "true":
             after = read_integer_parameter(given.get("starting_after"), "starting_after")
             events = await self._background.replay(stored, after, context)
-            return Reply(200, _ignored(request, known), batches=events)
+            return Reply(200, _ignored_header(request, known), batches=events)
         current = await self._background.current(stored, context)
         known -= {"starting_after"}
         reply = await _large_json(current.response, request, known, context, current.size_bytes)
@@ -198,7 +198,7 @@ def _with_metadata(conversation: Conversation, body: Mapping[str, Any]) -> Conve
 def _json(
     value: Mapping[str, Any], request: ResourceRequest, known: Collection[str], *, fields: Collection[str] = NOTHING
 ) -> Reply:
-    return response_reply(value, _ignored(request, known, fields))
+    return response_reply(value, _ignored_header(request, known, fields))
 
 
 async def _large_json(
@@ -207,11 +207,13 @@ async def _large_json(
 ) -> Reply:  # fmt: skip
     """Return a reply of about so many bytes: a large one is encoded in a thread."""
     return response_reply(
-        value, _ignored(request, known, fields), await context.run(size_bytes, dumps, value, size_bytes)
+        value, _ignored_header(request, known, fields), await context.run(size_bytes, dumps, value, size_bytes)
     )
 
 
-def _ignored(request: ResourceRequest, known: Collection[str], fields: Collection[str] = NOTHING) -> dict[str, str]:
+def _ignored_header(
+    request: ResourceRequest, known: Collection[str], fields: Collection[str] = NOTHING
+) -> dict[str, str]:
     """Return the header that names the fields of the body and the parameters of the query without effect."""
     names = [name for name, given in (request.body or {}).items() if name not in fields and given is not None]
     names += [f"query.{name}" for name in unknown_parameters(request.query, known)]

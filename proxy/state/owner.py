@@ -9,7 +9,7 @@ from proxy.wire.encoded import encode
 
 
 class Owner(NamedTuple):
-    """Whose an id is, and the backend that keeps what it names."""
+    """The team and the caller that own an id, and the backend that keeps the object."""
 
     team: str
     caller: str
@@ -22,7 +22,7 @@ class Owner(NamedTuple):
 
     @staticmethod
     def decode(value: bytes | None) -> "Owner | None":
-        """Return the owner in a stored value; None for one that is not ours, and for none."""
+        """Return the owner in a stored value; None without a value, or for one that the gateway did not write."""
         try:
             return None if value is None else Owner(*orjson.loads(value))
         except (ValueError, TypeError):
@@ -31,5 +31,5 @@ class Owner(NamedTuple):
 
 @lru_cache(1024)
 def encoded_owner(team: str, caller: str, target: str) -> bytes:
-    """Return the value of an owner without a chain: it is the same for almost all that a caller receives."""
+    """Return the stored value of an owner without a chain, which is the same for most ids of a caller."""
     return Owner(team, caller, target, "").encode()

@@ -8,7 +8,7 @@ from proxy.state.references import MAX_ID_CHARS, Kind, is_id
 from proxy.wire.fields import normalize
 
 _NORMAL = b"abcdefghijklmnopqrstuvwxyz0123456789_-"
-"""The characters of ids that have their normal form, as almost all."""
+"""The characters of ids in normal form, as almost all are."""
 
 T = TypeVar("T")
 AT_ONCE = 16
@@ -31,14 +31,14 @@ def owner_key(kind: Kind, value: str) -> str:
 
 
 def private_owner_key(kind: Kind, value: str) -> str:
-    """Return the key of an id in a store whose keys only this process sees: a hash would be most of what it takes."""
+    """Return the key of an id in a store whose keys only this process sees: a hash would be most of the cost."""
     is_normal = value.isascii() and not value.encode().translate(None, _NORMAL)
     normal = value if is_normal else normalize(value)
     return f"headgate:owner:{kind}:{normal}" if len(normal) <= USUAL_ID_CHARS else owner_key(kind, value)
 
 
 def digest_of(*parts: str) -> str:
-    """A key contains hashes only, no text of a caller's."""
+    """Return a hash for a key: keys contain no text of a caller."""
     return sha256(b"".join(map(_framed, parts))).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Whose a response or conversation is: id -> team, caller, target and chain.
+"""Ownership of responses and conversations: id -> team, caller, target and chain.
 
 An id is bound when a backend first sends it, before the caller can use it; the items of a response are bound when it is
 complete. A chain is the sequence of responses that continue one another, by `previous_response_id` or by a
@@ -48,15 +48,15 @@ Source: https://platform.openai.com/docs/guides/your-data
 """
 KINDS: Mapping[str, Kind] = {"responses": "response", "conversations": "conversation"}
 KEPT = Slot[Sequence[KeptReference]]("ownership.kept")
-"""What a request for something that exists names of the team's own."""
+"""The team's own objects that a request for a resource names."""
 HAS_UNKNOWN = Slot[bool]("ownership.has_unknown")
-"""Set if a request names something without a known owner, such as something that its owner has deleted."""
+"""Set if a request names an id without a known owner, such as one that its owner has deleted."""
 _OWNERS = Slot[dict[tuple[Kind, str], "Owner | None"]]("ownership.owners")
 _UNBOUND = Slot[bool]("ownership.unbound")
 
 
 class Ownership:
-    """Binds ids to owners and answers who owns one. Every id that a request names passes a check."""
+    """Binds ids to owners, and checks the owner of every id that a request names."""
 
     def __init__(self, store: Store, ttl_s: float = TTL_S, *, allows_unknown: bool = True) -> None:
         """`allows_unknown` is whether an id without a known owner passes."""

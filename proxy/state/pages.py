@@ -16,7 +16,7 @@ DEFAULT_LIMIT, MAX_LIMIT = 20, 100
 PAGE_PARAMETERS = frozenset({"limit", "order", "after"})
 MAX_DIGITS = 9
 LARGEST = 1_000_000_000
-"""What a longer number is read as: it is above every bound, and fits into each store."""
+"""The value of any longer number: above every bound, and within the range of each store."""
 
 
 @dataclass(frozen=True, slots=True)

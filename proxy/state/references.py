@@ -15,7 +15,7 @@ from proxy.wire.linear_pattern import Occurs, compile_linear
 from proxy.wire.loggable import clip
 
 Kind = Literal["response", "conversation", "item", "file", "vector_store", "container", "skill", "object"]
-"""What an id names; "object" is anything that was created on a relayed path."""
+"""The kind of object that an id names; "object" is anything created on a relayed path."""
 MAX_REFERENCES = 1_000
 """The most different ids in one request: the owner of each is read."""
 MAX_ID_CHARS = 256
@@ -47,7 +47,7 @@ _may_reference_in_large = _finder('"', _FOLDED)
 
 
 class Reference(NamedTuple):
-    """One id in a request, and the field that has it; None for the path."""
+    """One id in a request, and the field that contains it; None for the path."""
 
     kind: Kind
     id: str
@@ -114,7 +114,7 @@ def conversation_id(holder: Mapping[str, Any]) -> str | None:
 
 
 def is_id(value: object) -> TypeGuard[str]:
-    """Whether a value can be an id. Source: the OpenAPI document (ids have at most 64 characters)."""
+    """Return whether a value can be an id. Source: the OpenAPI document (ids have at most 64 characters)."""
     return isinstance(value, str) and len(value) <= MAX_ID_CHARS
 
 
@@ -162,7 +162,7 @@ def _stored_items(items: Sequence[Any], field: str) -> list[Reference]:
 
 
 def _is_stored(item: Mapping[str, Any]) -> bool:
-    """Whether an item with an id has nothing else that an upstream could read."""
+    """Return whether an item has an id and no content that an upstream could read."""
     kind = item.get("type")
     if kind is None:
         return "role" not in item and "content" not in item

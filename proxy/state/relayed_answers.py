@@ -1,4 +1,4 @@
-"""Whose the objects in relayed answers are.
+"""Ownership of the objects in relayed answers.
 
 What a request creates is bound to the caller's team, and so is what a server adds to an object of the team later: the
 files of a finished batch, the files in a vector store. A list of an account has the objects of all teams: it is
@@ -85,7 +85,7 @@ class RelayedAnswers:
         return bool(hidden)
 
     async def _hidden_of(self, elements: Sequence[JSON], target: str, context: Context) -> set[int]:
-        """Return which of these objects the team may not see, as their numbers in this process."""
+        """Return the `id()` of each of these objects that the team may not see."""
         wanted = [Reference(kind, element["id"], None) for element in elements for kind in KINDS]
         owners = await self._ownership.owners(wanted, context)
         hidden: set[int] = set()

@@ -1,4 +1,4 @@
-"""Answers requests for something that exists: a response, a conversation, the items of one.
+"""Answers requests for existing resources: responses, conversations and their items.
 
 The part that keeps it answers: a backend that keeps state, or the gateway for a backend that keeps none.
 """
@@ -31,7 +31,7 @@ Forget = Callable[[str, str], Awaitable[None]]
 
 
 class LocalState(Protocol):
-    """What the gateway itself keeps for backends that keep no state."""
+    """The state that the gateway keeps for backends without state."""
 
     async def answer(self, request: ResourceRequest, context: Context) -> Reply:
         """Return the reply to a request of the team that owns what it names. Raises RequestError, Unavailable."""
@@ -39,7 +39,7 @@ class LocalState(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Finds what a request names, and who may have it."""
+    """Answers requests for resources, after a check of their owners."""
 
     rules: Rules
     ownership: Ownership
@@ -51,7 +51,7 @@ class Resources:
 
     @asynccontextmanager
     async def reply_to(self, request: ResourceRequest, context: Context) -> AsyncIterator[Reply]:
-        """The reply to a request. Leaving the block ends the work behind it. Raises HeadgateError."""
+        """Return a context with the reply to a request; leaving it ends the work behind it. Raises HeadgateError."""
         async with context.cleanup:
             context.trace.begin_step("policies")
             request = await self.rules.admit_resource(request, context)

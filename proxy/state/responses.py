@@ -31,7 +31,7 @@ RESPONSE, ITEM = "response", "item"
 AT_ONCE = 8
 """How many records are read or written at the same time."""
 NOT_KEPT = Slot[bool]("state.not_kept")
-"""Set when the reply of a call could not be kept, so that the cache does not hand out its id again."""
+"""Set when the reply of a call could not be kept, so that the cache does not return its id again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class StoredResponse:
 
     @property
     def work_bytes(self) -> int:
-        """How many bytes take as much work as its items."""
+        """How many bytes of JSON take as much work as its items."""
         return work_bytes(self.input, self.response.get("output"))
 
     def encode(self) -> JSON:

@@ -54,11 +54,11 @@ class Sealing:
         except (ValueError, binascii.Error):
             return None
         if sealed[:1] != VERSION:
-            return None  # without asking the store for a secret
+            return None  # without reading a secret from the store
         return (await self.cipher(purpose, team)).open(sealed)
 
     async def cipher(self, purpose: str, team: str) -> Cipher:
-        """Return what seals values of this purpose and team. Raises Unavailable."""
+        """Return the cipher of this purpose and team. Raises Unavailable."""
         return Cipher(await self._key(purpose, team), bind(purpose, team))
 
     async def _key(self, purpose: str, team: str) -> AESGCM:

@@ -1,4 +1,4 @@
-"""The start of what seals values, which notices that [state] was written with another secret, or without one."""
+"""Starts sealing, and detects that [state] was written with another secret or without one."""
 
 import asyncio
 from contextlib import suppress
@@ -21,7 +21,7 @@ SEARCH_S = 2.0
 
 
 async def start_sealing(secret: SecretStr | None, store: Store, *, is_open: bool) -> Sealing:
-    """Return what seals values. Without callers and a durable state a lost key has no consequence."""
+    """Start and return the sealing. Without callers and a durable state a lost key has no consequence."""
     sealing = Sealing(secret, store)
     if not is_open or not isinstance(store, MemoryStore):
         await sealing.start()

@@ -1,4 +1,4 @@
-"""Whether a call names anything that is kept: most calls do not, and go to their backend as they are."""
+"""Whether a call is self-contained: most calls name nothing that is kept, and go to their backend unchanged."""
 
 from proxy.state.references import find_references
 from proxy.wire.call import PLAIN_FIELDS, Call, unaffected_by
@@ -11,7 +11,7 @@ _has_compaction = compile_linear(_COMPACTION.decode())  # takes a third of the t
 
 @unaffected_by(PLAIN_FIELDS)
 def is_self_contained(call: Call) -> bool:
-    """Return whether nothing in a call has to be found, created or opened before a backend receives it.
+    """Return whether a backend can receive a call without anything being found, created or opened for it.
 
     It names no id, continues nothing, wants no conversation, and has no compaction item or trigger. A text that looks
     like one in JSON counts as one. Raises RequestError as `find_references`.

@@ -1,4 +1,4 @@
-"""A conversation as one short text, made without a model: what was said, called and returned, shortened evenly.
+"""Summarizes a conversation as one short text without a model: messages, calls and results, shortened evenly.
 
 The newest parts are kept whole as long as there is room, because a conversation continues from its end. Reasoning is
 left out: it can be made anew. Images and files are named, not kept.
@@ -78,12 +78,12 @@ def _line(item: Any) -> str:
     if not isinstance(kind, str) or kind in ("reasoning", "compaction", "compaction_trigger", "additional_tools"):
         return ""
     if kind.endswith("_output"):
-        return f"Result: {_said(item)}"
+        return f"Result: {_text_values(item)}"
     name = item.get("name")
-    return f"{name if isinstance(name, str) else kind}({_said(item)})"
+    return f"{name if isinstance(name, str) else kind}({_text_values(item)})"
 
 
-def _said(item: JSON) -> str:
+def _text_values(item: JSON) -> str:
     """Return the values of an item that say something, as text."""
     return ", ".join(_texts({name: value for name, value in item.items() if name not in NOT_SAID}))
 

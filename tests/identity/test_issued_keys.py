@@ -76,8 +76,8 @@ async def test_a_key_of_a_team_that_is_a_lone_caller_is_refused(store: Store):
     await append_created(store, issued)
     await worker.keys.refresh()
     seen = [worker.ask(key)]
-    for lone in ({"search"}, set(), {"other"}):
-        worker.directory.replace({digest: anna}, lone)
+    for teamless in ({"search"}, set(), {"other"}):
+        worker.directory.replace({digest: anna}, teamless)
         seen.append(worker.ask(key))
     worker.directory.replace({digest: anna}, {"search"})
 

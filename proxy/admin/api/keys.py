@@ -26,14 +26,14 @@ from proxy.identity.key_book import (
     key_from_json,
     used_key,
 )
-from proxy.identity.key_orders import (
+from proxy.identity.key_operations import (
     DEFAULT_LIFETIME_S,
     MAX_NAME_CHARS,
     MAX_TAGS,
     NEVER_S,
     TAG_NAME,
     TAG_VALUE,
-    KeyOrderError,
+    KeyOperationError,
     check_name,
     check_team,
     key_in_place_of,
@@ -50,7 +50,7 @@ TagValue = Annotated[str, Field(pattern=f"^{TAG_VALUE}$")]
 CallerName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(check_name)]
 
 
-class KeyOrder(Parameters):
+class KeyRequest(Parameters):
     name: CallerName
     """Its caller in logs and the selectors of policies."""
     team: CallerName
@@ -125,11 +125,11 @@ async def change_key(parts: GatewayParts, argument: Mapping[str, Any]) -> Any:
         if new is not None and argument["id"] is None:
             config = parts.config()
             configured = ((caller.name, caller.team) for caller in config.callers)
-            check_team(configured, config.lone_callers, book, new.name, new.team, now)
+            check_team(configured, config.teamless_callers, book, new.name, new.team, now)
         old = None if argument["id"] is None else valid_key(book, argument["id"], now)
         if not argument["is_check"]:
             await _append(store, old, new, argument["until"], now)
-    except KeyOrderError as error:
+    except KeyOperationError as error:
         is_known = argument["id"] is None or argument["id"] in book.keys
         raise Problem(409 if is_known else 404, "key_not_changed" if is_known else "unknown_key", str(error)) from error
     except StoreError as error:
@@ -165,7 +165,7 @@ def _seen_by(operator: Operator, found: Sequence[Any]) -> list[KeyFacts]:
 
 async def create_key(request: AdminRequest) -> NewKey:
     """Make a key, and return its secret: it is not kept."""
-    order: KeyOrder = request.body
+    order: KeyRequest = request.body
     request.operator.check_team(order.team)
     lifetime_s = NEVER_S if order.expires_in_s is None else order.expires_in_s
     secret, key = new_key(order.name, order.team, time.time(), lifetime_s, order.models, order.tags)
@@ -231,7 +231,7 @@ def _facts(key: IssuedKey, used_at: float | None) -> KeyFacts:
 
 ENDPOINTS = (
     AdminEndpoint("GET", "/keys", "Issued keys, the newest first", list_keys, KeyList),
-    AdminEndpoint("POST", "/keys", "Make a key", create_key, NewKey, body=KeyOrder, roles=MANAGERS, status=201),
+    AdminEndpoint("POST", "/keys", "Make a key", create_key, NewKey, body=KeyRequest, roles=MANAGERS, status=201),
     AdminEndpoint(
         "POST", "/keys/{id}/rotate", "Make a key in place of another", rotate_key, NewKey, body=Rotation,
         roles=MANAGERS, status=201,

@@ -28,8 +28,8 @@ def directories(monkeypatch: pytest.MonkeyPatch) -> list[Directory]:
     """Those of the gateways of this test."""
     made: list[Directory] = []
 
-    def make(callers: dict[bytes, Caller], *lone: Collection[str], **options: bool) -> Directory:
-        made.append(Directory(callers, *lone, **options))
+    def make(callers: dict[bytes, Caller], *teamless: Collection[str], **options: bool) -> Directory:
+        made.append(Directory(callers, *teamless, **options))
         return made[-1]
 
     monkeypatch.setattr(app, "Directory", make)

@@ -1,4 +1,4 @@
-"""What operators order about issued keys, by the command line and by the admin API alike."""
+"""Operations on issued keys, shared by the command line and the admin API."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -14,8 +14,8 @@ TAG_NAME, TAG_VALUE = "[A-Za-z0-9_.-]{1,64}", "[A-Za-z0-9_.:/@-]{1,128}"
 TAG = re.compile(f"{TAG_NAME}={TAG_VALUE}", re.ASCII)
 
 
-class KeyOrderError(ValueError):
-    """An order that cannot be carried out, in words for the operator."""
+class KeyOperationError(ValueError):
+    """An operation that is not possible; the message is for the operator."""
 
 
 def check_name(text: str) -> str:
@@ -28,21 +28,21 @@ def check_name(text: str) -> str:
 def new_key(
     name: str, team: str, now: float, lifetime_s: float, models: Sequence[str], tags: Mapping[str, str]
 ) -> tuple[str, IssuedKey]:
-    """Return a new key, and what is kept of it."""
+    """Return a new key and its record."""
     secret = make_key()
     more: dict[str, Any] = {"expires_at": end_of(now, lifetime_s), "models": tuple(models), "tags": dict(tags)}
     return secret, IssuedKey.of(secret, name, team, now, **more)
 
 
 def key_in_place_of(old: IssuedKey, now: float, lifetime_s: float | None) -> tuple[str, IssuedKey]:
-    """Return a new key that does what another one does, by default for as long as that was to be valid."""
+    """Return a new key with the rights of another one, and by default with the same lifetime."""
     if lifetime_s is None:
         lifetime_s = NEVER_S if old.expires_at is None else old.expires_at - old.created_at
     return new_key(old.name, old.team, now, lifetime_s, old.models, old.tags)
 
 
 def overlap_end(old: IssuedKey, now: float, overlap_s: float) -> float:
-    """Return until when a key is valid that another one takes the place of."""
+    """Return when a replaced key stops being valid."""
     until = now + overlap_s
     return until if old.expires_at is None else min(until, old.expires_at)
 
@@ -53,26 +53,26 @@ def end_of(now: float, lifetime_s: float) -> float | None:
 
 
 def check_team(
-    configured: Iterable[tuple[str, str]], lone: Collection[str], book: KeyBook, name: str, team: str, now: float
+    configured: Iterable[tuple[str, str]], teamless: Collection[str], book: KeyBook, name: str, team: str, now: float
 ) -> None:
-    """Raises KeyOrderError for a name in two teams, because selectors of policies and limits go by names.
+    """Raises KeyOperationError for a name in two teams, because selectors of policies and limits go by names.
 
     And for a team that is another caller without a team. `configured` are the names and teams of the callers of the
-    config, `lone` the names of those who have none.
+    config, `teamless` the names of those who have none.
     """
-    if team in lone and team != name:
-        raise KeyOrderError(f"'{team}' is a caller without a team, which no other caller can join")
+    if team in teamless and team != name:
+        raise KeyOperationError(f"'{team}' is a caller without a team, which no other caller can join")
     issued = ((other.name, other.team) for other in book.keys.values() if other.status(now) == "valid")
     for known_name, known_team in (*configured, *issued):
         if known_name == name and known_team != team:
-            raise KeyOrderError(f"'{name}' is in the team '{known_team}'; a caller has one team")
+            raise KeyOperationError(f"'{name}' is in the team '{known_team}'; a caller has one team")
 
 
 def valid_key(book: KeyBook, key_id: str, now: float) -> IssuedKey:
-    """Return a key that is valid. Raises KeyOrderError."""
+    """Return a key that is valid. Raises KeyOperationError."""
     key = book.keys.get(key_id)
     if key is None:
-        raise KeyOrderError(f"there is no key '{key_id}'; `headgate key list` prints all")
+        raise KeyOperationError(f"there is no key '{key_id}'; `headgate key list` prints all")
     if (status := key.status(now)) != "valid":
-        raise KeyOrderError(f"{key_id} is {status} already")
+        raise KeyOperationError(f"{key_id} is {status} already")
     return key

@@ -82,8 +82,8 @@ class RequestLoop(BoundedHeads):
         due = self._waits_since + self._idle_timeout_s
         if self._loop.time() < due:
             self._idle_timer = self.timers.start(due, self)
-        elif self._waiter is not None and not self._waiter.done():
-            self.force_close()
+        elif self._waiter is not None and not self._waiter.done() and self._head_began is None:
+            self.force_close()  # a head that has begun to arrive has a timeout of its own
 
     def forget_head(self) -> None:
         """Forget the last head, and with it the sender that it identified."""

@@ -99,6 +99,20 @@ async def test_a_new_connection_is_not_idle(start_gateway, upstream: FakeUpstrea
         assert (await connection.answer()).status == 200
 
 
+async def test_a_connection_with_the_beginning_of_a_head_is_not_idle(start_gateway, upstream: FakeUpstream):
+    """The rest of it may take `head_timeout_s`, also where that is longer than `idle_timeout_s`."""
+    gateway = await start_gateway(tables_for(upstream, server={"idle_timeout_s": 0.2}))
+    request = post()
+    async with wire(gateway) as connection:
+        await connection.send(request)
+        await connection.answer()
+        await connection.send(request[:9])
+        await asyncio.sleep(0.3)  # longer than the connection may be idle
+        await connection.send(request[9:])
+
+        assert (await connection.answer()).status == 200
+
+
 async def test_a_connection_with_a_running_call_is_not_idle(short_timeout_gateway: str, upstream: FakeUpstream):
     """Neither the head timeout nor the idle timeout runs while an answer is generated."""
 

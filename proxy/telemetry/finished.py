@@ -15,7 +15,7 @@ import structlog
 
 from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.request_line import FinishedRequest, LineForm, RequestLines, group_by_form
-from proxy.telemetry.request_metrics import LOOKED_UP, RequestMetrics
+from proxy.telemetry.request_metrics import RequestMetrics
 from proxy.telemetry.trace import Trace
 
 log = structlog.get_logger()
@@ -51,8 +51,8 @@ class FinishedRequests:
         record.trace_id = trace.trace_id
         listed = trace.listed() if trace.is_listed and template not in PROBES else None
         ended_at, duration_s, steps = time.time(), trace.elapsed_s(), trace.durations
-        if not record.stream and record.cache not in LOOKED_UP:
-            steps = []  # they are not measured
+        if not record.stream:
+            steps = []  # they are not measured, and would take as much memory as the rest of a request
         waiting = self._waiting
         waiting.append((event, request_id, record, template, ended_at, duration_s, steps, listed))
         if len(waiting) >= MOST_WAITING:

@@ -20,6 +20,7 @@ LARGEST_COUNT = 2**53
 
 Steps = Sequence[tuple[str, float]]
 _inference_of: Callable[[RequestRecord], float] = attrgetter("inference_s")
+_lookup_of: Callable[[RequestRecord], float] = attrgetter("cache_lookup_s")
 
 
 @dataclass(slots=True)
@@ -75,6 +76,8 @@ class RequestMetrics:
             plan.http.add_all(durations_s)
         if plan.inference is not None:
             plan.inference.add_all(map(_inference_of, records))
+        if plan.lookup is not None:
+            plan.lookup.add_all(map(_lookup_of, records))
         for cell in plan.counted:
             cell.value += len(records)
         for name, cell in plan.summed:
@@ -82,7 +85,7 @@ class RequestMetrics:
         if plan.has_more:
             for record in records:
                 self._add_rare(record, record.backend or "")
-        if plan.first_chunk is not None or plan.lookup is not None:
+        if plan.first_chunk is not None:
             for record, of_record in zip(records, steps, strict=True):
                 self._add_durations(plan, record, of_record)
 
@@ -97,7 +100,7 @@ class RequestMetrics:
 
     @staticmethod
     def _add_durations(plan: MetricsPlan, record: RequestRecord, steps: Steps) -> None:
-        """Add how long the lookup in the cache took, and how fast a stream was after its first event.
+        """Add how fast a stream was after its first event.
 
         An attempt that failed before another one, or without an event, had no first one.
         """
@@ -105,8 +108,6 @@ class RequestMetrics:
         for step, lasted_s in steps:
             if step == "backend":
                 first_s = lasted_s
-            elif step == "cache" and plan.lookup is not None:
-                plan.lookup.add(lasted_s)
         inference_s, tokens = record.inference_s, record.output_tokens
         if plan.first_chunk is not None and record.first_event_s is not None:
             plan.first_chunk.add(first_s)
@@ -162,7 +163,7 @@ class RequestMetrics:
     def _plan_cache(self, plan: MetricsPlan, record: RequestRecord, outcome: str, labels: tuple[str, str, str]) -> None:
         team, route, model = labels
         plan.counted.append(self._lookups.of(team, route, outcome, record.cache_detail or ""))
-        if outcome in LOOKED_UP:
+        if outcome in LOOKED_UP and record.cache_lookup_s is not None:
             plan.lookup = self._lookup_duration.of(outcome)
         if outcome in FROM_CACHE:
             if record.saved_usd is not None:

@@ -257,6 +257,20 @@ def test_names_from_outside_are_bounded():
     assert sum(instruments.snapshot()[metrics.USED_TOKENS["input_tokens"]].values()) == 0
 
 
+def test_lookups_last_as_long_as_the_record_says():
+    """By what the cache did; a call that was not looked up is not measured."""
+    instruments = Instruments()
+    own = RequestMetrics(instruments)
+    for outcome, lookup_s in [("miss", 0.25), ("miss", 0.5), ("hit", 0.125), ("bypass", None), ("miss", None)]:
+        own.record(RequestRecord(status=200, route="r", cache=outcome, cache_lookup_s=lookup_s), 0.1, [("cache", 9.0)])
+    measured = instruments.snapshot()[metrics.CACHE_DURATION]
+
+    assert {labels: (sum(found.counts), found.sum) for labels, found in measured.items()} == {
+        ("miss",): (2, 0.75),
+        ("hit",): (1, 0.125),
+    }
+
+
 def test_repairs_of_streams_are_counted_by_what_was_at_fault():
     """The record has them as a text."""
     instruments = Instruments()

@@ -77,7 +77,8 @@ class Pipeline:
         if not is_direct:
             await self._check_hit(call, route, lane_call, context)
         context.trace.end_step()
-        self._quote_saved(call, route, context)
+        if context.quote is None:
+            self._quote_saved(call, route, context)
         return reply if self.rules.pass_unchecked(call, reply, context) else await self._guard(call, reply, context)
 
     def _direct_route(self, call: Call, context: Context) -> Route | None:
@@ -130,7 +131,10 @@ class Pipeline:
             context.cleanup.push_async_exit(opening)
         else:
             reply = await self.cache.fill(slot, opening, call, context)
-            self._quote_saved(call, route, context)
+            if self.cache.keeper is not None:
+                self.cache.keeper.keep(slot, reply, call, context)
+            if context.quote is None:
+                self._quote_saved(call, route, context)
         return reply if self.rules.pass_unchecked(call, reply, context) else await self._guard(call, reply, context)
 
     async def _complete(self, call: Call, route: Route, context: Context) -> tuple[Call, Call, Route]:
@@ -157,7 +161,7 @@ class Pipeline:
 
     def _quote_saved(self, call: Call, route: Route, context: Context) -> None:
         """Set the quote of a call that was answered without a backend: its saving is reported."""
-        if context.record.cache in FROM_CACHE and context.quote is None:
+        if context.record.cache in FROM_CACHE:
             context.quote = self.attempts.targets.of(route.targets[0]).quote(call.model)
 
     def _match_keepers(
@@ -175,6 +179,8 @@ class Pipeline:
         """Refuse a call that continues a deleted response, although its answer is cached. Raises RequestError."""
         if lane_call is None and route.keeps_state:  # the backend keeps what it continues
             return
+        if call.body.get("previous_response_id") is not None:
+            context.trace.begin_step("history")
         if context.get(LANE_MEMORY) is not None and call.body.get("store") is False:
             await self.history.complete(call, route, context)  # its connection keeps what it continues
         else:

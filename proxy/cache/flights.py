@@ -24,7 +24,7 @@ from proxy.wire.event import Reply
 
 LookAgain = Callable[[], Awaitable[Reply | None]]
 MAX_ENDED = 1024
-"""How many ended flights are remembered, for calls that were looked up before and join after their end."""
+"""How many ended flights are remembered, for calls that were looked up before and join when the answer is kept."""
 
 
 class Flights:
@@ -44,7 +44,7 @@ class Flights:
         self._calls: dict[str, SharedCall] = {}
         self._ended: deque[str] = deque(maxlen=MAX_ENDED)  # the keys of the last flights that ended
         self.ended = 0
-        """How many flights have ended."""
+        """How many flights have ended whose answer is kept."""
 
     def begin(self, slot: CacheSlot, call: Call, context: Context) -> SharedCall | None:
         """Return the call as one that others may join, and that opens its reply in its own task.
@@ -60,7 +60,7 @@ class Flights:
             return None
         own = SharedCall(call=call, context=context, address=address, make_flight=self._make_flight, client=client)
         self._calls[key] = slot.keeping = own
-        context.cleanup.push_async_callback(self._note_left, key, own)
+        context.cleanup.push_async_callback(self._note_left, own)
         return own
 
     def share(
@@ -128,7 +128,7 @@ class Flights:
         flight = own.flight = self._make_flight(address, is_wanted)
         flight.begin(opening)
         reader = flight.enter()
-        cleanup.push_async_callback(self._note_left, address.keys[0], own)
+        cleanup.push_async_callback(self._note_left, own)
         cleanup.push_async_callback(flight.leave, reader)
         return await flight.reply(reader)
 
@@ -137,17 +137,19 @@ class Flights:
         return Flight(self._keep_bytes, keep_behind, is_wanted)
 
     def _has_ended(self, key: str, since: int) -> bool:
-        """Whether a flight with this key may have ended since so many had ended."""
+        """Whether the answer of a flight with this key may have been kept since so many had been."""
         count = self.ended - since
         return count > 0 and (count > MAX_ENDED or key in islice(reversed(self._ended), count))
 
-    def _note_left(self, key: str, own: SharedCall) -> None:
+    def _note_left(self, own: SharedCall) -> None:
         """Note that the call which began a flight leaves it: the next identical call begins another one."""
-        if not own.context.transcript.is_ended:
-            own.leave()
+        key = own.address.keys[0]
+        if own.flight is not None and not own.context.transcript.is_ended:
+            own.leave(own.flight)
         own.context.reply_callbacks = ()  # what would have kept the reply has `own`: a cycle, with all of the call
-        self.ended += 1
-        self._ended.append(key)
+        if own.is_begun:  # the answer is kept
+            self.ended += 1
+            self._ended.append(key)
         if self._calls.get(key) is own:
             del self._calls[key]
 

@@ -45,12 +45,12 @@ class Keeper:
         """
         if slot.address is None or reply.status != 200 or (slot.is_collapsed and slot.keeping is None):
             return
+        if reply.batches is None and len(reply.body or b"") > self._max_bytes:
+            return
         if context.get(FALLBACK) is not None:  # another model's answer, which the next caller need not be given
             return
         if reply.batches is not None:
             context.transcript.keep_frames(self._max_bytes, self._frame_clock)
-        elif len(reply.body or b"") > self._max_bytes:
-            return
         context.on_reply(partial(self._keep_complete, slot.address, slot.keeping, call, reply))
 
     async def _keep_complete(

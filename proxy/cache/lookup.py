@@ -6,13 +6,14 @@ from functools import lru_cache
 from msgspec import Struct
 
 from proxy.cache.cacheable import reason_to_bypass, runs_tools
-from proxy.cache.key import encode_call, forwarded_in_key, hash_fields
+from proxy.cache.key import MANY_HEADERS, encode_call, forwarded_in_key, hash_fields
 from proxy.cache.vault import Vault
 from proxy.cache.vault_keys import HASH_BYTES, MAX_KEYS, Partition
 from proxy.config.schema import CacheWhen, Share
 from proxy.context import Caller, Context
 from proxy.routing.routes import Route
 from proxy.wire.call import Call
+from proxy.wire.headers import HeaderNames
 
 partition = lru_cache(MAX_KEYS)(Partition)
 """Returns those who share entries, the same object each time."""
@@ -42,7 +43,9 @@ class Lookups:
         self._when = when
         self._share = share
         self._allows_tools = allows_tools
-        self._beginnings: dict[tuple[str, Partition], str] = {}  # of keys without a secret, by route and partition
+        # Of keys without a secret: by route, who may see which headers, partition, and the names of headers, none of
+        # which counts.
+        self._beginnings: dict[tuple[str, Sequence[HeaderNames], Partition, Sequence[str]], str] = {}
 
     def find(self, call: Call, route: Route, context: Context) -> Lookup | Awaitable[Lookup]:
         """Return the lookup of a call; a large one is looked through, and hashed, in a thread."""
@@ -81,16 +84,16 @@ class Lookups:
 
     def _keys_of(self, call: Call, route: Route, group: Partition) -> Sequence[str]:
         """Return the keys of a call: of one without parameters and headers that count only the end is its own."""
+        sent = route.name, route.header_names, group, tuple(call.headers)
+        if not call.query and (beginning := self._beginnings.get(sent)) is not None:
+            return (beginning + call.fact(hash_fields).hex(),)
         forwarded = forwarded_in_key(call, route)
-        if call.query or forwarded or not self._vault.has_plain_keys:
-            return self._vault.keys_of(encode_call(call, route.name, forwarded), group)
-        beginning = self._beginnings.get((route.name, group))
-        if beginning is None:
-            (key,) = self._vault.keys_of(encode_call(call, route.name, forwarded), group)
+        keys = self._vault.keys_of(encode_call(call, route.name, forwarded), group)
+        if self._vault.has_plain_keys and not (call.query or forwarded or len(call.headers) > MANY_HEADERS):
             if len(self._beginnings) >= MAX_KEYS:
                 self._beginnings.clear()
-            beginning = self._beginnings[route.name, group] = key[: -2 * HASH_BYTES]
-        return (beginning + call.fact(hash_fields).hex(),)
+            self._beginnings[sent] = keys[0][: -2 * HASH_BYTES]
+        return keys
 
 
 def partition_of(call: Call, caller: Caller, share: Share) -> Partition:

@@ -123,13 +123,12 @@ class SharedCall(Keeping, eq=False, kw_only=True):
             self._is_for_all = may_be_shared(reply) and self.context.get(FALLBACK) is None
         return self._is_for_all
 
-    def leave(self) -> None:
+    def leave(self, flight: Flight) -> None:
         """Let the last call that reads on account for the tokens, as they are known at the end only.
 
         A call that has the whole reply knows them, and so does one that opens it itself.
         """
-        flight = self.flight
-        if flight is None or not flight.has_begun:
+        if not flight.has_begun:
             return
         note_end(flight, self.context)
         if flight.readers and not self.context.transcript.is_ended:

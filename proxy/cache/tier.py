@@ -47,17 +47,18 @@ class LocalTier:
         self.life_s = life_s
         self._max_bytes = max_bytes
         self._clock = clock
-        self._held: OrderedDict[str, HeldEntry] = OrderedDict()  # the one that was used last at the end
+        self.held: OrderedDict[str, HeldEntry] = OrderedDict()
+        """What is held, that which was used last at the end; `get` returns it as long as it may be given."""
         self._size_bytes = 0
         self.changes = 0
         """How often something was dropped because it has changed: a read that was begun before is not held."""
 
     def get(self, key: str) -> HeldEntry | None:
         """Return what is held of a key."""
-        held = self._held.get(key)
+        held = self.held.get(key)
         if held is None or self._clock() >= held.ends_at:
             return None
-        self._held.move_to_end(key)
+        self.held.move_to_end(key)
         return held
 
     def reopen(self, key: str, generation: bytes | None, stored: StoredAs, *, changes: int) -> Entry | None:
@@ -65,13 +66,13 @@ class LocalTier:
 
         `changes` is how many there were before it was read.
         """
-        held = self._held.get(key)
+        held = self.held.get(key)
         if held is None or held.opened_from != stored:
             return None
         if changes == self.changes:
             held.generation = generation
             held.ends_at = self._clock() + self.life_s
-        self._held.move_to_end(key)
+        self.held.move_to_end(key)
         return held.entry
 
     def put(self, key: str, entry: Entry, generation: bytes | None, stored: StoredAs, *, changes: int) -> None:
@@ -80,22 +81,22 @@ class LocalTier:
         if changes != self.changes or size > self._max_bytes:
             return
         self._remove(key)
-        self._held[key] = HeldEntry(entry, generation, self._clock() + self.life_s, size, stored)
+        self.held[key] = HeldEntry(entry, generation, self._clock() + self.life_s, size, stored)
         self._size_bytes += size
         while self._size_bytes > self._max_bytes:
-            self._remove(next(iter(self._held)))
+            self._remove(next(iter(self.held)))
 
     def drop(self, key: str | None) -> None:
         """Drop what is held of a key; None: everything."""
         self.changes += 1
         if key is not None:
-            if key in self._held:
+            if key in self.held:
                 self._remove(key)
         else:
-            self._held.clear()
+            self.held.clear()
             self._size_bytes = 0
 
     def _remove(self, key: str) -> None:
-        held = self._held.pop(key, None)
+        held = self.held.pop(key, None)
         if held is not None:
             self._size_bytes -= held.size_bytes

@@ -13,7 +13,7 @@ generation; the first secret writes, all of them read.
 
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -64,7 +64,8 @@ class Vault:
     def __init__(self, store: Store, secrets_: Sequence[bytes] = (), tier: LocalTier | None = None) -> None:
         """Without secrets entries are not sealed. `tier` holds what was read last, opened."""
         self._store = store
-        self._peek = store.peek
+        self.peek = store.peek
+        """Reads a value of the store without waiting; None: it has to be waited for."""
         self._tier = tier
         if tier is not None and tier.life_s:
             store.watch(self._drop)
@@ -90,25 +91,33 @@ class Vault:
         if tier is None:
             return None
         for key in address.keys:
-            if (held := tier.get(key)) is not None:
+            if key in tier.held and (held := tier.get(key)) is not None:
                 address.generation, address.is_read = held.generation, True
                 return held.entry
         return None
 
-    @property
-    def reads_now(self) -> bool:
-        """Whether `read_now` may be called: the store need not be waited for."""
-        return self._peek is not None
-
     async def read(self, address: EntryAddress) -> Entry | None:
         """Return the entry at an address, if there is one that can be read. Raises StoreError."""
-        changes = 0 if self._tier is None else self._tier.changes
+        changes = self._changes
         return self._entry_in(await self._store.get_many(self._names_of(address)), address, changes)
 
-    def read_now(self, address: EntryAddress) -> Entry | None:
+    def read_now(self, address: EntryAddress, peek: Callable[[str], bytes | None]) -> Entry | None:
         """Return what `read` returns, without waiting. Raises StoreError."""
-        changes, peek = 0 if self._tier is None else self._tier.changes, self._peek
-        return None if peek is None else self._entry_in([*map(peek, self._names_of(address))], address, changes)
+        for ring, key in zip(self._rings, address.keys, strict=True):
+            generation = peek(ring.generation_of(address.partition))
+            if ring is self._rings[0]:
+                address.generation, address.is_read = _generation(generation), True
+            value = peek(ENTRIES + key)
+            if value is not None and generation is not None:
+                entry = self._open(ring, key, address, StoredAs(value, generation), self._changes)
+                if entry is not None:
+                    return entry
+        return None
+
+    @property
+    def _changes(self) -> int:
+        """How often something was dropped from the tier, if there is one."""
+        return 0 if self._tier is None else self._tier.changes
 
     def _names_of(self, address: EntryAddress) -> Sequence[str]:
         """Return the name of the entry under each key, each with that of its generation behind it."""

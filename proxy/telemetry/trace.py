@@ -107,10 +107,6 @@ class Trace:
         """Return the seconds since the request's head was read."""
         return perf_counter() - self.started
 
-    def step_s(self) -> float:
-        """Return the seconds since the step began that was begun last, in steps of 10 microseconds."""
-        return int((perf_counter() - self._step_began) * 100_000) / 100_000  # `round` takes several times as long
-
     def begin_step(self, step: str) -> None:
         """Begin a step of the path, which lasts until the next one begins, or until `end_step`."""
         now = perf_counter()
@@ -120,14 +116,16 @@ class Trace:
                 self._show_step(self._step, now - self._step_began)
         self._step, self._step_began = step, now
 
-    def end_step(self) -> None:
-        """End the step that has begun, if one has: what follows is none."""
-        if self._step is not None:
-            lasted_s = perf_counter() - self._step_began
-            self.durations.append((self._step, lasted_s))
-            if self.is_recording:
-                self._show_step(self._step, lasted_s)
-            self._step = None
+    def end_step(self) -> float:
+        """End the step that has begun, if one has: what follows is none. Return how long it took, in seconds."""
+        if self._step is None:
+            return 0.0
+        lasted_s = perf_counter() - self._step_began
+        self.durations.append((self._step, lasted_s))
+        if self.is_recording:
+            self._show_step(self._step, lasted_s)
+        self._step = None
+        return lasted_s
 
     def fail_step(self, code: str | None) -> None:
         """End the step in which the request failed, if it was in one."""

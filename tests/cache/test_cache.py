@@ -483,6 +483,20 @@ async def test_a_stale_answer_is_given_when_the_backend_fails(failure: Any, stat
     assert (b"Hello" in answer) == (failure is RESPONSE or status.startswith("hit"))
 
 
+async def test_a_stale_answer_that_was_given_grows_older():
+    """It is not kept anew."""
+    clock, backend = SettableClock(), ScriptedBackend(answer=RESPONSE)
+    pipeline = cached(backend, clock=clock, ttl_s=100, stale_if_error_s=50)
+    await status_of(pipeline)
+    backend.__dict__["answer"] = BackendError("The backend failed.")
+    clock.now_s += 110
+    found = [await status_of(pipeline)]
+    clock.now_s += 10
+    found.append(await status_of(pipeline))
+
+    assert [status.partition("; fwd")[0] for status in found] == ["hit; ttl=-10", "hit; ttl=-20"]
+
+
 async def test_an_answer_is_too_old_at_some_time():
     """Then the backend's failure is the answer."""
     clock, backend = SettableClock(), ScriptedBackend(answer=RESPONSE)

@@ -82,6 +82,20 @@ def test_keys_that_begin_alike_are_those_of_the_vault(secrets: Sequence[bytes], 
     assert len({*found}) == len(found) // 2 == 32
 
 
+def test_headers_count_by_who_may_see_them():
+    """A route with fewer targets has the same name, and other keys."""
+    vault = Vault(MemoryStore())
+    lookups, call = Lookups(vault, "always", "team"), make_call(_headers={"openai-beta": "x"})
+    seen = replace(ROUTE, targets=(ScriptedBackend(),))
+    routes = [ROUTE, seen, ROUTE, seen]
+    found = [find(lookups, call, route).keys for route in routes]
+
+    assert found == [
+        vault.keys_of(encode_call(call, "main", route.headers(call)), Partition("team", "search")) for route in routes
+    ]
+    assert len({*found}) == 2
+
+
 def test_a_call_that_is_received_once_is_looked_up_each_time(keyed: list[Call]):
     """Nothing is noted of it."""
     lookups, call = Lookups(Vault(MemoryStore()), "always", "team"), make_call()

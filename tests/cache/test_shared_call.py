@@ -258,6 +258,20 @@ async def test_what_ended_since_the_lookup_is_looked_up_again(ended: int, monkey
     assert (reply.response, context.record.cache, len(backend._calls)) == (RESPONSE, "hit", ended)
 
 
+async def test_a_call_whose_answer_is_not_kept_is_forgotten_at_its_end():
+    """A call that joins later finds nothing more than when it was looked up."""
+    backend = GatedBackend(answer=RESPONSE | {"status": "incomplete"})
+    backend._gate.set()
+    pipeline = cached(backend)
+    found: list[int] = []
+    for answer in (RESPONSE | {"status": "incomplete"}, RESPONSE):
+        backend.__dict__["answer"] = answer
+        await leading(pipeline)[2]
+        found.append(pipeline.cache._flights.ended)
+
+    assert found == [0, 1]
+
+
 def ends_of(logged: list[dict[str, Any]]) -> list[tuple[int, str | None, str | None]]:
     """Return the status, the code and the outcome of the cache in the log line of each request."""
     return [

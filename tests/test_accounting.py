@@ -260,3 +260,19 @@ def test_deep_values_are_estimated():
         value = [value]
 
     assert estimate_tokens(value) == 1
+
+
+async def test_a_request_that_a_local_model_refuses_uses_no_tokens(http, start_gateway: StartGateway, logged):
+    """It is refused before the model works on it: neither the line nor a budget counts anything."""
+    gateway = await start_gateway({
+        "backend": [{"name": "demo", "use": "local", "path": "backends/demo", "engine": "thread", "context_length": 64}],
+        "route": [{"model": "demo", "backend": "demo"}],
+        "policy": [{"use": "budget", "limit": 20_000}],
+    })  # fmt: skip
+    body = {"model": "demo", "input": "Hello there " * 1000}
+    async with http.post(f"{gateway}/v1/responses", json=body) as answer:
+        code = (await answer.json())["error"]["code"]
+    async with http.get(f"{gateway}/v1/usage") as answer:
+        (budget,) = (await answer.json())["budgets"]
+
+    assert (code, budget["used"], lines_of(logged)) == ("context_length_exceeded", 0, [{}])

@@ -18,7 +18,7 @@ from proxy.rules.guard import require_stream
 from proxy.state.warm_up import warm_up_reply
 from proxy.telemetry.attempt_span import ModelCall
 from proxy.wire.call import Call
-from proxy.wire.errors import BackendError
+from proxy.wire.errors import BackendError, RequestError
 from proxy.wire.event import Reply
 from proxy.wire.loggable import summarize_error
 
@@ -44,7 +44,7 @@ class Attempt(Struct, eq=False):
     """The route by which the target is asked."""
     _context: Context
     has_started: bool = False
-    """Whether it got a place, so that the target may have received the call."""
+    """Whether it got a place, so that the target may have worked on the call."""
     _failure: BackendError | None = None
     _is_rejected: bool = False
     _has_succeeded: bool = False
@@ -77,6 +77,8 @@ class Attempt(Struct, eq=False):
         except BackendError as error:
             outcome = self._make_failure(error)
         except BaseException as error:
+            if isinstance(error, RequestError):
+                self._note_refusal()
             await self.close(error)
             raise
         target.note_outcome(outcome, started)
@@ -152,6 +154,11 @@ class Attempt(Struct, eq=False):
         self._context.record.sent -= not error.sent
         log_failure(self.target.name, error, self._context)
         return AttemptOutcome(self.call, error=error)
+
+    def _note_refusal(self) -> None:
+        """Record that the target refused the call before it worked on it, as a local model does: it used no tokens."""
+        self.has_started = False
+        self._context.record.sent -= 1
 
     def _opener(self, call: Call) -> AbstractAsyncContextManager[Reply]:
         """Return the context that opens the reply; the gateway itself answers a warm-up if the target cannot.

@@ -21,7 +21,7 @@ from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.sampling import RequestSpans
 from proxy.telemetry.trace import Trace
 from proxy.wire.call import Call
-from proxy.wire.errors import BackendError
+from proxy.wire.errors import BackendError, RequestError
 from proxy.wire.event import Event, Reply
 from proxy.wire.resource import ResourceRequest
 from tests.examples import make_call, make_context
@@ -431,6 +431,19 @@ async def test_a_call_that_one_target_may_have_run_counts_as_sent(sent: bool, is
 
     assert await statuses(pool_of(first, second), context) == 400
     assert (context.is_sent, context.is_answered) == (is_sent, False)
+
+
+@pytest.mark.parametrize(("tried", "runs"), [(False, 0), (True, 1)])
+async def test_a_target_that_refuses_a_request_has_not_worked_on_it(tried: bool, runs: int):
+    """A local model refuses parameters before it generates. What was tried before may have used tokens."""
+    broken = BackendError("It broke.", code="upstream_reset", retryable=True)
+    first, second = Scripted(name="a", answer=broken), Scripted(name="b", answer=RequestError("No."))
+    context = make_context()
+    context.record.sent = 1 + tried  # as usage counts an attempt that begins
+    with pytest.raises(RequestError):
+        await statuses(pool_of(first, second) if tried else pool_of(second), context)
+
+    assert (context.runs, context.is_sent, context.record.sent, context.is_answered) == (runs, tried, runs, False)
 
 
 async def test_every_attempt_is_a_span_with_its_own_target_and_error():

@@ -148,8 +148,11 @@ class GuardedStream(Passage):
             finally:
                 del failure  # its traceback keeps this frame, and all that the call took, in a cycle
         if not isinstance(failure, ShuttingDown):
-            words = {} if isinstance(failure, BackendRefusal) else {"message": failure.message}
-            log.warning("backend.failed", code=failure.code, **words)
+            message = None if isinstance(failure, BackendRefusal) else failure.message
+            log.warning(
+                "backend.failed", backend=context.record.backend, code=failure.code, message=message,
+                request_id=context.request_id,
+            )  # fmt: skip
         context.record.code = failure.code
         events = await context.run(transcript.response_bytes, failure_events, transcript, failure)
         return await self._complete(events)

@@ -110,7 +110,21 @@ def configure_logs(
 def _processors(tally: LogTally, *, console: bool) -> list[Any]:
     if not console:
         return [partial(_encode_json, tally)]
-    return [tally.count, structlog.processors.add_log_level, _add_time, _describe_error, _redact, render, _encode_text]
+    return [
+        _drop_unknown,
+        tally.count,
+        structlog.processors.add_log_level,
+        _add_time,
+        _describe_error,
+        _redact,
+        render,
+        _encode_text,
+    ]
+
+
+def _drop_unknown(_logger: Any, _level: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Return the fields that are known."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _add_time(_logger: Any, _level: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -126,6 +140,7 @@ def _encode_json(tally: LogTally, _logger: Any, level: str, fields: MutableMappi
         tally.count(_logger, level, fields)
     if "exc_info" in fields:
         fields = _describe_error(_logger, level, fields)
+    fields = _drop_unknown(_logger, level, fields)
     line = orjson.dumps({"timestamp": datetime.now(UTC), "level": level, **fields}, default=str)
     if has_key(line.decode()):
         fields = _redact(_logger, level, fields)

@@ -336,6 +336,7 @@ async def test_a_stream_that_breaks_off_is_ended(at: int, logged):
     ends: list[Callable[[], AsyncIterator[Batch]]] = [lambda: in_turn(units), lambda: in_turn(units, CUT)]
     for end in ends:
         context = make_context()
+        context.record.backend = "fake"
         reply = await guarded(NO_RULES, STREAM, Reply(200, {}, batches=end()), context)
         if not units:
             with pytest.raises(BackendError):
@@ -351,7 +352,8 @@ async def test_a_stream_that_breaks_off_is_ended(at: int, logged):
         assert [error["type"], failed["type"]] == ["error", "response.failed"]
         assert context.record.code == "upstream_cut"
         assert logged[-1] == {
-            "event": "backend.failed", "log_level": "warning", "code": "upstream_cut", "message": CUT.message,
+            "event": "backend.failed", "log_level": "warning", "backend": "fake", "code": "upstream_cut",
+            "message": CUT.message, "request_id": context.request_id,
         }  # fmt: skip
 
 

@@ -82,6 +82,20 @@ def test_logs_are_json_lines_on_stderr(final: bool):
     assert next(iter(lines[0])) == "timestamp"
 
 
+@pytest.mark.parametrize("console", [False, True])
+def test_an_unknown_field_is_left_out(console: bool):
+    """In both formats."""
+    script = (
+        "import structlog; from proxy.telemetry.logs import configure_logs\n"
+        f"configure_logs(console={console}, final=False)\n"
+        "structlog.get_logger().warning('noun.happened', key=0, cause=None)\n"
+    )
+    written = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stderr
+
+    assert b"key" in written
+    assert b"cause" not in written
+
+
 @FINAL
 def test_warnings_of_libraries_are_logged_without_tracebacks(monkeypatch: pytest.MonkeyPatch, final: bool):
     """A traceback, or the message of an exception, could contain data of a caller. A message is cut after its first
@@ -106,7 +120,7 @@ def test_warnings_of_libraries_are_logged_without_tracebacks(monkeypatch: pytest
     close()
     lines = [orjson.loads(line) for line in written.getvalue().splitlines()]
 
-    assert [(line["event"], line["logger"], line["message"], line["error"]) for line in lines] == [
+    assert [(line["event"], line["logger"], line["message"], line.get("error")) for line in lines] == [
         ("library.warned", "lib", "it broke", "ValueError"),
         ("library.warned", "lib", "%d broke", None),
         ("library.warned", "lib", "x" * 200, None),

@@ -4,6 +4,9 @@ import threading
 from abc import ABC, abstractmethod
 from typing import Protocol
 
+from proxy.outage import Outage
+from proxy.telemetry.exporter_log import ExporterLog
+
 SHUTDOWN_S = 1.0
 """How long the end of the process waits for what is left, in seconds, first for metrics and then for traces."""
 
@@ -20,6 +23,8 @@ class ExportThread(ABC):
     def __init__(self, name: str, exporter: Exporter, *, delay_s: float | None = None) -> None:
         """`delay_s` is after what time it is called anyway."""
         self._sender = exporter
+        self._log = ExporterLog(exporter)
+        self._outage = Outage()
         self._delay_s = delay_s
         self._has_work = threading.Event()
         self._is_closing = False
@@ -34,6 +39,14 @@ class ExportThread(ABC):
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def note_outcome(self, *, is_sent: bool) -> bool:
+        """Note the outcome of an export; return whether an outage begins with it."""
+        if not is_sent:
+            return self._outage.begins()
+        self._outage.end()
+        self._log.reset()
+        return False
+
     @abstractmethod
     def send_waiting(self, *, is_due: bool) -> None:
         """Send what waits, all of it if it is due. Called in the thread."""
@@ -46,4 +59,5 @@ class ExportThread(ABC):
             self.send_waiting(is_due=is_due or is_last)
             if is_last:
                 self._sender.shutdown()
+                self._log.close()
                 return

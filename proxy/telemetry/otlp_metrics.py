@@ -50,11 +50,14 @@ class MetricPush(ExportThread):
             self.failures += not self._send(snapshot)
 
     def _send(self, snapshot: Snapshot) -> bool:
+        raised = None
         try:
-            return self._exporter.export(encode(snapshot, self._started_ns)) is MetricExportResult.SUCCESS
+            is_sent = self._exporter.export(encode(snapshot, self._started_ns)) is MetricExportResult.SUCCESS
         except Exception as error:  # noqa: BLE001  whatever an exporter raises, the next snapshot is tried
-            log.warning("metrics.export_failed", error=type(error).__name__)
-            return False
+            is_sent, raised = False, type(error).__name__
+        if self.note_outcome(is_sent=is_sent):
+            log.warning("metrics.export_failed", error=raised)
+        return is_sent
 
 
 def metric_exporter() -> MetricExporter:

@@ -65,13 +65,18 @@ class SpanQueue(ExportThread, SpanProcessor):
         self._is_flushing = False
         while len(self._spans) >= least:
             batch = [self._spans.popleft() for _ in range(min(len(self._spans), self._batch_spans))]
-            try:
-                is_sent = self._exporter.export(batch) is SpanExportResult.SUCCESS
-            except Exception as error:  # noqa: BLE001  whatever an exporter raises, the next batch is tried
-                log.warning("traces.export_failed", error=type(error).__name__)
-                is_sent = False
-            if not is_sent:
+            if not self._send(batch):
                 self.lost_spans += len(batch)
+
+    def _send(self, batch: list[ReadableSpan]) -> bool:
+        raised = None
+        try:
+            is_sent = self._exporter.export(batch) is SpanExportResult.SUCCESS
+        except Exception as error:  # noqa: BLE001  whatever an exporter raises, the next batch is tried
+            is_sent, raised = False, type(error).__name__
+        if self.note_outcome(is_sent=is_sent):
+            log.warning("traces.export_failed", error=raised)
+        return is_sent
 
 
 def _variable(name: str, default: int) -> int:

@@ -13,6 +13,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
     ExportMetricsServiceResponse,
 )
+from opentelemetry.sdk.metrics.export import MetricExportResult
 from opentelemetry.sdk.trace import Tracer, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
@@ -166,6 +167,18 @@ class StuckExporter(BrokenExporter):
         self.go_on.wait()
 
 
+class SometimesExporter(BrokenExporter):
+    """A collector that takes what comes while it `takes`."""
+
+    def __init__(self) -> None:
+        self.takes, self.sent = False, threading.Semaphore(0)
+
+    def export(self, data):
+        result = MetricExportResult.SUCCESS if self.takes else MetricExportResult.FAILURE
+        self.sent.release()
+        return result
+
+
 def test_a_collector_that_hangs_gets_the_newest_snapshot_only():
     """Nothing waits for it: neither the one who puts a snapshot, nor the end of the process."""
     exporter = StuckExporter()
@@ -269,6 +282,20 @@ def test_an_exporter_that_raises_is_a_failure(logged):
 
     assert (push.failures, queue.lost_spans) == (1, 1)
     assert [line["event"] for line in logged] == ["metrics.export_failed", "traces.export_failed"]
+
+
+def test_an_outage_is_logged_once(logged):
+    """The next one again. What an exporter logs of its retries is not repeated either."""
+    exporter = SometimesExporter()
+    push = MetricPush(exporter)
+    for number, takes in enumerate((False, False, True, False), 1):
+        exporter.takes = takes
+        push.put({LEVEL: {(): number}})
+        assert exporter.sent.acquire(timeout=TIMEOUT_S)
+    push.close()
+
+    assert push.failures == 3
+    assert [line["event"] for line in logged] == ["metrics.export_failed"] * 2
 
 
 @pytest.mark.parametrize(

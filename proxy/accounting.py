@@ -1,4 +1,4 @@
-"""Completes the record of a call: no token that a backend may have used is missing in it.
+"""Completes the record of a call, so that no token that a backend may have used is missing.
 
 the backend          tokens in the record
 sent counts          those
@@ -32,10 +32,10 @@ async def complete_record(context: Context) -> None:
 
 
 def finish_record(context: Context) -> Awaitable[None] | None:
-    """Take ids and token counts from the reply; estimate those that a backend should have sent, and did not.
+    """Take ids and token counts from the reply; estimate the counts that the backend did not send.
 
-    Then set what they cost. A second time it does nothing. Returns what has to be waited for; None for most calls,
-    whose counts and price are known.
+    Then set their cost. A second call does nothing. Returns an awaitable for the rest; None for most calls, whose
+    counts and price are known.
     """
     if context.is_recorded:
         return None
@@ -53,13 +53,13 @@ def finish_record(context: Context) -> Awaitable[None] | None:
 
 
 async def complete_cost(context: Context) -> None:
-    """Set what the tokens in the record cost, if there are any."""
+    """Set the cost of the tokens in the record, if there are any."""
     if context.quote is not None and _has_tokens(context.record):
         await context.quote.price(context.record)
 
 
 async def _finish_estimated(call: Call, passed: Transcript, context: Context) -> None:
-    """Complete a record that lacks counts. `passed` is what has passed of the reply."""
+    """Complete a record that lacks counts. `passed` is the part of the reply that was passed on."""
     await _estimate(context.record, call, passed, context)
     if context.runs > 1:
         _count_all_runs(context.record, context.runs)
@@ -68,7 +68,7 @@ async def _finish_estimated(call: Call, passed: Transcript, context: Context) ->
 
 
 def _finish_cost(context: Context) -> Awaitable[None] | None:
-    """Set what the tokens cost, and describe the call in its trace. Returns what has to be waited for."""
+    """Set the cost of the tokens, and describe the call in its trace. Returns an awaitable for the rest, if any."""
     quote = context.quote
     if context.trace.is_recording or (quote is not None and quote.lookup is not None):
         return _price_and_show(context)
@@ -78,7 +78,7 @@ def _finish_cost(context: Context) -> Awaitable[None] | None:
 
 
 async def _price_and_show(context: Context) -> None:
-    """Set what the tokens cost once that is known; describe a call that is recorded, and capture its content."""
+    """Set the cost once the price is known; describe a recorded call, and capture its content."""
     await complete_cost(context)
     if not context.trace.is_recording or context.sent_call is None:
         return
@@ -121,7 +121,7 @@ def _count(call: Call, transcript: Transcript) -> dict[str, int]:
 
 
 def finish_call(event: str, context: Context, *, is_asked: bool = True) -> None:
-    """Count a call that no request waits for, end its trace, and leave its log line and the metrics for later.
+    """Count a call that no request waits for, end its trace, and queue its log line and metrics.
 
     `is_asked`: a caller has asked for it.
     """

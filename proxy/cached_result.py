@@ -1,4 +1,4 @@
-"""A result that is fetched at most once at a time and kept for a while, however many callers want it."""
+"""A result that is fetched once at a time and cached for a while."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class CachedResult(Generic[T]):
-    """Calls `fetch` when the last result is older than `ttl_s`. Callers that arrive meanwhile share one fetch."""
+    """Calls `fetch` when the last result is older than `ttl_s`. Concurrent callers share one fetch."""
 
     def __init__(self, fetch: Callable[[], Awaitable[T]], ttl_s: float) -> None:
         self._fetch = fetch

@@ -25,7 +25,7 @@ from proxy.stores.memory import MemoryStore
 
 
 def build_pipeline(config: Config, process: ProcessState, cache: Cache) -> Pipeline:
-    """Connect the steps of the path of a call, and what the gateway keeps."""
+    """Return the pipeline with its steps, and the gateway's own state, connected."""
     content, ttl_s, sealing = process.content, config.state_ttl_s, process.sealing
     ownership = Ownership(config.state, ttl_s, allows_unknown=config.unknown_ids == "allow")
     seals = None if config.state_secret is None else sealing

@@ -1,4 +1,4 @@
-"""What the supervisor and a worker process say to each other, over a pair of sockets.
+"""The protocol between the supervisor and a worker process, over a pair of sockets.
 
 A message is its length in four bytes, and a word and a value in JSON. The supervisor asks for "ping", "metrics" or
 "ready", and the worker answers with the same word and what it is asked for; once it serves, it says "started" by
@@ -24,7 +24,7 @@ PREPARE, COMMIT, DISCARD = "prepare_reload", "commit_reload", "discard_reload"
 MAX_BYTES = 67_108_864
 """The longest message, in bytes."""
 TOO_LONG = {"problem": (503, "answer_too_long", "The answer is too long for one process to send to another.")}
-"""What is answered in place of a longer one."""
+"""The answer in place of a message that is too long."""
 
 Answer = Callable[[], Awaitable[Any]]
 Respond = Callable[[str, Any], Awaitable[Any]]
@@ -33,13 +33,13 @@ Respond = Callable[[str, Any], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class ConfigTexts:
-    """The config files that a gateway of several workers was started with and serves now, which may differ."""
+    """The text of the config with which the workers were started, and of the one that they serve now."""
 
     first: str
     served: str
 
     def to_file(self) -> int:
-        """Return the descriptor of a file without a name that has them."""
+        """Write them to an unnamed file; return its descriptor."""
         with tempfile.TemporaryFile() as file:
             file.write(orjson.dumps((self.first, self.served)))
             file.flush()
@@ -90,7 +90,7 @@ class Link:
         return Link(*await asyncio.open_connection(sock=connected))
 
     def send(self, word: str, value: Any = None) -> bool:
-        """Queue a message, unless it is too long: then False is returned. None is sent to a process that has ended."""
+        """Queue a message; return False if it is too long. Nothing is sent to a process that has ended."""
         message = orjson.dumps((word, value))
         if len(message) > MAX_BYTES:
             return False
@@ -99,7 +99,7 @@ class Link:
         return True
 
     async def receive(self) -> tuple[str, Any]:
-        """Return the next message. Raises EOFError when the other process has ended, or sends what is none."""
+        """Return the next message. Raises EOFError when the other process has ended, or sends an invalid message."""
         try:
             size = int.from_bytes(await self._reader.readexactly(4))
             if size > MAX_BYTES:
@@ -114,7 +114,7 @@ class Link:
 
 
 class Questions:
-    """The questions of the admin API, and the steps of a reload, that are on their way to workers."""
+    """Sends questions of the admin API and steps of a reload to workers, and collects the answers."""
 
     def __init__(self) -> None:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
@@ -122,7 +122,7 @@ class Questions:
         self._last = 0
 
     async def ask(self, links: Sequence[Link], word: str, argument: Any, timeout_s: float) -> list[Any]:
-        """Return the answers of those workers that answer in time and do not end, in the order of their links."""
+        """Return the answers of the workers that answer in time, in the order of their links."""
         futures = []
         for link in links:
             self._last += 1
@@ -138,13 +138,13 @@ class Questions:
         return [future.result() for _, future in futures if future.done() and not future.cancelled()]
 
     def forget(self, link: Link) -> None:
-        """Expect no more answers from a worker that has ended."""
+        """Stop waiting for a worker that has ended."""
         for number, asked in self._links.items():
             if asked is link and number in self._waiting:
                 self._waiting[number].cancel()
 
     def settle(self, number: int, value: Any) -> None:
-        """Take an answer; one that comes too late is dropped."""
+        """Record an answer; a late one is dropped."""
         future = self._waiting.pop(number, None)
         if future is not None and not future.done():
             future.set_result(value)
@@ -153,7 +153,7 @@ class Questions:
 async def answer_supervisor(
     link: Link, answers: Mapping[str, Answer], stop: Callable[[], None], respond: Respond | None = None
 ) -> None:
-    """Answer the supervisor's questions, those of the admin API with `respond`; when it has ended, `stop` too."""
+    """Answer the supervisor's questions, those of the admin API with `respond`; call `stop` when it ends."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def reply(word: str, answer: Answer) -> None:
@@ -169,7 +169,7 @@ async def answer_supervisor(
             answer = answers.get(word)
             if answer is not None or word == "ask":
                 work = reply_numbered(*value) if answer is None else reply(word, answer)
-                task = asyncio.create_task(work)  # one that takes long does not delay the others
+                task = asyncio.create_task(work)  # in a task, so that a slow answer does not delay others
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
     except EOFError:

@@ -1,4 +1,4 @@
-"""Serves one config after another: new calls take the new one, running calls end on the one that they began with.
+"""Serves one config after another: new calls use the new one, running calls end on the one that they began with.
 
 Each config has a generation: the path of a call, and the backends and the cache's store that it needs. Those that do
 not change are the same objects in the next generation. A generation is closed when no call runs on it any more.
@@ -17,7 +17,7 @@ from proxy.admin.observer import Observer
 from proxy.cache.cache import Cache
 from proxy.composition import build_pipeline
 from proxy.config.build import Config
-from proxy.config.replacement import changes_between, has_other_cache, with_lasting_parts
+from proxy.config.replacement import changes_between, has_other_cache, keep_process_state
 from proxy.config.validation import ConfigError
 from proxy.context import Caller
 from proxy.http.assembly import build_dispatcher, build_health, max_calls
@@ -33,17 +33,17 @@ from proxy.wire.loggable import printable
 log = structlog.get_logger()
 
 ReadAgain = Callable[[Config], Config]
-"""Reads the config; what did not change is taken from the running one. Raises ConfigError."""
+"""Reads the config, and reuses unchanged parts of the running one. Raises ConfigError."""
 LAST_JOBS_S = 86_400.0
-"""How long the background responses of a config that was replaced may go on, in seconds."""
+"""How long background responses of a replaced config may continue, in seconds."""
 IN_FLIGHT_CHECK_S = 0.1
 MAX_CHANGES_CHARS = 4096
-"""How much of the changes of a config is written to the audit, in characters."""
+"""The most characters of a config's changes that are written to the audit."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigGeneration:
-    """What one config is served with."""
+    """The objects that serve one config."""
 
     config: Config
     pipeline: Pipeline
@@ -52,7 +52,7 @@ class ConfigGeneration:
 
     @property
     def parts(self) -> Iterator[Backend | Store]:
-        """What it needs that is started and closed."""
+        """Its parts that have to be started and closed."""
         yield from self.config.backends.values()
         if self.config.cache_store is not None:
             yield self.config.cache_store
@@ -60,7 +60,7 @@ class ConfigGeneration:
 
 @dataclass(frozen=True, slots=True)
 class PreparedReload:
-    """A generation that is started and not served yet, and what it changes."""
+    """A generation that is started and not served yet, and its changes."""
 
     generation: ConfigGeneration | None
     """None if nothing has changed."""
@@ -70,15 +70,15 @@ class PreparedReload:
 
 
 class Gateway:
-    """The generation that new calls take, and those that still have calls."""
+    """The generation that new calls use, and older ones that still have calls."""
 
     current: ConfigGeneration
 
     def __init__(self, process: ProcessState, observer: Observer | None = None) -> None:
         self.reloads: Counter[str] = Counter()
-        """How often the config was read again, by the outcome."""
+        """The number of reloads by outcome."""
         self.on_switch: Callable[[ConfigGeneration], None] = lambda _: None
-        """Called with what new calls take from now on."""
+        """Called with the generation that new calls use from now on."""
         self._process = process
         self._observer = observer
         self._generations: list[ConfigGeneration] = []
@@ -92,7 +92,7 @@ class Gateway:
         self._switch(new)
 
     async def reload(self, read: ReadAgain) -> list[str]:
-        """Serve the config as it is now, and return what has changed. A fault changes nothing.
+        """Read and serve the config; return what has changed. A fault changes nothing.
 
         Raises ConfigError, and ValueError or OSError if a backend or a store cannot start.
         """
@@ -102,21 +102,21 @@ class Gateway:
             return prepared.changes
 
     async def prepare(self, read: ReadAgain) -> list[str]:
-        """Start what the config as it is now needs, for `commit`, and return what has changed. Raises as `reload`."""
+        """Read the config and start its parts, for `commit`; return what has changed. Raises as `reload`."""
         async with self._lock:
             await self._close_prepared()
             self._prepared = await self._prepare(read)
             return self._prepared.changes
 
     async def commit(self) -> None:
-        """Serve what was prepared."""
+        """Serve the prepared generation."""
         async with self._lock:
             if self._prepared is not None:
                 self._serve(self._prepared)
                 self._prepared = None
 
     async def discard(self, reason: str) -> None:
-        """Close what was prepared: another process cannot serve the config."""
+        """Close the prepared generation, as another process cannot serve the config."""
         async with self._lock:
             self._fail(reason)
             await self._close_prepared()
@@ -125,7 +125,7 @@ class Gateway:
         """Return what a reload would change. Raises ConfigError, ValueError, OSError."""
         running = self.current.config
         new = await asyncio.to_thread(read, running)
-        with_lasting_parts(running, new)
+        keep_process_state(running, new)
         return changes_between(running, new)
 
     async def _prepare(self, read: ReadAgain) -> PreparedReload:
@@ -133,7 +133,7 @@ class Gateway:
         try:
             new = await asyncio.to_thread(read, running)
             changes = changes_between(running, new)
-            merged = with_lasting_parts(running, new)
+            merged = keep_process_state(running, new)
             generation, undo = await self._start_parts(merged) if changes else (None, AsyncExitStack())
         except (ConfigError, ValueError, OSError) as error:
             self._fail(str(error))
@@ -186,7 +186,7 @@ class Gateway:
             await self._close(self._generations[-1])
 
     async def _start_parts(self, config: Config) -> tuple[ConfigGeneration, AsyncExitStack]:
-        """Return a generation that can be served, and what closes it if it is not. Raises ValueError or OSError."""
+        """Return a generation that is ready to serve, and the stack that closes it. Raises ValueError or OSError."""
         old = self._generations[-1] if self._generations else None
         used = [part for generation in self._generations for part in generation.parts]
         async with AsyncExitStack() as undo:

@@ -1,4 +1,4 @@
-"""Whether something fails at the moment: its beginning and its end are logged, and not each call that it fails."""
+"""Counts the failures of an outage, so that its beginning and end are logged instead of each failed call."""
 
 
 class Outage:
@@ -8,14 +8,14 @@ class Outage:
 
     def __init__(self) -> None:
         self.failures = 0
-        """How many there were since the last success; a success with none before it needs nothing of an outage."""
+        """The number of failures since the last success; 0 while there is no outage."""
 
     def begins(self) -> bool:
-        """Count a failure, and return whether it is the first one."""
+        """Count a failure; return whether it is the first one."""
         self.failures += 1
         return self.failures == 1
 
     def end(self) -> int:
-        """End with a success, and return how many failures there were."""
+        """Record a success; return how many failures there were."""
         failures, self.failures = self.failures, 0
         return failures

@@ -1,4 +1,4 @@
-"""The path of a relayed request: policies, ownership, the upstream, and what is read of its answer.
+"""The path of a relayed request: policies, ownership, the upstream, and the reading of its answer.
 
 Everything else passes as it is: a relay knows no model, no cache and no history.
 """
@@ -35,14 +35,14 @@ from proxy.wire.sse_frame import frames_of, payload_of
 
 ROUTE = "relay"
 MAX_LISTED, MAX_LISTED_VALUES = 10_000, 200_000
-"""A longer list is not searched for what other teams own. Those of OpenAI have up to 10,000 objects."""
+"""Longer lists are refused, not searched for other teams' objects. OpenAI's have up to 10,000 objects."""
 EVENT_STREAM = "text/event-stream"
 DATA = b"data:"
 END_OF_EVENT = re.compile(rb"\n\r?\n|\r\r")
 FILE_CONTENT = "/content"
-"""The end of the paths that answer with a file as it is."""
+"""The suffix of paths whose answer is the content of a file."""
 MAX_PAGES = 20
-"""How many pages of a list are read until one has something of the team's own."""
+"""The most pages of a list that are read to find one with the team's own objects."""
 MODEL = "model"
 # The fields that policies of relayed paths read, by their plain names: in forms they are read too.
 CHECKED_FIELDS = {plain_name(name): name for name in (MODEL, "service_tier", *MODELS, *ANY)}
@@ -50,7 +50,7 @@ CHECKED_FIELDS = {plain_name(name): name for name in (MODEL, "service_tier", *MO
 
 @dataclass(frozen=True, slots=True)
 class Relays:
-    """Passes requests of relayed paths to their backends, and the answers back."""
+    """Forwards requests of relayed paths to their backends, and the answers to the callers."""
 
     rules: Rules
     ids: RelayedIds
@@ -194,7 +194,7 @@ class Relays:
     async def _own_part(
         self, request: RelayRequest, body: bytes, answer: Any, target: Backend, context: Context
     ) -> bytes:  # fmt: skip
-        """Return an answer without what belongs to other teams. Of an empty page the next one is taken.
+        """Return an answer without other teams' objects; in place of an empty page the next one.
 
         Raises BackendError for an answer that cannot be searched.
         """
@@ -222,7 +222,7 @@ def _may_be_json(reply: RelayReply) -> bool:
 
 
 async def _read(chunks: AsyncIterator[bytes], context: Context) -> bytes:
-    """Return a whole answer, whose memory is counted. Raises Unavailable, BackendError."""
+    """Read a whole answer, and reserve its memory. Raises Unavailable, BackendError."""
     read = []
     async for chunk in chunks:
         context.use_memory(len(chunk))

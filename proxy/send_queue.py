@@ -1,4 +1,4 @@
-"""What the system still holds of bytes that were sent."""
+"""The bytes in a socket's send queue."""
 
 import fcntl
 import sys
@@ -6,7 +6,7 @@ import termios
 
 
 def unacknowledged_bytes(file: int) -> int:
-    """Return how much of what was sent on a socket the other machine has not received; 0 where the system cannot tell.
+    """Return how many sent bytes the other machine has not acknowledged; 0 where the system cannot tell.
 
     The kernel takes more only after megabytes have left, which can take minutes.
 

@@ -1,7 +1,7 @@
-"""Shares of something limited: one team cannot hold all of it while there are others.
+"""Shares of a limited resource: while there are several teams, none can hold all of it.
 
-A quarter is kept for teams that hold little. Of that quarter a team may have as much as it leaves, so the next team
-always finds some. With one team only nothing is kept.
+Three quarters are for any team. Of the last quarter a team may hold as much as it leaves free, so the next team always
+finds some. With one team nothing is reserved.
 """
 
 from collections import defaultdict
@@ -11,7 +11,7 @@ KEPT = 1 / 4
 
 
 class Shares:
-    """How much of a limit is in use, and how much of that each team holds."""
+    """The used part of a limit, in all and by team."""
 
     __slots__ = ("_held", "_kept", "_limit", "_used")
 
@@ -23,32 +23,32 @@ class Shares:
         self.set_teams(has_teams=has_teams)
 
     def set_teams(self, *, has_teams: bool) -> None:
-        """Keep a quarter from now on, or no more. What a team holds already counts towards its share."""
+        """Reserve a quarter from now on, or nothing. What a team holds already counts towards its share."""
         self._kept = int(self._limit * KEPT) if has_teams else 0
 
     @property
     def has_common(self) -> bool:
-        """Whether any team may take something."""
+        """Whether any team may take more: the part for all teams is not used up."""
         return self._used < self._limit - self._kept
 
     @property
     def held(self) -> Mapping[str, int]:
-        """Return what each team that holds something has."""
+        """Return the amount that each team holds."""
         return self._held
 
     def take(self, amount: int, team: str = "") -> bool:
-        """Take an amount for a team, if there is as much that it may have."""
+        """Take an amount for a team; return whether its share allows that."""
         left = self._limit - self._used - amount
         if left < 0:
             return False
-        if left < self._kept and self._held.get(team, 0) + amount > left + 1:  # the last one may be taken
+        if left < self._kept and self._held.get(team, 0) + amount > left + 1:  # the last unit may be taken
             return False
         self._used += amount
         self._held[team] += amount
         return True
 
     def give_back(self, amount: int, team: str = "") -> None:
-        """Give back an amount that the team has taken."""
+        """Return an amount that the team has taken."""
         self._used -= amount
         self._held[team] -= amount
         if not self._held[team]:

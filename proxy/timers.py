@@ -1,4 +1,4 @@
-"""Timers that share one timer of the event loop: that takes 0.7 KiB, and every connection needs one or two."""
+"""Timers that share one timer of the event loop, which takes 0.7 KiB: every connection needs one or two."""
 
 import asyncio
 from heapq import heapify, heappop, heappush
@@ -7,18 +7,18 @@ from typing import Protocol
 from msgspec import Struct
 
 MOST_CANCELLED = 64
-"""How many cancelled timers are kept until they are due, if they are not more than the others."""
+"""How many cancelled timers may stay in the heap, if they are not the majority."""
 CLOCK_STEP_S = 0.001
-"""How much later the event loop is asked to call: uvloop counts milliseconds, and calls up to half of one early."""
+"""The delay added to each call: uvloop rounds to milliseconds, and calls up to half of one early."""
 
 
 class Timed(Protocol):
     def on_due(self) -> None:
-        """Do what is due; called once for each timer."""
+        """Called once when a timer is due."""
 
 
 class Timer(Struct, eq=False):
-    """When an object is called, on the event loop's clock; None: it was called already, or the timer was cancelled."""
+    """The time of a call, on the event loop's clock, and the object; None once it was called or cancelled."""
 
     due: float
     timed: Timed | None
@@ -28,7 +28,7 @@ class Timer(Struct, eq=False):
 
 
 class Timers:
-    """Calls objects when their timers are due. Starts with the first of them, in its event loop."""
+    """Calls objects when their timers are due, in the event loop of the first one."""
 
     __slots__ = ("_cancelled", "_handle", "_waiting")
 
@@ -57,7 +57,7 @@ class Timers:
             heapify(self._waiting)
 
     def _wait(self) -> None:
-        """Ask the event loop to call when the first timer is due."""
+        """Set the event loop's timer to the first one in the heap."""
         if self._handle is not None:
             self._handle.cancel()
         self._handle = asyncio.get_running_loop().call_at(self._waiting[0].due + CLOCK_STEP_S, self._call_due)

@@ -1,4 +1,4 @@
-"""Threads and memory for large bodies, so that one caller's body neither delays nor starves another caller.
+"""Threads and memory for large bodies, so that one caller's body neither delays nor starves other callers.
 
 A large body is parsed, checked and hashed in a thread; small ones stay on the event loop, where that is cheaper. All
 bodies share one budget of memory.
@@ -20,15 +20,15 @@ from proxy.shares import Shares
 from proxy.wire.errors import Unavailable
 
 LARGE_BYTES = 262_144
-"""From this size on work on a body is done in a thread, in bytes."""
+"""The size in bytes from which work on a body is done in a thread."""
 SOME_VALUES = 512
-"""From this many JSON values on other requests are served between two checks of a body."""
+"""The number of JSON values from which other requests are served between two checks of a body."""
 MANY_VALUES = 4096
-"""From this many JSON values on it is, too: checking a body takes time by its values, up to 10 us for each."""
+"""The number of JSON values from which it is done in a thread: checking a body takes up to 10 us for each value."""
 HEAVY_BYTES = 8_388_608
-"""From this much memory on work for a call is heavy, in bytes: it takes 0.1 s and more."""
+"""The memory of a call, in bytes, from which its work is heavy: it takes 0.1 s and more."""
 FREE_BYTES = 65_536
-"""What each call may use without counting, in bytes: small requests are answered when the budget is used up."""
+"""What each call may use without a reservation, in bytes: small requests work when the budget is used up."""
 
 PACE_BYTES_PER_S = 134_217_728
 """How fast large reads of all connections together may follow each other."""
@@ -37,7 +37,7 @@ PACE_BURST_BYTES = 1_048_576
 LARGE_READ_BYTES = 16_384
 """A smaller read does not count, in bytes."""
 FULL_READ_BYTES = 131_072
-"""After a read of this size its connection is not read for one turn: uvloop would make up to 32 of them in one step."""
+"""After a read of this size its connection pauses for one turn: uvloop would do up to 32 such reads in one step."""
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class Pace:
     def __init__(self, bytes_per_s: float = PACE_BYTES_PER_S, burst_bytes: int = PACE_BURST_BYTES) -> None:
         self._bytes_per_s = bytes_per_s
         self._burst_s = burst_bytes / bytes_per_s
-        self._reached_s = 0.0  # the moment at which all that was read so far fits the pace
+        self._reached_s = 0.0  # the time at which all data read so far fits the pace
 
     def delay_s(self, size_bytes: int, now_s: float) -> float:
         """Count what was read at this moment, and return how long its connection must wait before the next read."""
@@ -61,13 +61,13 @@ class Pace:
 class FairSlot:
     """A slot for one piece of work at a time. When it is free, the caller with the least work so far is next.
 
-    A caller that comes back begins where the others are: it has no claim to the time in which it had no work.
+    A caller that returns starts level with the others: it gets no credit for the time in which it had no work.
     """
 
     def __init__(self) -> None:
         self._is_taken = False
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
-        self._used_s: dict[str, float] = {}  # of callers that had more work than the last one that was next
+        self._used_s: dict[str, float] = {}  # of callers with more work than the one that was next
         self._least_s = 0.0  # how much work that one had
 
     async def take(self, caller: str) -> None:
@@ -125,7 +125,7 @@ class Workers:
     def __init__(self) -> None:
         self.pace = Pace()
         self.starts = LoopTurns(STARTS_AT_ONCE)  # of requests and turns of WebSockets, and portions of their frames
-        self.floods = asyncio.Lock()  # who has many messages waiting takes turns with others of that kind
+        self.floods = asyncio.Lock()  # connections with many waiting messages take turns
         self._heavy, self._moderate = FairSlot(), FairSlot()
         self._pool = ThreadPoolExecutor(3, thread_name_prefix="body")
         self._lock = threading.Lock()
@@ -196,7 +196,7 @@ def _close_result(working: Future[Any]) -> None:
 
 
 class BodyMemory(Shares):
-    """How much memory all bodies may use together, in bytes, and of each team."""
+    """The memory of all bodies together, in bytes, and of each team."""
 
     @property
     def used_bytes(self) -> int:
@@ -208,7 +208,7 @@ class BodyMemory(Shares):
 
 
 class MemoryLease:
-    """What one call of a team has taken of the budget. It is released when a `with` block of it is left."""
+    """The part of the budget that one call holds. Leaving its `with` block releases it."""
 
     __slots__ = ("_allowed", "_budget", "_needed", "_taken", "_team")
 
@@ -220,7 +220,7 @@ class MemoryLease:
         self._allowed = FREE_BYTES  # what it may need with what it has taken
 
     def grow(self, amount: int) -> None:
-        """Take more. Raises Unavailable when the budget is used up."""
+        """Reserve more. Raises Unavailable when the budget is used up."""
         needed = self._needed + amount
         if needed > self._allowed and self._budget is not None:
             self._take(self._budget, needed - self._allowed)
@@ -235,7 +235,7 @@ class MemoryLease:
 
     @property
     def needed_bytes(self) -> int:
-        """How much this call uses, with what it need not count."""
+        """How much this call uses, including the part that needs no reservation."""
         return self._needed
 
     @property
@@ -248,7 +248,7 @@ class MemoryLease:
         return MemoryLease(self._budget, self._team)
 
     def hand_over(self) -> "MemoryLease":
-        """Return a lease that has all that this one has; this one has nothing then."""
+        """Return a new lease with everything that this one holds; this one is empty then."""
         other = MemoryLease(self._budget, self._team)
         other._needed, other._taken, other._allowed = self._needed, self._taken, self._allowed
         self._needed, self._taken, self._allowed = 0, 0, FREE_BYTES
@@ -258,7 +258,7 @@ class MemoryLease:
         return self
 
     def release(self, *_error: object) -> None:
-        """Give everything back."""
+        """Release everything."""
         if self._budget is not None and self._taken:
             self._budget.give_back(self._taken, self._team)
         self._needed, self._taken, self._allowed = 0, 0, FREE_BYTES

@@ -1,1 +1,1 @@
-"""The command line beside `serve`: one subject a file."""
+"""The command line: one subject a file."""

@@ -32,11 +32,11 @@ REFUSALS = frozenset({401, 403})
 
 
 class NotAnswered(Exception):
-    """Nothing listens at an address."""
+    """No server listens at an address."""
 
 
 def add_gateway(command: argparse.ArgumentParser, *, is_direct: bool = True) -> None:
-    """Add the options that say which gateway is asked, and with which key."""
+    """Add the options that select the gateway to ask, and the key."""
     add_config(command)
     group = command.add_argument_group("the gateway", "A gateway that runs is asked by its admin API.")
     group.add_argument("--url", default=os.environ.get(URL) or None,
@@ -49,7 +49,7 @@ def add_gateway(command: argparse.ArgumentParser, *, is_direct: bool = True) -> 
 
 
 def url_given(options: argparse.Namespace) -> str | None:
-    """Return the address of the gateway that was named. Raises ConfigError for what is none."""
+    """Return the given address of a gateway. Raises ConfigError if it is invalid."""
     text: str | None = options.url
     if text is None:
         return None
@@ -64,7 +64,7 @@ def url_given(options: argparse.Namespace) -> str | None:
 
 
 def config_of(options: argparse.Namespace) -> Config:
-    """Return the config that is named. Raises ConfigError for none."""
+    """Return the given config. Raises ConfigError if there is none."""
     if options.config is None:
         raise ConfigError("name the config with --config or HEADGATE_CONFIG, or a gateway that runs with --url")
     return read(options.config)
@@ -79,7 +79,7 @@ class AdminClient:
     timeout_s: float = TIMEOUT_S
 
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, **query: Any) -> Any:
-        """Return what the gateway answers. Raises ConfigError with its problem, NotAnswered."""
+        """Return the gateway's answer. Raises ConfigError with the problem that it reports, NotAnswered."""
         named = {name: value for name, value in query.items() if value not in (None, "")}
         target = f"{VERSION}{path}{'?' if named else ''}{urlencode(named)}"
         headers = {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
@@ -124,7 +124,7 @@ class AdminClient:
             raise ConfigError(f"{self.url}: the answer is not JSON; is it the admin listener?") from error
 
     def _reason(self, status: int, problem: Any) -> str:
-        """Return what a problem says."""
+        """Return the text of a problem."""
         found = problem if isinstance(problem, dict) else {}
         lines = [f"{self.url}: {found.get('detail', status)} ({found.get('code', status)})"]
         lines += [f"  {each}" for each in found.get("errors", ())]
@@ -136,7 +136,7 @@ class AdminClient:
 
 
 def client_of(options: argparse.Namespace) -> AdminClient | None:
-    """Return the gateway that is to be asked; None if none runs. It is said which. Raises ConfigError."""
+    """Return a client of the gateway to ask, and print which one it is; None if none runs. Raises ConfigError."""
     if getattr(options, "direct", False):
         return None
     config = None if options.config is None else read(options.config)
@@ -167,18 +167,18 @@ def _is_closed(admin: AdminTable) -> bool:
 
 
 def url_of(admin: AdminTable) -> str:
-    """Return where the listener of a config is reached from this machine."""
+    """Return the URL of a config's admin listener from this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(admin.host, admin.host)  # noqa: S104  it is where it listens
     return f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{admin.port}"
 
 
 def no_gateway(url: str, error: NotAnswered) -> ConfigError:
-    """Return the fault that nothing listens at an address that was given."""
+    """Return the error that no server listens at a given address."""
     return ConfigError(f"{url}: no gateway answers: {error}{f' ({URL} names it)' if is_from(URL, url) else ''}")
 
 
 def key_of(place: str | None, admin: AdminTable | None) -> str | None:
-    """Return the key to send. Raises ConfigError for a place that cannot be read, and for what cannot be sent."""
+    """Return the key to send. Raises ConfigError if it cannot be read or sent."""
     source, key = "admin.key", None
     if place is not None:
         source = "--admin-key"

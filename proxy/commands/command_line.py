@@ -26,11 +26,11 @@ SUBJECTS = {
     "identity": ("whois", "block", "unblock"),
     "backup": ("backup",),
 }
-"""The modules of this package that add commands, and the names of these. Only what a command needs is imported."""
+"""The modules that add commands, and the commands' names. Only the module of the given command is imported."""
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Refuses unknown arguments of a command with the usage of that command; argparse prints that of all commands."""
+    """Prints the usage of one command for its unknown arguments; argparse would print that of all commands."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parse the arguments of this command; argparse calls it for the parser of each command and verb."""

@@ -1,4 +1,4 @@
-"""`headgate whois`, `block` and `unblock`: whose identifier an upstream received, and how to refuse it from now on."""
+"""`headgate whois`, `block` and `unblock`: find whose identifier an upstream received, and refuse it."""
 
 import argparse
 from collections.abc import Callable
@@ -116,7 +116,7 @@ def _list(options: argparse.Namespace, client: AdminClient | None) -> int:
 
 
 def _unblock(options: argparse.Namespace) -> int:
-    """Let calls with an identifier pass. Raises ConfigError if processes do not share the state, or it fails."""
+    """Accept calls with an identifier again. Raises ConfigError if processes do not share the state, or it fails."""
     identifier = options.identifier
     if not identifier:
         raise ConfigError("the identifier is empty")

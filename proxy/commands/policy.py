@@ -1,4 +1,4 @@
-"""`headgate policy test` and `headgate policy diff`: what a rule does, before it is enabled."""
+"""`headgate policy test` and `headgate policy diff`: show what a rule does before it is enabled."""
 
 import argparse
 import asyncio
@@ -78,7 +78,7 @@ class Cases(Table):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What policies did to one request: the code of a refusal, or the fields that they changed."""
+    """The effect of policies on one request: the code of a refusal, or the changed fields."""
 
     code: str | None
     changed: Mapping[str, Any]
@@ -184,7 +184,7 @@ def _text_settings(rules: Sequence[Rule]) -> Iterator[str]:
 
 
 def outcome_of(rules: Sequence[Rule], case: Case, least_values: Mapping[str, int] | None = None) -> Outcome:
-    """Return what these policies do to a request while their state is empty."""
+    """Return the effect of these policies on a request, with an empty state."""
     return asyncio.run(_outcome_of(rules, case, least_values))
 
 

@@ -79,7 +79,7 @@ def serve_until_stopped(options: argparse.Namespace, logs: Logs, tally: LogTally
 
 
 def _assignment() -> Assignment | None:
-    """Return what a supervisor gives to this process; None without one. Raises ConfigError for what none has set."""
+    """Return the assignment of this worker; None without a supervisor. Raises ConfigError if it is invalid."""
     try:
         return Assignment.of_environment()
     except (KeyError, OSError, ValueError) as error:

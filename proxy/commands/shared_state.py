@@ -1,4 +1,4 @@
-"""What commands do to the state of running gateways: open its store, and write in the audit what they change."""
+"""Access of commands to the state of running gateways: opens its store, and audits what they change."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""`headgate check` and `headgate explain`: what a config does, and which keys it can have."""
+"""`headgate check` and `headgate explain`: print what a config does, and which keys it can have."""
 
 import argparse
 import asyncio

@@ -1,4 +1,4 @@
-"""What would keep a gateway from starting with a config, found without starting, creating or loading anything."""
+"""Finds what would prevent a start with a config, without starting, creating or loading anything."""
 
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -43,7 +43,7 @@ from proxy.usage.table import UsageTable
 
 
 class Config(BaseModel):
-    """Everything that a gateway is built from. `state` and `cache_store` are not started."""
+    """Everything that a gateway is built from. `state` and `cache_store` are not started yet."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
@@ -72,11 +72,11 @@ class Config(BaseModel):
     relays: list[Relay]
     prices: list[PriceTable]
     tables: dict[str, Any] = {}
-    """The tables as they are written."""
+    """The tables as written in the file."""
     warnings: tuple[str, ...] = ()
-    """What has no effect, one sentence each, with the path of its key."""
+    """Settings without effect, one sentence each, with the path of the key."""
     source: SourceFile | None = None
-    """The file; None for a config that is in no file."""
+    """The file; None for a config without one."""
 
     def locate(self, sentences: Iterable[str]) -> list[str]:
         """Return sentences that begin with the path of a key with their places in the file, if there is one."""
@@ -89,7 +89,7 @@ class Config(BaseModel):
 
     @property
     def has_other_callers(self) -> bool:
-        """Whether there are, or may be, callers that are not in the config: those of issued keys and of tokens."""
+        """Whether callers may exist that are not in the config: those of issued keys and of tokens."""
         return self.keys is not None or bool(self.issuers)
 
     @property
@@ -150,7 +150,7 @@ def build(typed: Mapping[str, Any], running: Config | None = None) -> Config:
 
 
 def _faults_between(file: ConfigFile, tables: Tables, parts: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong between tables, as far as they could be read."""
+    """Yield the faults between tables, as far as the tables could be read."""
     backends, has_others = parts["backends"], file.keys is not None or bool(file.issuer)
     faulty = [name for name in _names(file.backend) if name not in backends]
     faulty += _names([table for index, table in enumerate(file.route) if index not in tables.routes])

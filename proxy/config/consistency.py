@@ -1,4 +1,4 @@
-"""What the tables of a config must have in common. Each function yields sentences that begin with the path of a key.
+"""Checks between the tables of a config. Each function yields sentences that begin with the path of a key.
 
 A fault stops the gateway: a call would be treated otherwise than the file says. A warning is something without effect.
 """

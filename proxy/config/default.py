@@ -10,7 +10,7 @@ DEMO = Path(__file__).resolve().parents[2] / "backends" / "demo"
 
 
 def default_config(running: Config | None = None) -> Config:
-    """Return the config that is served without a file: the demo model, and OpenAI for all others if its key is set."""
+    """Return the config for a start without a file: the demo model, and OpenAI for all others if its key is set."""
     typed: dict[str, Any] = {
         "policy": [{"use": "metadata_limits"}, {"use": "safety_identifier"}],
         "cache": {"use": "memory"},

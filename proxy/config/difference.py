@@ -1,4 +1,4 @@
-"""What changes from one config to another, one line for each key, and which of it needs a restart."""
+"""The differences between two configs, one line for each key, and which of them need a restart."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ RESTARTED_SERVER_KEYS = frozenset({
 """Keys of [server] that belong to its listener."""
 NEEDS_RESTART = " (needs a restart)"
 UNSHOWN_VALUES = frozenset({"headers", "query", "proxy", "proxy_auth", "token_command", "key_sha256"})
-"""Keys whose values may be secret, or be read as such: they are not shown."""
+"""Keys whose values may be secrets: they are not shown."""
 MAX_VALUE_CHARS = 80
 NONE: Any = object()
 

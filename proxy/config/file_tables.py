@@ -1,4 +1,4 @@
-"""A file -> its tables, each validated by itself: a fault of one hides no fault of another."""
+"""A file -> its tables, each validated separately, so that one fault hides no other."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

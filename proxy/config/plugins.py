@@ -7,7 +7,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 NOT_PLUGINS = frozenset({"support", "training"})
-"""Packages beside plug-ins."""
+"""Packages that are not plug-ins."""
 
 
 def load(use: str, package: str, kind: type[T]) -> type[T]:

@@ -1,4 +1,4 @@
-"""Where the keys of a TOML file are, by their paths: neither tomllib nor tomlkit says that.
+"""Finds the line and column of each key in a TOML file, which neither tomllib nor tomlkit tell.
 
 Only a text that tomllib has parsed is read, so that nothing has to be refused.
 Source: https://toml.io/en/v1.0.0
@@ -21,7 +21,7 @@ TOKEN = re.compile(
 )
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 ENDS = frozenset(",]}\n")
-"""What ends a value that is no text, list or table."""
+"""The characters that end a value other than a text, list or table."""
 
 Positions = Mapping[str, tuple[int, int]]
 """The line and the column of each key, table and element of a list, both from 1."""

@@ -1,4 +1,4 @@
-"""A config that takes the place of the running one: what it changes, and what of the running one it keeps."""
+"""A config that replaces the running one: its changes, and the parts of the running one that it keeps."""
 
 from proxy.config.build import Config
 from proxy.config.difference import RESTARTED_SERVER_KEYS, differences, hidden_differences, with_restarted_tables
@@ -26,7 +26,7 @@ def has_other_cache(old: Config, new: Config) -> bool:
 
 
 def changes_between(running: Config, new: Config) -> list[str]:
-    """Return what differs between two configs, secrets that were replaced included."""
+    """Return the differences between two configs, replaced secrets included."""
     lines = differences(running.tables, new.tables)
     changed = [
         f"backend[{name}]"
@@ -45,8 +45,8 @@ def changes_between(running: Config, new: Config) -> list[str]:
     return [*lines, *hidden_differences(changed, lines)]
 
 
-def with_lasting_parts(running: Config, new: Config) -> Config:
-    """Return a new config with what lives as long as the process. Raises ConfigError for one that opens the gateway."""
+def keep_process_state(running: Config, new: Config) -> Config:
+    """Return a new config with the running one's process-wide parts. Raises ConfigError if it opens the gateway."""
     server = {key: getattr(running.server, key) for key in RESTARTED_SERVER_KEYS}
     unknown_ids = running.state_settings.unknown_ids
     several = has_teams(new.callers, running.keys, new.issuers)

@@ -1,4 +1,4 @@
-"""What is wrong with the [[route]] tables of a config. Each function yields sentences that begin with a key's path."""
+"""Checks of the [[route]] tables of a config. Each function yields sentences that begin with a key's path."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Secrets of the config file: never written there, only named, as "env:NAME" or "file:PATH"."""
+"""Secrets of the config: the file only names them, as "env:NAME" or "file:PATH"."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ from proxy.wire.key_patterns import KEYS
 
 MIN_SECRET_CHARS = 32
 VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
-"""Names of variables that messages repeat: no secret looks like `SEARCH_APP_KEY`."""
+"""Variable names that messages may quote: no secret looks like `SEARCH_APP_KEY`."""
 
 
 Reading = Literal["required", "if_there", "never"]
@@ -36,7 +36,7 @@ def reading_secrets(reading: Reading) -> Iterator[None]:
 
 
 def reads_files() -> bool:
-    """Whether files that a config names are there, as where it is served."""
+    """Return whether the files that a config names exist on this machine, as where it is served."""
     return _reading.get() == "required"
 
 
@@ -88,7 +88,7 @@ _READERS = {"env": _read_variable, "file": _read_file}
 
 
 def _placeholder(value: object) -> SecretStr:
-    """Return what stands for a secret: equal for equal places, and valid wherever a key is."""
+    """Return a placeholder for a secret: equal for equal places, and valid wherever a key is."""
     return SecretStr(hashlib.sha256(f"placeholder {value}".encode()).hexdigest())
 
 
@@ -103,4 +103,4 @@ def _check_length(secret: SecretStr) -> SecretStr:
 
 
 LongSecret = Annotated[Secret, AfterValidator(_check_length)]
-"""A secret that keys are derived from."""
+"""A secret from which keys are derived."""

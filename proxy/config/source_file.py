@@ -1,4 +1,4 @@
-"""A TOML file -> its tables, and where in it something is wrong."""
+"""A TOML file -> its tables, and the places of faults in it."""
 
 import hashlib
 import re
@@ -13,14 +13,14 @@ from proxy.config.positions import locate, positions
 from proxy.config.validation import ConfigError
 
 PLACE = re.compile(r"(.*) \(at line (\d+), column (\d+)\)", re.DOTALL)
-"""How tomllib ends a message."""
+"""The end of tomllib's messages."""
 OVERWRITTEN = "this is there already; a key is given once, and each of several tables has two brackets: [[caller]]"
 TWICE = re.compile(r"(?:Cannot declare|Cannot mutate immutable namespace) \('([^']+)',\)(?: twice)?")
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file as it was read."""
+    """A file that was read."""
 
     path: Path
     content: bytes

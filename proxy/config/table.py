@@ -1,4 +1,4 @@
-"""What every table of the config file has in common."""
+"""The base class of all tables of the config."""
 
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ EXACT_TYPES = frozenset({"bool", "int", "float", "str"})
 
 
 def _make_exact(schema: Any) -> None:
-    """Let no part of a schema convert one type of TOML to another. pydantic's own `strict` refuses paths and tuples."""
+    """Make a schema strict, so that no type of TOML is converted. pydantic's own `strict` refuses paths and tuples."""
     parts = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list | tuple) else ()
     if isinstance(schema, dict) and schema.get("type") in EXACT_TYPES:
         schema["strict"] = True

@@ -21,7 +21,7 @@ SHARED_TABLES: Mapping[str, type[BaseModel]] = {"state": StateTable, "cache": Ca
 """The keys that every store has in these tables."""
 
 TOML_WORDS = {"valid tuple": "valid list", "valid dictionary": "valid table"}
-"""What TOML calls what pydantic calls otherwise."""
+"""TOML's names of types, by pydantic's."""
 NAMES_SHOWN = 5
 INSTANCE = re.compile(r" or instance of \w+")
 UNQUOTED = dict.fromkeys(("int_type", "float_type", "bool_type"), "; write it without quotes")
@@ -61,7 +61,7 @@ def _large(value: Any, path: str) -> Iterator[str]:
 
 
 def _problems(error: ValidationError, kind: type[BaseModel], path: str) -> Mapping[str, str]:
-    """Return what is wrong, by the path of the key."""
+    """Return the faults by the path of the key."""
     found: dict[str, list[str]] = {}
     for problem in error.errors():
         where = path
@@ -72,7 +72,7 @@ def _problems(error: ValidationError, kind: type[BaseModel], path: str) -> Mappi
 
 
 def explain(problem: ErrorDetails, kind: type[BaseModel], path: str, where: str) -> str:
-    """Return what is wrong with the key `where` of a table at `path`, and what is allowed."""
+    """Return a sentence about the fault of the key `where` of a table at `path`, and what is allowed."""
     if problem["type"] == "extra_forbidden":
         name = str(problem["loc"][-1])
         if not path and name in ServerTable.model_fields and len(problem["loc"]) == 1:
@@ -126,7 +126,7 @@ def no_such(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def _hint(where: str, problem: ErrorDetails) -> str:
-    """Return how that is written in TOML which was written otherwise."""
+    """Return a hint how the value is written in TOML."""
     kind, found = problem["type"], problem["input"]
     is_list, is_number = kind in ("list_type", "tuple_type"), isinstance(found, int | float)
     if isinstance(found, str):

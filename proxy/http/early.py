@@ -5,7 +5,6 @@ on the status is 200, so that an error can only end the stream.
 """
 
 import time
-from collections.abc import Callable, Mapping
 from typing import Self
 
 from aiohttp import web
@@ -13,7 +12,7 @@ from aiohttp import web
 from proxy.context import Context
 from proxy.http.answer import Answer
 from proxy.http.request import Request
-from proxy.http.send import SENTINEL, STREAM_HEADERS, Heartbeats
+from proxy.http.send import SENTINEL, STREAM_HEADERS, AddHeaders, Heartbeats
 from proxy.wire.call import Call
 from proxy.wire.compose import new_id, response_object
 from proxy.wire.ending import failure_events
@@ -27,13 +26,13 @@ class EarlyStream:
     A crash in the block ends the connection: a regular end would look complete.
     """
 
-    __slots__ = ("_answer", "_common_headers", "_heartbeats", "_is_taken", "_request", "checked_bytes", "silent_checks")
+    __slots__ = (
+        "_add_common_headers", "_answer", "_heartbeats", "_is_taken", "_request", "checked_bytes", "silent_checks",
+    )  # fmt: skip
 
-    def __init__(
-        self, request: Request, common_headers: Callable[[], Mapping[str, str]], heartbeats: Heartbeats
-    ) -> None:
+    def __init__(self, request: Request, add_common_headers: AddHeaders, heartbeats: Heartbeats) -> None:
         self._request = request
-        self._common_headers = common_headers
+        self._add_common_headers = add_common_headers
         self._heartbeats = heartbeats
         self._answer: Answer | None = None
         self._is_taken = False
@@ -44,7 +43,7 @@ class EarlyStream:
         if self._is_taken:
             return
         if self._answer is None:
-            self._answer = Answer(self._request, 200, {**STREAM_HEADERS, **self._common_headers()})
+            self._answer = Answer(self._request, 200, self._add_common_headers({**STREAM_HEADERS}))
             self._answer.begin_stream()
         self._answer.write_between(data)
 

@@ -189,8 +189,8 @@ class Ingress:
             if (unsent := whole.send(reply.body or b"")) is not None:
                 await unsent  # here, while the memory of the body is still reserved
         else:
-            common_headers = exchange.common_headers
-            answer = await send_stream(request, reply, reply.batches, common_headers, self.heartbeats, begun)
+            add_headers = exchange.add_common_headers
+            answer = await send_stream(request, reply, reply.batches, add_headers, self.heartbeats, begun)
         exchange.record.status = answer.status
         return answer
 

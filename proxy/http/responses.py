@@ -52,7 +52,7 @@ class Responses:
 
     async def _stream(self, call: Call, exchange: Exchange, context: Context) -> web.StreamResponse:
         """Answer a call for a stream, whose head may be written before its first event is there."""
-        early = EarlyStream(exchange.request, exchange.common_headers, self.ingress.heartbeats)
+        early = EarlyStream(exchange.request, exchange.add_common_headers, self.ingress.heartbeats)
         refusal: HeadgateError
         try:
             with early:

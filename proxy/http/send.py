@@ -1,7 +1,7 @@
 """Reply -> HTTP, as server-sent events."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from aiohttp import web
@@ -22,6 +22,8 @@ STREAM_HEADERS = {
     "X-Accel-Buffering": "no",
 }
 BODY_HEADERS = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+AddHeaders = Callable[[dict[str, str]], dict[str, str]]
+"""Adds the headers that every answer carries to those of one; returns all."""
 
 
 class Silent(Protocol):
@@ -44,11 +46,11 @@ async def send_stream(
     request: Request,
     reply: Reply,
     batches: AsyncIterator[Batch],
-    common_headers: Callable[[], Mapping[str, str]],
+    add_common_headers: AddHeaders,
     heartbeats: "Heartbeats",
     begun: Callable[[], Answer | None] = lambda: None,
 ) -> web.StreamResponse:
-    """Send a reply in batches. `common_headers` is called when the first event is there, so that it has its timing.
+    """Send a reply in batches. Common headers are added when the first event is there, so that they have its timing.
 
     `begun` returns the answer if its head was written already, without the headers of the reply.
 
@@ -59,7 +61,7 @@ async def send_stream(
     answer = begun()
     if answer is None:
         headers = {name: value for name, value in reply.headers.items() if name.lower() != "content-type"}
-        answer = Answer(request, 200, {**headers, **STREAM_HEADERS, **common_headers()})
+        answer = Answer(request, 200, add_common_headers({**headers, **STREAM_HEADERS}))
         answer.begin_stream()
     if is_head:
         await answer.end_stream()

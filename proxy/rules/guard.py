@@ -24,8 +24,8 @@ def require_stream(call: Call, context: Context, enforced: Sequence[str]) -> Cal
 
     `enforced` names the policies that the backend itself enforces. A rule that only reports changes nothing.
     """
-    checks = context.get(REPLY_CHECKS)
-    if not checks or call.is_stream or call.body.get("background"):
+    checks = None if call.is_stream else context.get(REPLY_CHECKS)
+    if not checks or call.body.get("background"):
         return call
     for check in checks:
         if check.needs_stream and check.is_enforced and check.rule.name not in enforced:
@@ -44,10 +44,10 @@ class Guard:
 
         So for most bodies: no check applies, and their ids are bound or can be bound at once.
         """
-        response, body, checks, binder = reply.response, reply.body, context.get(REPLY_CHECKS), context.binder
+        response, body, binder = reply.response, reply.body, context.binder
         if response is None or body is None or reply.status != 200 or call.is_stream:
             return False
-        if checks or context.response_fields or context.reply_callbacks:
+        if context.get(REPLY_CHECKS) or context.response_fields or context.reply_callbacks:
             return False
         if binder is not None and not binder.bind_now(call, context, response):
             return False

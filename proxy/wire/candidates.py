@@ -61,11 +61,10 @@ def candidates(data: bytes, patterns: Patterns) -> Iterator[int] | None:
         return _all_candidates(data, patterns)
     windows = (_windows(data, patterns) if size > WINDOW_BYTES else None) or [(0, size)]
     found: list[int] = []
-    for byte, matches in patterns.each:
-        at = data.find(byte)
-        for start, stop in windows if at >= 0 else ():
-            if at < stop:
-                found += _first_in_lines(data, matches, max(at, start), stop)
+    for start, stop in windows:
+        for byte, matches in patterns.each:
+            if (at := data.find(byte, start, stop)) >= 0:
+                found += _first_in_lines(data, matches, at, stop)
     return iter(sorted(found)) if found else None
 
 

@@ -195,7 +195,7 @@ def _frame_at(frames: bytes, at: int, first: int, pairs: tuple[bytes, ...]) -> t
 
     No frame before `first` has the byte.
     """
-    usual = usual_frame(frames, first, at, at + LINE_BYTES)
+    usual = usual_frame(frames, first, at, at + LINE_BYTES, has_cr=len(pairs) > 1)
     if usual is not None:
         start, place, end = usual
         return start, end, frames[start:end], frames[place]

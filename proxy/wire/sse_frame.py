@@ -3,6 +3,7 @@
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
 
+import re
 from collections.abc import Iterator
 
 from proxy.wire.large_bytes import cut_out, in_one_line
@@ -10,9 +11,9 @@ from proxy.wire.large_bytes import cut_out, in_one_line
 LONG_FRAME_BYTES = 1_048_576
 """From this size on the lines of a frame are not split all at once, in bytes."""
 LINE_ENDS = b"\r", b"\n"
-NO_OTHER_LINE = b"data:", *LINE_ENDS
-BLANK_LINES = b"\n\n", b"\n\r\n"
-"""How what precedes a frame ends, almost always."""
+# How almost all frames begin: up to their data, which another line may precede.
+_LF_BEGINNING = re.compile(rb"(?:(?!data:)[^\r\n]++\n)?+data: ?+")
+_CRLF_BEGINNING = re.compile(rb"(?:(?!data:)[^\r\n]++\r\n)?+data: ?+")
 
 
 def frames_of(sse: bytes) -> Iterator[bytes]:
@@ -39,37 +40,35 @@ def payload_of(frame: bytes) -> bytes:
     if len(frame) >= LONG_FRAME_BYTES:
         lines = [*_data_lines(frame)]
     else:
-        line = 0 if frame.startswith(b"data:") else frame.find(b"\n") + 1
-        usual = usual_frame(frame, 0, line, len(frame))
+        usual = usual_frame(frame, 0, 0, len(frame), has_cr=frame.find(b"\r") >= 0)
         if usual is not None and usual[2] == len(frame):
             return frame[usual[1]]
         lines = [line[6 if line[5:6] == b" " else 5 :] for line in frame.splitlines() if line[:5] == b"data:"]
     return lines[0] if len(lines) == 1 else b"\n".join(lines)
 
 
-def usual_frame(frames: bytes, first: int, at: int, stop: int) -> tuple[int, slice, int] | None:
+def usual_frame(frames: bytes, first: int, at: int, stop: int, *, has_cr: bool) -> tuple[int, slice, int] | None:
     """Return where the frame begins that has the byte `at`, the place of its data, and where it ends.
 
     Almost all frames have one line of data, the last one, after another line or none, with LF or CRLF at the ends of
     their lines. Returns None for any other, and for one whose data does not end before `stop`. `first` is where that
-    frame or one before it begins.
+    frame or one before it begins, `has_cr` whether there may be a CR.
     """
-    line, line_end = frames.rfind(b"\n", first, at) + 1 or first, frames.find(b"\n", at, stop)
-    if line_end < 0 or not frames.startswith(b"data:", line):
+    blank_line = b"\n\r\n" if has_cr else b"\n\n"
+    before = frames.rfind(blank_line, first, at)
+    start = first if before < 0 else before + len(blank_line)
+    beginning = (_CRLF_BEGINNING if has_cr else _LF_BEGINNING).match(frames, start, stop)
+    if beginning is None:
         return None
-    start, data = line, line + (6 if frames.startswith(b" ", line + 5) else 5)
-    if line > first and not frames.endswith(BLANK_LINES, 0, line):
-        start = frames.rfind(b"\n", first, line - 1) + 1 or first
-        if frames.startswith(NO_OTHER_LINE, start) or (start > first and not frames.endswith(BLANK_LINES, 0, start)):
-            return None
-    if frames.startswith(b"\n\n", line_end):
-        has_others = frames.find(b"\r", start, line_end) >= 0
-        return None if has_others else (start, slice(data, line_end), line_end + 2)
-    data_end = line_end - 1
-    if not frames.startswith(b"\r\n\r\n", data_end) or frames.find(b"\r", line) != data_end:
+    data = beginning.end()
+    end = frames.find(b"\n", data, stop)
+    if end < at:
         return None
-    has_others = start < line and frames.find(b"\r", start) != line - 2
-    return None if has_others else (start, slice(data, data_end), line_end + 3)
+    if not has_cr:
+        return (start, slice(data, end), end + 2) if frames[end + 1 : end + 2] == b"\n" else None
+    if frames[end - 1 : end + 3] != b"\r\n\r\n" or frames.find(b"\r", data) != end - 1:
+        return None
+    return start, slice(data, end - 1), end + 3
 
 
 def _data_lines(frame: bytes) -> Iterator[bytes]:

@@ -5,13 +5,11 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from msgspec.structs import replace
-
 from policies import EventCheck, PolicyState, Repeatable, ReplyCheckFactory, RequestCheck, is_decided_by_call
 from proxy.context import Context, Slot
 from proxy.rules.decisions import Decisions
 from proxy.rules.key_models import rule_of_key
-from proxy.rules.repeated import AdmissionNotes, KnownAdmission, ReplyRule
+from proxy.rules.repeated import AdmissionNotes, KnownAdmission, ReplyRule, RuleStep
 from proxy.rules.rule import Rule
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.recorder import Recorder
@@ -91,40 +89,45 @@ class RequestAdmission:
             await context.run(call.size_bytes, recorder.write, call, context.caller, code)
 
     def _admit(self, call: Call, context: Context) -> Call | Awaitable[Call]:
-        """Return what `begin` returns: from the memo of a call that was admitted before, if nothing is recorded."""
+        """Return what `begin` returns: from the memo of a call that was admitted before, if it has one."""
         is_recorded = self._decisions.are_recorded(context)
-        if call.memo is None or is_recorded:
+        if call.memo is None:
             return self._apply(call, context, None, is_recorded=is_recorded)
         known: KnownAdmission | None = call.memo.get(self)
         if known is None or known.caller is not context.caller:
-            return self._apply(call, context, AdmissionNotes(), is_recorded=False)
+            return self._apply(call, context, AdmissionNotes(), is_recorded=is_recorded)
         context.held_fields = known.held_fields
-        return self._recheck(known, context)
+        return self._repeat(known, known.steps if is_recorded else known.repeated, context, is_recorded=is_recorded)
 
-    def _recheck(self, known: KnownAdmission, context: Context) -> Call | Awaitable[Call]:
-        """Return the call as it was admitted before, after checking what may have changed. Raises as `admit`."""
-        for position, (rule, check, call) in enumerate(known.rechecks):
+    def _repeat(
+        self, known: KnownAdmission, steps: Sequence[RuleStep], context: Context, *, is_recorded: bool
+    ) -> Call | Awaitable[Call]:
+        """Return the call as it was admitted before, after rechecking what may have changed. Raises as `admit`."""
+        for position, (rule, before, after, recheck) in enumerate(steps):
             try:
-                if check is None:
-                    self._decisions.record(rule, call, context, "changed")
-                elif not isinstance(checked := check(call, context), Call):
-                    return self._await_recheck(known, position, checked, context)
+                if recheck is not None and not isinstance(checked := recheck(after, context), Call):
+                    return self._await_recheck(known, steps[position:], checked, context, is_recorded=is_recorded)
             except (Unavailable, PolicyViolation) as error:
-                self._refuse(rule, call, context, error)
+                self._refuse(rule, after, context, error)
+                continue
+            if is_recorded or after is not before:
+                self._decisions.record(rule, before, context, "allowed" if after is before else "changed")
         if known.reply_rules:
             _set_reply_checks(known.reply_rules, known.call, context)
         return known.call
 
     async def _await_recheck(
-        self, known: KnownAdmission, position: int, checked: Awaitable[Call], context: Context
-    ) -> Call:
-        """Wait for the recheck at this position, then apply the others. Raises as `admit`."""
-        rule, _, call = known.rechecks[position]
+        self, known: KnownAdmission, steps: Sequence[RuleStep], checked: Awaitable[Call], context: Context, *,
+        is_recorded: bool,
+    ) -> Call:  # fmt: skip
+        """Wait for the recheck of the first of these steps, then repeat the others. Raises as `admit`."""
+        (rule, before, after, _), *left = steps
         try:
             await checked
+            left.insert(0, (rule, before, after, None))
         except (Unavailable, PolicyViolation) as error:
-            self._refuse(rule, call, context, error)
-        passed = self._recheck(replace(known, rechecks=known.rechecks[position + 1 :]), context)
+            self._refuse(rule, after, context, error)
+        passed = self._repeat(known, left, context, is_recorded=is_recorded)
         return passed if isinstance(passed, Call) else await passed
 
     async def _apply(

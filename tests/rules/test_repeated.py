@@ -2,9 +2,11 @@
 
 import asyncio
 import hashlib
+from contextlib import suppress
 from functools import partial
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 from pydantic import PrivateAttr
 
 from policies import (
@@ -25,6 +27,9 @@ from proxy.context import Caller, Context
 from proxy.rules import Rules
 from proxy.rules.admit import REPLY_CHECKS
 from proxy.rules.rule import compile_selector
+from proxy.telemetry.recorded_span import RecordedSpan
+from proxy.telemetry.sampling import RequestSpans
+from proxy.telemetry.trace import Trace
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.event import Event, Stop
@@ -269,3 +274,44 @@ async def test_limits_count_every_call(start_gateway, upstream: FakeUpstream):
     ]
 
     assert statuses == [[200] * 4 + [429], [200] * 2 + [429] * 3]
+
+
+def traced_context(caller: Caller = ANNA) -> Context:
+    """Return the context of a request whose trace is recorded."""
+    return make_context(caller, trace=Trace(RequestSpans(TracerProvider().get_tracer("test"))))
+
+
+def decisions_in(context: Context) -> list[tuple[str, str]]:
+    """Return the policies that have decided in a request whose trace is recorded, and what."""
+    assert isinstance(context.trace.span, RecordedSpan)
+    found = [dict(event.attributes or {}) for event in context.trace.span.events]
+    return [(str(each["headgate.policy"]), str(each["headgate.policy.decision"])) for each in found]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("is_first_recorded", [False, True])
+async def test_each_decision_about_a_call_that_is_received_again_is_recorded(waits: bool, is_first_recorded: bool):
+    """Those that let it pass too, in their order, though the rules are applied in full only once."""
+    policy, call = Counted(waits=waits), remembered()
+    rules = make_rules(make_rule(Models(deny=("x",))), make_rule(policy), make_rule(MaxToolCalls(max=3, default=1)))
+    await rules.admit(call, traced_context() if is_first_recorded else make_context())
+    second = traced_context()
+    await rules.admit(call, second)
+
+    assert (len(policy._full), len(policy._rechecked)) == (1, 1)
+    assert decisions_in(second) == [("models", "allowed"), ("counted", "changed"), ("maxtoolcalls", "changed")]
+    assert rules.decisions.counts["counted", "changed", ""] == 2
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_recheck_that_refuses_is_recorded_as_that_alone(waits: bool, logged):
+    """Neither as a call that the rule let pass; where the rule only reports, later rules decide as before."""
+    for mode, decisions in (("enforce", []), ("report", [("models", "allowed")])):
+        call, counted = remembered(marked=True), make_rule(Counted(limit=0, waits=waits), mode)
+        rules = make_rules(counted, make_rule(Models(deny=("x",))))
+        await rules.admit(call, make_context())
+        context = traced_context()
+        with suppress(PolicyViolation):
+            await rules.admit(call, context)
+
+        assert decisions_in(context) == [("counted", "refused" if mode == "enforce" else "reported"), *decisions]

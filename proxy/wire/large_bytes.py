@@ -59,8 +59,23 @@ def pieces_of(raw: bytes, start: int, end: int) -> list[bytes]:
 
 
 def cut_out(raw: bytes, start: int, end: int) -> bytes:
-    """Return the bytes from one place up to another."""
-    return raw[start:end] if end - start <= WINDOW_BYTES else join_pieces(pieces_of(raw, start, end))
+    """Return the bytes from one place up to another: the same object if that is all of them."""
+    is_short = end - start <= WINDOW_BYTES or end - start == len(raw)
+    return raw[start:end] if is_short else join_pieces(pieces_of(raw, start, end))
+
+
+def take_all(buffer: bytearray) -> bytes:
+    """Return what a buffer has, and empty it: in windows from the end, so that its memory is freed step by step."""
+    if len(buffer) <= WINDOW_BYTES:
+        taken = bytes(buffer)
+        buffer.clear()
+        return taken
+    pieces: list[bytes] = []
+    while buffer:
+        pieces.append(bytes(buffer[-WINDOW_BYTES:]))
+        del buffer[-WINDOW_BYTES:]
+    pieces.reverse()
+    return join_pieces(pieces)
 
 
 def join_pieces(pieces: list[bytes]) -> bytes:

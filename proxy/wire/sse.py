@@ -15,6 +15,7 @@ from proxy.wire.bounds import has_more_values
 from proxy.wire.candidates import LINE_BYTES, candidate_patterns, candidates
 from proxy.wire.event import Event, Run, parse_leniently
 from proxy.wire.json_parser import TooMuchText
+from proxy.wire.large_bytes import cut_out, join_pieces, pieces_of, take_all
 from proxy.wire.run_check import FRAME_ENDS
 from proxy.wire.sse_frame import LINE_ENDS, LONG_FRAME_BYTES, payload_of, usual_frame
 
@@ -79,7 +80,7 @@ class SSEParser:
         if received.endswith(FRAME_ENDS):  # almost always
             if tail:
                 self._tail, self.pending_bytes = bytearray(), 0
-            return self._split(bytes(received))
+            return self._split(received if isinstance(received, bytes) else take_all(received))
         # The LF that belongs to a last CR may come with the next chunk.
         end = _last_frame_end(received, searched, len(received) - received.endswith(b"\r"))
         if received is not tail or end:
@@ -89,7 +90,10 @@ class SSEParser:
             raise self._too_long()
         if not end:
             return []
-        return self._split(received[:end] if isinstance(received, bytes) else bytes(memoryview(received)[:end]))
+        if isinstance(received, bytes):
+            return self._split(received[:end])
+        del received[end:]
+        return self._split(take_all(received))
 
     def more(self) -> list[Event | Run]:
         """Return the next units of the frames that are whole, before the next `feed`."""
@@ -106,11 +110,13 @@ class SSEParser:
 
     def close(self) -> list[Event | Run]:
         """Return a last frame whose blank line is missing, if its data is a whole JSON object."""
-        rest, self._tail, self.pending_bytes = bytes(self._tail), bytearray(), 0
+        if not self._tail:
+            return []
+        rest, self.pending_bytes = take_all(self._tail), 0
         frame = rest.lstrip(b"\r\n")
         blank_lines = rest[: len(rest) - len(frame)]
         if not _last_frame_end(frame, 0, len(frame)):
-            frame = frame.rstrip(b"\r\n") + b"\n\n"
+            frame = join_pieces([*pieces_of(frame, 0, len(frame.rstrip(b"\r\n"))), b"\n\n"])
             try:
                 parse_leniently(payload_of(frame))
             except ValueError:
@@ -165,12 +171,12 @@ class SSEParser:
                 if event is None:
                     continue
             if run < start:
-                yield Run(frames[run:start])
+                yield Run(cut_out(frames, run, start))
             if event is not None:
                 yield event
             run = end
         if run < len(frames):
-            yield Run(frames[run:])
+            yield Run(cut_out(frames, run, len(frames)))
 
     def _followed_event(self, frame: bytes, payload: bytes) -> Event | None:
         if len(payload) > MAX_FRAME_VALUES and has_more_values(payload, MAX_FRAME_VALUES):
@@ -200,7 +206,7 @@ def _frame_at(frames: bytes, at: int, first: int, pairs: tuple[bytes, ...]) -> t
         start, place, end = usual
         return start, end, frames[start:end], frames[place]
     start, end = _frame_around(frames, at, first, pairs)
-    frame = frames[start:end]
+    frame = cut_out(frames, start, end)
     return start, end, frame, payload_of(frame)
 
 

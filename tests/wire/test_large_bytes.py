@@ -19,10 +19,12 @@ from proxy.wire.large_bytes import (
     join_pieces,
     pieces_of,
     replace_text,
+    take_all,
 )
+from proxy.wire.sse import SSEParser
 from proxy.wire.sse_frame import LONG_FRAME_BYTES, frame_of, payload_of
 from tests.examples import NO_DEADLINE
-from tests.wire.watched import WatchedBytes
+from tests.wire.watched import WatchedBuffer, WatchedBytes
 
 
 @NO_DEADLINE
@@ -47,6 +49,16 @@ def test_a_part_is_copied_as_a_slice_is(text: bytes, start: int, end: int):
 
         assert cut_out(text, start, end) == text[start:end]
         assert max(map(len, pieces_of(text, start, end)), default=0) <= 7
+
+
+@NO_DEADLINE
+@given(text=st.binary(max_size=40))
+def test_a_buffer_is_emptied(text: bytes):
+    buffer = bytearray(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(large_bytes, "WINDOW_BYTES", 7)
+
+        assert (take_all(buffer), buffer) == (text, b"")
 
 
 def test_pieces_that_were_joined_are_freed_one_by_one():
@@ -111,3 +123,17 @@ def test_no_large_part_is_copied_or_read_in_one_call(use: str):
     assert result == function(text)
     assert max(watched.copied) <= WINDOW_BYTES
     assert max(watched.searched_for_text, default=0) < WINDOW_BYTES + 100
+
+
+@pytest.mark.parametrize("end", [b'"}\n\n', b'"}\n\ndata: {', b'"}'], ids=["whole", "with another one", "the last one"])
+def test_a_long_frame_that_came_in_parts_is_not_copied_in_one_call(end: bytes):
+    """Neither from the buffer in which it was put together, nor from what is behind it."""
+    parser, buffer = SSEParser(frozenset({"x"})), WatchedBuffer()
+    parser.feed(b": begun\n\n")
+    parser._tail = buffer
+    buffer += b"data: "
+    units = [*parser.feed(TEXT), *parser.feed(end)]
+    units += parser.close() if end == b'"}' else []
+
+    assert [unit.sse for unit in units] == [b"data: " + TEXT + b'"}\n\n']
+    assert max(buffer.copied) <= WINDOW_BYTES

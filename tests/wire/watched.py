@@ -1,4 +1,4 @@
-"""A text that records how much of it each call takes."""
+"""Texts that record how much of them each call takes."""
 
 from typing import Any, Self
 
@@ -72,3 +72,21 @@ class WatchedBytes(bytes):
     def rstrip(self, *arguments: Any) -> bytes:
         self.copied.append(len(self))
         return super().rstrip(*arguments)
+
+
+class WatchedBuffer(bytearray):
+    """`copied`: how much in one call, in bytes. No other thread runs meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.copied: list[int] = []
+
+    def __getitem__(self, place: Any) -> Any:
+        found = super().__getitem__(place)
+        if isinstance(found, bytearray):
+            self.copied.append(len(found))
+        return found
+
+    def __bytes__(self) -> bytes:
+        self.copied.append(len(self))
+        return bytes(memoryview(self))

@@ -236,11 +236,14 @@ class Targets:
         return None if route is None else self.of(route.targets[0]).quote(model)
 
     def report(self, backend: Backend) -> str | None:
-        """Return the condition of a target in one word; None if it is not known. No probe is sent."""
+        """Return the condition of a target in one word; None if a probe has to find out.
+
+        A fault alone does not mean that it is down, for a call may be at fault itself; an open breaker does.
+        """
         target = self._targets.get(id(backend))
         if target is None or time.monotonic() > target.noted_at + REPORT_TTL_S:
             return None
-        return WORDS.get(target.fault, "down")
+        return WORDS.get(target.fault, "down" if target.breaker.open_until else None)
 
     def note_probe(self, backend: Backend, *, is_ready: bool) -> str:
         """Record the result of a probe, and return the condition in one word. A key that was refused stays refused."""

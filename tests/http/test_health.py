@@ -11,6 +11,7 @@ import redis
 
 from proxy.http import health as health_module
 from proxy.routing import targets as targets_module
+from proxy.routing.breaker import FAULTS_IN_A_ROW
 from tests.conftest import tables_for
 from tests.raw import RawUpstream, ask, no_tasks_left, playing, post, until  # noqa: F401
 from tests.redis_server import RedisServer
@@ -193,6 +194,11 @@ async def test_a_state_that_cannot_be_written_is_down(
     assert (status, report) == (200, {"status": "degraded", "backends": {"fake": "up"}, "state": "down"})
 
 
+async def abort(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+    request.transport.abort()
+    return aiohttp.web.Response()
+
+
 async def answer_with(status: int, request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
     return aiohttp.web.json_response({"error": {"message": "no"}}, status=status)
 
@@ -208,23 +214,43 @@ async def answer_with(status: int, request: aiohttp.web.Request) -> aiohttp.web.
         (500, "down", (503, "unready")),
     ],
 )
-async def test_a_backend_is_as_its_last_call_found_it(
+async def test_a_backend_is_as_its_last_calls_found_it(
     start_gateway, upstream: FakeUpstream, logged, status: int, word: str, ready: tuple[int, str]
 ):
-    """It is not asked again for that. 403 may be about one caller only, so that it stays in service."""
+    """It is not asked again for that. 403 may be about one caller only, so that it stays in service; a backend with
+    as many faults in a row as eject it is down.
+    """
     tables = tables_for(upstream, cache=None)
     gateway = await start_gateway(tables | {"route": [each | {"attempts": 1} for each in tables["route"]]})
     upstream.answer = None if status == 200 else partial(answer_with, status)
-    for _ in range(3):
+    for _ in range(FAULTS_IN_A_ROW):
         await ask(gateway, post())
     asked = len(upstream.requests)
     code, report = await get(gateway, "/readyz")
 
     assert (code, report["status"], report["backends"]) == (*ready, {"fake": word})
-    assert (asked, len(upstream.requests)) == (3, 3)
+    assert (asked, len(upstream.requests)) == (FAULTS_IN_A_ROW, FAULTS_IN_A_ROW)
     assert [line["event"] for line in logged if line["event"] == "backend.forbidden"] == [
         "backend.forbidden"
     ] * (status == 403)  # fmt: skip
+
+
+@pytest.mark.parametrize("is_reachable", [True, False])
+async def test_a_call_that_fails_does_not_make_the_gateway_unready(
+    start_gateway, upstream: FakeUpstream, is_reachable: bool
+):
+    """The call itself may be at fault, and one caller must not take every gateway out of rotation: a probe finds out."""
+    gateway = await start_gateway(tables_for(upstream, cache=None))
+    upstream.answer = partial(answer_with, 500)
+    failed = (await ask(gateway, post())).status
+    upstream.answer = None if is_reachable else abort
+    code, report = await get(gateway, "/readyz")
+
+    assert (failed, code, report["backends"]) == (
+        500,
+        200 if is_reachable else 503,
+        {"fake": "up" if is_reachable else "down"},
+    )
 
 
 async def test_a_probe_does_not_clear_a_key_that_was_refused(start_gateway, upstream: FakeUpstream, monkeypatch):

@@ -1,6 +1,6 @@
 """The base class of all tables of the config."""
 
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler
@@ -39,12 +39,12 @@ class Table(BaseModel):
         return schema
 
 
-def _refuse_number(value: object) -> object:
-    """Raises ValueError for a number, which is an address as well, but hardly the one that is meant."""
-    is_number = isinstance(value, int | float)
-    if is_number:
-        raise ValueError('Input should be a network, such as "10.0.0.0/8"')
-    return value
+def _to_network(value: object) -> object:
+    """Return the network of a text. Raises ValueError for a number too: it is an address, but hardly the one meant."""
+    try:
+        return ip_network(value if isinstance(value, str) else "")
+    except ValueError:
+        raise ValueError('Input should be a network without host bits, such as "10.0.0.0/8"') from None
 
 
-Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_refuse_number)]
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_to_network)]

@@ -161,6 +161,8 @@ BROKEN = {
     "a key of an upstream instead of its name": (f'[[backend]]\nname = "b"\nuse = "upstream"\nbase_url = "http://x"\napi_key = "{KEY}"', 'backend[1].api_key: a secret must be "env:NAME" or "file:PATH"'),
     "a caller with two keys": (f'[[caller]]\nname = "a"\nkey = "env:GATEWAY_KEY"\nkey_sha256 = "{"a" * 64}"', "caller[0]: give either key"),
     "a caller without a key": ('[[caller]]\nname = "a"', "caller[0]: give either key"),
+    "a network of too many bits": ('[server]\ntrusted_proxies = ["10.0.0.0/33"]', 'server.trusted_proxies[0]: Input should be a network without host bits, such as "10.0.0.0/8"'),
+    "a network with host bits": ('[server]\ntrusted_proxies = ["::/0", "10.0.0.1/8"]', "server.trusted_proxies[1]: Input should be a network without host bits"),
     "an invalid digest": (f'[[caller]]\nname = "a"\nkey_sha256 = "{KEY}"', "caller[0].key_sha256: String should match pattern"),
     "open on all addresses": ('[server]\nhost = "0.0.0.0"', "server.host: 0.0.0.0 is reachable by others, and there is no [[caller]]"),
     "two listeners on a port": ("[admin]\nport = 8080", "admin.port: 8080 is server.port too; give each listener a port of its own"),

@@ -171,7 +171,7 @@ class _Messages:
             if kind == "input_file":
                 return read_input_file(part, where)
             if kind not in TEXT_KEYS:
-                raise unsupported_value(where, f"this model reads text, not '{shorten(kind)}'.")
+                raise unsupported_value(where, f"this model reads text ('input_text'), not '{shorten(kind)}'.")
         except RequestError as error:
             if is_old and error.code == "unsupported_value":
                 return self._placeholder(kind)

@@ -155,9 +155,18 @@ IMAGE = {"type": "input_image", "image_url": "data:"}
         (
             {"input": [message("user", "A"), message("user", "B"), message("user", [IMAGE])]},
             "input[2].content[0]",
-            "this model reads text, not 'input_image'",
+            "this model reads text ('input_text'), not 'input_image'",
         ),
-        ({"input": [CALL, OUTPUT | {"output": [IMAGE]}]}, "input[1].output[0]", "reads text, not 'input_image'"),
+        (
+            {"input": [message("user", [{"type": "text", "text": "Hi"}])]},
+            "input[0].content[0]",
+            "this model reads text ('input_text'), not 'text'",
+        ),
+        (
+            {"input": [CALL, OUTPUT | {"output": [IMAGE]}]},
+            "input[1].output[0]",
+            "reads text ('input_text'), not 'input_image'",
+        ),
         ({"input": [CALL, OUTPUT | {"output": None}]}, "input[1].output", "Missing required parameter"),
         ({"input": [CALL | {"name": None}]}, "input[0].name", "Missing required parameter"),
         ({"input": [CALL | {"arguments": {"a": 1}}]}, "input[0].arguments", "but got an object instead"),

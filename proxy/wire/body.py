@@ -1,4 +1,4 @@
-"""Parses the body of a request strictly, so that every reader of it sees the same object."""
+"""Parses the body of a request strictly, so that every reader sees the same object."""
 
 import json
 from typing import Any
@@ -56,7 +56,7 @@ def parse_optional_object(raw: bytes, *, query: str = "", max_values: int = 1_00
 
 
 def _escaped_colons(raw: bytes) -> int:
-    r"""How many colons are written as \u003a. An escaped backslash before u003a is not a colon."""
+    r"""Return how many colons are written as \u003a. An escaped backslash before u003a is not a colon."""
     if (raw.find(b"\\u003") if len(raw) <= WINDOW_BYTES else find_text(raw, b"\\")) < 0:  # almost always
         return 0
     count = count_text(raw, b"\\u003a") + count_text(raw, b"\\u003A")

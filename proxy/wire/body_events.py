@@ -7,7 +7,7 @@ from proxy.wire.event import Batch, Event, terminal_type
 
 
 def events_of_body(response: Mapping[str, Any]) -> list[Event]:
-    """A response that came as one body, as the events that reply checks read."""
+    """Return the events that stand for a response that came as one body, for reply checks."""
     output = response.get("output")
     events = [Event("response.created", data={"type": "response.created", "response": response})]
     events += [

@@ -1,11 +1,11 @@
-"""How many values a JSON text has, before it is parsed: parsing costs time and memory by values, not by bytes."""
+"""Counts the values of a JSON text before it is parsed: parsing costs time and memory by values, not by bytes."""
 
 from proxy.wire.large_bytes import WINDOW_BYTES, count_text, find_text
 
 VALUE_BYTES = 128
-"""How much memory a parsed value takes beside its text, in bytes: the largest are small objects."""
+"""The memory of a parsed value beside its text, in bytes: the largest are small objects."""
 NUMBER_BYTES = 40
-"""How much a number takes, in bytes; true, false and null take less."""
+"""The memory of a number, in bytes; true, false and null take less."""
 SEPARATORS = b",[{"
 _UP_TO_THREE_BYTES, _UP_TO_LATIN = bytes(range(0xF0)), bytes(range(0xC4))
 """The bytes of UTF-8 that begin no character beyond U+FFFF, and none beyond U+00FF."""

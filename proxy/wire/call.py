@@ -17,17 +17,17 @@ Operation = Literal[
 "bodiless" a relayed request without one, and "form_field" a field of its form. For the others see `resource_call`."""
 MODEL_OPERATIONS: frozenset[Operation] = frozenset({"create", "compact", "input_tokens"})
 INPUT_OPERATIONS: frozenset[Operation] = MODEL_OPERATIONS | {"conversation", "items"}
-"""Those that have items of an input, in `input` or in `items`."""
+"""The operations with input items, in `input` or in `items`."""
 
 RELAYED_FIELDS: frozenset[Operation] = frozenset({"relay", "form_field"})
-"""Those that have fields of a relayed request."""
+"""The operations with fields of a relayed request."""
 
 MAX_MODEL_CHARS = 256
 PLAIN_FIELDS = frozenset({
     "background", "max_output_tokens", "max_tool_calls", "metadata", "model", "safety_identifier", "service_tier",
     "store", "stream", "user",
 })  # fmt: skip
-"""Fields that offer no tools and name nothing that is stored: their values are plain, or names of the caller's own."""
+"""Fields that offer no tools and name nothing stored: their values are plain, or names that the caller chose."""
 NAMES_OF_CALLERS = frozenset({"metadata"})
 PLAIN = frozenset({str, int, float, bool, type(None)})
 UNAFFECTED_BY = "unaffected_by"
@@ -37,7 +37,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def unaffected_by(fields: frozenset[str]) -> Callable[[Function], Function]:
-    """Declare of a fact that no plain value of these fields changes it."""
+    """Declare that a fact does not depend on plain values of these fields."""
 
     def declare(function: Function) -> Function:
         vars(function)[UNAFFECTED_BY] = fields
@@ -47,7 +47,7 @@ def unaffected_by(fields: frozenset[str]) -> Callable[[Function], Function]:
 
 
 class FactSource(NamedTuple):
-    """The facts of the remembered call that another one was made from, and the fields that differ."""
+    """The facts of the kept call from which another one was derived, and the fields that differ."""
 
     facts: dict[Callable[["Call"], Any], Any]
     changed: frozenset[str]
@@ -103,9 +103,9 @@ class Call:
         self.memo = {}
 
     def _share_facts(self, before: Mapping[str, Any], source: FactSource) -> None:
-        """Share the facts of the call that this one was made from, whose body it was before.
+        """Share the facts of the call from which this one was derived; `before` is that call's body.
 
-        Of values that are not plain nothing is known: an object in any field may hold tools, or an id.
+        Only if the changed values are plain: an object in any field may hold tools, or an id.
         """
         self._is_remembered, bodies = True, (before, self.body)
         names = source.changed - NAMES_OF_CALLERS
@@ -120,10 +120,10 @@ class Call:
         return call
 
     def fact(self, function: Callable[["Call"], T]) -> T:
-        """Return what a function returns that reads nothing but the body and its encoding; each is called once.
+        """Return the result of a function that reads nothing but the body and its encoding; it is called once.
 
-        What it returns must not be modified: other calls with this body get the same, and if it is remembered those
-        that differ in fields by which the fact is unaffected. Raises what the function raises.
+        The result must not be modified. Calls with the same body share it, and, if this call is kept, those that
+        differ only in fields that do not affect the fact. Raises what the function raises.
         """
         facts, source = self._facts, self._source
         if source is not None:
@@ -153,7 +153,7 @@ class Call:
 
     @property
     def size_bytes(self) -> int:
-        """How long the encoding is; of a body that is not encoded yet, how large it was when it was received."""
+        """The length of the encoding; before that the length of the body as received."""
         encoded = self.encoding
         return len(encoded) if encoded is not None else self.received_bytes or len(self.encode())
 
@@ -235,7 +235,7 @@ def _check_references(body: Mapping[str, Any]) -> None:
 
 
 def resource_call(request: ResourceRequest, received_bytes: int) -> Call:
-    """Return a request for something that exists as a call without a model, so that policies can check its fields.
+    """Return a request for a resource as a call without a model, so that policies can check its fields.
 
     `received_bytes` is how large its body was, or more.
 

@@ -24,12 +24,12 @@ _EMPTY = re.compile(rb"\s*+\{\s*+\}")
 _EMPTY_OBJECT = re.compile(rb"\{\s*+\}(?:\n|\Z)")  # which ends a line
 STREAM_ID = re.compile(r"[A-Za-z0-9_.-]{1,256}", re.ASCII)
 OWN_FIELDS = ("type", "stream_id", "generate", "background")
-"""The fields of a message that a call over HTTP does not have, or that mean nothing here."""
+"""The fields of a message that a call over HTTP does not have, or that have no meaning here."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientMessage:
-    """One message: what it asks for, its lane, and either its call or why it is refused.
+    """One message: its operation and lane, and either its call or the refusal.
 
     `generates` is false for a call that only prepares a conversation. `side` is set for a message that concerns a
     response while it is generated; it has no call.

@@ -19,13 +19,13 @@ T = TypeVar("T")
 
 
 LONG_BYTES = 1_048_576
-"""From this size on the events of a response are passed on one by one, in bytes."""
+"""The size in bytes from which the events of a response are passed on one by one."""
 COMPOSED_RATIO = 5
 """How large the events of a response are together, as a multiple of its body: a text occurs in five of them."""
 
 
 class Work(Protocol):
-    """Where the conversion of a large response is done, and what counts its memory."""
+    """Runs the conversion of a large response, and reserves its memory."""
 
     async def run(self, size_bytes: int, function: Callable[..., T], *args: Any) -> T: ...
 
@@ -35,7 +35,7 @@ class Work(Protocol):
 async def convert(reply: Reply, transcript: Transcript, work: Work, *, stream: bool) -> Reply:
     """Return the reply as a stream or as one body. An error stays a body for every caller.
 
-    A stream becomes a body only when it has ended: `transcript` has then seen all of it. Raises BackendError for a
+    A stream becomes a body only when it has ended: `transcript` then has all of it. Raises BackendError for a
     response that is nested too deeply to be encoded again, Unavailable if there is no memory for it.
     """
     if reply.status != 200 or (reply.batches is not None) == stream:

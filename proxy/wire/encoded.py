@@ -1,4 +1,4 @@
-"""JSON that is kept: in a queue, in a store, or for as long as a call runs."""
+"""Encodes JSON that is kept for some time: in a queue, in a store, or while a call runs."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The header that names what of a request had no effect: `x-headgate-ignored: seed, tools[0].web_search`."""
+"""The header that names the ignored parts of a request: `x-headgate-ignored: seed, tools[0].web_search`."""
 
 import re
 from collections.abc import Iterable

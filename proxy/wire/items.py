@@ -1,4 +1,4 @@
-"""The parts of an output item, and the events between the first and the last event of each item type.
+"""The parts of output items, and the events between the first and the last one of each item type.
 
     message            content_part.added  output_text.delta*  output_text.done  content_part.done
                        content_part.added  refusal.delta*  refusal.done  content_part.done

@@ -98,7 +98,7 @@ class _Parser:
         return pattern.match(self._text, self._position, self._position + PIECE_BYTES)
 
     def _skip(self, pattern: "re.Pattern[bytes]") -> None:
-        """Go on behind all that the pattern matches."""
+        """Move behind everything that the pattern matches."""
         while (found := pattern.match(self._text, self._position, self._position + WINDOW_BYTES)) and found[0]:
             self._position = found.end()
 
@@ -179,7 +179,7 @@ class _Parser:
         return name
 
     def _end_member(self) -> None:
-        """Go on behind the comma after a member; to the end of its container if it was the last one."""
+        """Move behind the comma after a member; to the end of its container after the last one."""
         if self._open:
             self._skip(_SPACE)
             self._is_after_comma = self._next() == b","

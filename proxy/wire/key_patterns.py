@@ -1,4 +1,4 @@
-"""What looks like a key, a token or a password in a text, and the keys that the gateway knows: they are replaced before
+"""Finds keys, tokens and passwords in texts, by their form or because the gateway knows them: they are replaced before
 the text is shown.
 
 Whether a text has one is found by Rust's `regex`, by way of pydantic, in linear time. Only a text that has one is then
@@ -89,7 +89,7 @@ class KeyFinder:
         return self._finds(text)
 
     def has_key(self, text: str) -> bool:
-        """Whether a text may have a key in it; True for some that have none."""
+        """Return whether a text may contain a key; True for some that do not."""
         # The engine does not take halves of surrogate pairs.
         return self._finds(text if text.isascii() else text.encode(errors="replace").decode())
 
@@ -111,5 +111,5 @@ class KeyFinder:
 
 
 KEYS = KeyFinder()
-"""That of this process: what it knows must not be in any of its outputs."""
+"""The finder of this process: the keys that it knows must not be in any output."""
 has_key, redact_keys, redact_name = KEYS.has_key, KEYS.redact, KEYS.redact_name

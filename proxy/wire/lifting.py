@@ -21,7 +21,7 @@ OUTAGES = frozenset({
     "audit_unavailable", "budget_unavailable", "deadline_exceeded", "issuer_unavailable", "keys_unavailable",
     "local_model_unavailable", "state_unavailable", "upstream_auth", "upstream_limited",
 })  # fmt: skip
-"""Something that the gateway needs is away or does not work: the operator restores it, and there is no rule to lift."""
+"""A part that the gateway needs is unavailable: the operator restores it, and there is no rule to lift."""
 NOT_REFUSED = frozenset({
     "cancel_timeout", "internal_error", "local_model_constraint_failed", "local_model_failed", "process_lost",
     "server_shutdown", "upstream_connect_timeout", "upstream_cut", "upstream_error", "upstream_invalid_response",
@@ -53,7 +53,7 @@ def lifted_by(code: str | None) -> LiftedBy:
 
 
 def add_contact(error: HeadgateError, contact: str | None = None) -> None:
-    """Let an error's message say who can lift it, once, and how that person is reached."""
+    """Add to an error's message, once, who can lift the refusal, and how to reach that person."""
     if isinstance(error, BackendRefusal):  # it has an upstream's words
         return
     sentence = SENTENCES.get("outage" if error.code in OUTAGES else lifted_by(error.code))

@@ -1,4 +1,4 @@
-"""Patterns that Rust's `regex` finds, by way of pydantic: in linear time, but not where in a text they are."""
+"""Matches patterns with Rust's `regex`, through pydantic: in linear time, but without the position of a match."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ Occurs = Callable[[str | bytes], bool]
 
 
 def compile_linear(pattern: str) -> Occurs:
-    """Return what finds a pattern of Rust's `regex`. It finds nothing in a text that is not valid Unicode."""
+    """Return a matcher for a pattern of Rust's `regex`. It finds nothing in a text that is not valid Unicode."""
     from pydantic_core import SchemaValidator, core_schema  # here: processes of local models start without it
 
     return SchemaValidator(core_schema.str_schema(pattern=pattern), {"regex_engine": "rust-regex"}).isinstance_python

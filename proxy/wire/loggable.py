@@ -1,4 +1,4 @@
-"""What may be logged of texts and exceptions that come from outside: bounded, printable, without foreign messages.
+"""Prepares texts and exceptions from outside for the log: bounded, printable, without foreign messages.
 
 The message of an exception may quote what a caller or an upstream sent, so only its type and place are logged.
 """
@@ -43,7 +43,7 @@ def in_ascii(text: str, max_chars: int = LONGEST_CHARS) -> str:
 
 
 def clip(text: str, max_chars: int) -> str:
-    """Return the beginning of a text without keys. All that is shown of what others have sent passes through this."""
+    """Return the beginning of a text without keys. Every text from outside that is shown passes through this."""
     return redact_keys(text[: max_chars + LONGEST_KEY_CHARS])[:max_chars]
 
 

@@ -19,7 +19,7 @@ from proxy.workers import BodyMemory
 
 
 class TooManyConnections(HeadgateError):
-    """A caller has as many connections as it may have. Source: https://platform.openai.com/docs/guides/rate-limits."""
+    """The caller has reached its limit of connections. Source: https://platform.openai.com/docs/guides/rate-limits."""
 
     type = "requests"
     retry = False
@@ -31,7 +31,7 @@ class WebSocketEndpoint:
 
     ingress: Ingress
     pipeline: Pipeline
-    held: BodyMemory  # what the responses that connections keep may take together
+    held: BodyMemory  # the memory for responses that connections keep
     open: Counter[str] = field(default_factory=Counter)  # how many connections each caller has
 
     async def connect(self, exchange: Exchange) -> web.StreamResponse:
@@ -98,7 +98,7 @@ def _handshake_fault(request: web.BaseRequest) -> str | None:
 
 
 async def _upgrade(exchange: Exchange) -> Upgrade:
-    """Send the answer to a valid upgrade. What is kept for the time of the connection should be small."""
+    """Send the answer to a valid upgrade, and keep as little as possible while the connection lasts."""
     request = exchange.request
     headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
     headers["Sec-WebSocket-Accept"] = accept_key(request.headers["Sec-WebSocket-Key"].strip())

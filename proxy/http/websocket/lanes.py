@@ -13,7 +13,7 @@ T = TypeVar("T")
 MAX_ACTIVE, MAX_NAMES = 16, 32
 """Source: https://platform.openai.com/docs/guides/websocket-mode (limits of one connection)."""
 MAX_WAITING = 64
-"""How many turns of one connection wait; then no more messages are read."""
+"""How many turns of one connection may wait before no more messages are read."""
 
 
 class Lanes(Generic[T]):
@@ -38,7 +38,7 @@ class Lanes(Generic[T]):
         return not self._count
 
     def admit(self, lane: str | None) -> bool:
-        """Whether a lane may be used: a connection has a limit of names."""
+        """Return whether a lane may be used: a connection has a limit of lane names."""
         if lane is None or lane in self._names:
             return True
         if len(self._names) >= MAX_NAMES:
@@ -59,7 +59,7 @@ class Lanes(Generic[T]):
             await self._room
 
     def add_next(self, lane: str | None, turn: T, after: T | None) -> None:
-        """Run a turn that has begun by itself: before those that wait for `after`, or at once if that has ended."""
+        """Run a turn that a backend began: before those that wait for `after`, or at once if that has ended."""
         self._count += 1
         waiting = self._waiting.get(lane)
         if waiting and waiting[0] is after:

@@ -29,15 +29,15 @@ from proxy.wire.side_message import SideMessage
 from proxy.workers import BodyMemory, MemoryLease
 
 IDENTIFY_S = 30.0
-"""How often a connection's key is checked again, in seconds: one that was revoked ends it within a minute."""
+"""How often a connection's key is checked again, in seconds: a revoked key ends it within a minute."""
 MAX_NOTICES = 256
-"""How many messages beside those of turns wait to be sent."""
+"""How many messages that belong to no turn may wait to be sent."""
 MAX_AGE_S = 3600.0
-"""How long one connection may last, in seconds. Source: https://platform.openai.com/docs/guides/websocket-mode."""
+"""The longest life of a connection, in seconds. Source: https://platform.openai.com/docs/guides/websocket-mode."""
 
 
 class Session:
-    """The turns of one connection. Leaving `run` ends the work behind all of them."""
+    """Runs the turns of one connection. Leaving `run` ends the work behind all of them."""
 
     def __init__(
         self,
@@ -67,10 +67,10 @@ class Session:
             socket, caller, self._connection, self._held, ingress, pipeline, check_caller=self._check_caller
         )
         self._lanes: Lanes[Turn] = Lanes(self._runner.run, Turn.finish, self._end_if_due)
-        self._end: HeadgateError | None = None  # why no more turns are begun
+        self._end: HeadgateError | None = None  # why no new turns begin
 
     async def run(self) -> None:
-        """Answer messages until the connection ends; say then why, if the client can still read it."""
+        """Answer messages until the connection ends; then send the reason, if the client can still read it."""
         self._expires = asyncio.get_running_loop().time() + MAX_AGE_S
         self._check_later()
         try:
@@ -99,11 +99,11 @@ class Session:
                 del self._lanes, self._runner  # they have methods of this session: a cycle
 
     def drain(self) -> None:
-        """Begin no more turns, and end when those that there are have ended: the gateway shuts down."""
+        """Begin no more turns, and end after the current ones: the gateway shuts down."""
         self.end_with(ShuttingDown())
 
     def end_with(self, reason: HeadgateError) -> None:
-        """Begin no more turns, and end when those that there are have ended."""
+        """Begin no more turns, and end after the current ones."""
         self._end = self._end or reason
         self._end_if_due()
 
@@ -112,7 +112,7 @@ class Session:
             self._socket.end()
 
     async def _accept(self, received: Received) -> None:
-        """Put a message in its lane, after the turns that came before it."""
+        """Queue a message in its lane."""
         exchange = self._new_exchange()
         try:
             message = await self._parse(received, exchange)
@@ -147,7 +147,7 @@ class Session:
         return exchange
 
     async def _pass_on(self, message: SideMessage, turn: Turn) -> None:
-        """Answer a message that begins no turn, or let the backend answer it that generates the response."""
+        """Handle a message that begins no turn: answer it, or pass it to the backend that generates the response."""
         running = next((other for other in self._lanes.running if other.response_id == message.response_id), None)
         call = None if running is None else running.message.call
         try:
@@ -161,7 +161,7 @@ class Session:
             turn.finish()
 
     def _notify(self, payload: bytes, lane: str | None) -> None:
-        """Send a message beside those of turns. A backend that sends more of them than the caller reads is given up."""
+        """Queue a message that belongs to no turn. A backend that sends too many unread ones is disconnected."""
         memory = self._ingress.lease(self._caller)
         try:
             memory.grow(len(payload))
@@ -181,7 +181,7 @@ class Session:
             await self._socket.send([payload])
 
     def _adopt(self, reply: UnsolicitedReply, backend: str, steered: object) -> None:
-        """Begin a turn for a response that continues a steered one: with the settings of that one and the new input."""
+        """Begin a turn for a response that continues a steered one: its settings with the new input."""
         kept = self._side.take(steered)
         message = ClientMessage(CREATE, reply.lane, refusal=self._end)
         if kept is not None:
@@ -192,7 +192,7 @@ class Session:
         self._lanes.add_next(reply.lane, turn, running)
 
     def _check_caller(self) -> None:
-        """Raises Unauthenticated if the key of the connection does not name its caller any more, and ends it."""
+        """Raises Unauthenticated, and ends the connection, if its key no longer belongs to its caller."""
         try:
             self._exchange.identify_as(self._caller, self._ingress.directory)
         except Unauthenticated as error:
@@ -201,13 +201,13 @@ class Session:
             raise
 
     def _check_later(self) -> None:
-        """Check the caller again after a while, or the age of the connection at its end."""
+        """Schedule the next check of the caller, or the end of the connection's life."""
         now = asyncio.get_running_loop().time()
         due = now + IDENTIFY_S
         self._timer = self._timers.start(min(due, self._expires) if now < self._expires else due, self)
 
     def on_due(self) -> None:
-        """Check whether the caller is still known, and how old the connection is."""
+        """Check the caller's key and the age of the connection."""
         if asyncio.get_running_loop().time() >= self._expires:
             self.end_with(expired())
         self._check_later()
@@ -215,7 +215,7 @@ class Session:
             self._check_caller()
 
     async def _parse(self, received: Received, exchange: Exchange) -> ClientMessage:
-        """Return a message; what it says is known if the team has sent it lately. Raises Unavailable."""
+        """Return a parsed message; the kept one if the team has sent it recently. Raises Unavailable."""
         if received.message.kind != "text":
             refusal = RequestError("The message is binary; only text is supported.", code="invalid_message")
             return ClientMessage("", refusal=refusal)
@@ -240,7 +240,7 @@ class Session:
         return parsed
 
     async def _close(self) -> None:
-        """Say why the connection ends. The turns of a client that has left end first."""
+        """Send the reason why the connection ends. The turns of a disconnected client end first."""
         socket = self._socket
         is_revoked = isinstance(self._end, Unauthenticated)
         if socket.closed is not None or socket.fault is not None or is_revoked:

@@ -16,12 +16,12 @@ NOT_SUPPORTED = "This model does not support steering; send the input with the n
 INVALID = "The input must have messages of the user, with text, images or files."
 NOT_FOUND = "This connection has no response with this id that is being generated."
 MAX_STEERED = 32
-"""Of how many responses a connection keeps the input that they were steered with."""
+"""For how many steered responses a connection keeps the input."""
 
 
 @dataclass(frozen=True, slots=True)
 class SteeredInput:
-    """The call whose response was steered, the new input, and the memory that this takes."""
+    """A steered call, the new input, and the memory of both."""
 
     call: Call
     memory: MemoryLease
@@ -29,7 +29,7 @@ class SteeredInput:
 
 
 class SideMessages:
-    """Those of one connection."""
+    """Handles the side messages of one connection."""
 
     def __init__(self, connection: CallerConnection, pipeline: Pipeline, contact: str | None = None) -> None:
         """`contact` is how callers reach the operator."""
@@ -61,11 +61,11 @@ class SideMessages:
         return None
 
     def take(self, response_id: object) -> SteeredInput | None:
-        """Return the input that a response was steered with, and keep it no longer; None if it was not."""
+        """Remove and return the input with which a response was steered; None if it was not."""
         return self._steered.pop(response_id, None)
 
     def release(self) -> None:
-        """Give back the memory of what is kept."""
+        """Release the memory of all kept input."""
         while self._steered:
             self._steered.popitem()[1].memory.release()
 
@@ -79,7 +79,7 @@ class SideMessages:
             self._steered.pop(next(iter(self._steered))).memory.release()
 
     def _part_of(self, message: SideMessage, running: Call | None) -> ConnectionPart:
-        """Return where the response is generated. Raises RequestError."""
+        """Return the backend's part of the connection that generates the response. Raises RequestError."""
         part = self._connection.part_of(message.response_id)
         if part is not None and running is not None:
             return part

@@ -18,7 +18,7 @@ from proxy.wire.frames import GOING_AWAY, PART_BYTES, POLICY, TRY_AGAIN, FrameEr
 from proxy.workers import MemoryLease
 
 MAX_WAITING = 64
-"""How many messages of one connection wait to be read; then its socket is not read."""
+"""How many received messages of one connection may wait before reading its socket is paused."""
 FRAMES_AT_ONCE = 64
 """How many frames of one connection are read before others are served."""
 MAX_CONTROL_FRAMES = 1024
@@ -28,7 +28,7 @@ CLOSE_S = 1.0
 
 
 class Received(NamedTuple):
-    """A message, and the memory that it takes."""
+    """A message and its memory."""
 
     message: Message
     memory: MemoryLease
@@ -88,7 +88,7 @@ class Socket:
 
     @property
     def _is_unreadable(self) -> bool:
-        """Whether what arrives has no meaning any more."""
+        """Whether received data can no longer be interpreted."""
         return self.fault is not None or self.closed is not None
 
     @property
@@ -97,7 +97,7 @@ class Socket:
         return self._connection.is_stalled
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Read what arrived; aiohttp calls it."""
+        """Read received data; called by aiohttp."""
         self._silent_checks = 0
         if not self._is_unreadable:
             self._parser.push(data)
@@ -106,7 +106,7 @@ class Socket:
         return False, b""
 
     def _advance_later(self) -> bool:
-        """Read some more of the frames; return whether there is anything to read."""
+        """Read more of the received frames; return whether there were any."""
         if not self._is_advancing:
             return False
         self._is_advancing = False
@@ -114,7 +114,7 @@ class Socket:
         return True
 
     def _advance(self) -> None:
-        """Read some of the frames that have arrived; others are served before the rest is read."""
+        """Read some of the received frames; other connections are served before the rest is read."""
         has_more = False
         try:
             messages, has_more = self._parser.read(FRAMES_AT_ONCE)
@@ -135,7 +135,7 @@ class Socket:
         self._pace(has_more=has_more)
 
     def _pace(self, *, has_more: bool) -> None:
-        """Read the socket only when the frames that have arrived are read, and few messages wait."""
+        """Pause reading the socket while received frames are unread, or too many messages wait."""
         self._is_paused = len(self._inbox) >= MAX_WAITING
         if has_more and not self._is_paused and not self._is_unreadable:
             self._is_advancing = True
@@ -146,7 +146,7 @@ class Socket:
             (self._connection.pause_reading if is_stopped else self._connection.resume_reading)()
 
     def feed_eof(self) -> None:
-        """The connection is lost; aiohttp calls it."""
+        """Handle the loss of the connection; called by aiohttp."""
         self._is_gone = True
         self.end()
 
@@ -156,7 +156,7 @@ class Socket:
         return bool(self._inbox)
 
     async def receive(self) -> Received | None:
-        """Return the next message, None when no more are to be read."""
+        """Return the next message; None when no more will come."""
         while not self._inbox and not self._is_ended:
             await self._wait()
         if self._is_ended:
@@ -189,7 +189,7 @@ class Socket:
                 self._due_pong = b""
 
     def send_now(self, payloads: list[bytes]) -> bool:
-        """Send short messages, if they need not wait; return whether they were sent."""
+        """Send short messages if that needs no waiting; return whether they were sent."""
         transport, connection = self._connection.transport, self._connection
         is_busy = self._sending.locked() or self._is_closing or connection.writing_paused
         if is_busy or transport is None or transport.is_closing() or sum(map(len, payloads)) >= PART_BYTES:
@@ -211,7 +211,7 @@ class Socket:
                 self._connection.transport.abort()  # nothing can follow a part of a message
 
     async def close(self, code: int = GOING_AWAY, reason: str = "") -> None:
-        """Say why the connection ends, and give the client a moment to answer."""
+        """Send the reason why the connection ends, and give the client a moment to answer."""
         self.end()
         self._write(close_frame(code, reason))
         self._is_closing = True
@@ -221,7 +221,7 @@ class Socket:
                     await self._wait_until_gone()
 
     def release(self) -> None:
-        """Stop the timer, and give back the memory of what was not read."""
+        """Stop the timer, and release the memory of unread messages."""
         self._connection.timers.cancel(self._timer)
         self._is_advancing = False
         self._partial.release()
@@ -230,7 +230,7 @@ class Socket:
             self._inbox.pop().memory.release()
 
     def _take(self, message: Message) -> None:
-        """Answer a control frame, or put a message where `receive` finds it. Raises FrameError for a flood."""
+        """Answer a control frame, or queue a message for `receive`. Raises FrameError for a flood."""
         if message.kind in ("ping", "pong"):
             self._control_frames += 1
             if self._control_frames > MAX_CONTROL_FRAMES:

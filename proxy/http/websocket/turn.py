@@ -34,16 +34,16 @@ _OBJECT = re.compile(rb"\s*+\{")  # how an object begins
 
 @dataclass(slots=True)
 class Turn:
-    """A message, what is recorded of it, the memory that it takes, and how far its answer was sent."""
+    """A message with its record and memory, and the state of its answer."""
 
     exchange: Exchange
     message: ClientMessage
     memory: MemoryLease
-    reply: UnsolicitedReply | None = None  # of a turn that a backend has begun by itself
+    reply: UnsolicitedReply | None = None  # of a turn that a backend began without a message
     begun_by: str | None = None  # its name
     response_id: str | None = None
     left_out: int = 0
-    """How many events were not sent; the numbers of later events go on without a gap."""
+    """How many events were left out; the numbers of later events continue without a gap."""
     is_begun: bool = False
     is_ended: bool = False
     is_finished: bool = False
@@ -52,7 +52,7 @@ class Turn:
         self.message = replace(self.message, refusal=refusal)
 
     def finish(self) -> None:
-        """Give its memory back and write its log line, once. Without a status the client has disconnected."""
+        """Release its memory and write its log line, once. Without a status the client has disconnected."""
         if self.is_finished:
             return
         self.is_finished = True
@@ -91,7 +91,7 @@ class TurnRunner:
         self._pipeline = pipeline
 
     async def run(self, turn: Turn) -> None:
-        """Answer a turn with exactly one last message, and write its log line."""
+        """Answer a turn, with exactly one last message, and write its log line."""
         record = turn.exchange.record
         try:
             await self._answer(turn)
@@ -175,7 +175,7 @@ class TurnRunner:
         record.status = 200
 
     def _send_run(self, turn: Turn, frames: bytes) -> bool:
-        """Send a run that arrives between two batches, if it need not wait; return whether it was sent."""
+        """Send a run that arrives between two batches, if that needs no waiting; return whether it was sent."""
         return not turn.is_ended and self._socket.send_now([*_unit_payloads(Run(frames), turn)])
 
     async def _send_refusal(self, refusal: HeadgateError, turn: Turn, context: Context) -> None:
@@ -205,7 +205,7 @@ def _headers(turn: Turn) -> dict[str, str]:
 
 
 def _payloads(batch: Batch, turn: Turn) -> list[bytes]:
-    """Return the JSON of each event that is sent, with its lane."""
+    """Return the JSON of each event to send, with its lane."""
     payloads: list[bytes] = []
     for unit in batch:
         if isinstance(unit, MessageRun) and not turn.left_out:

@@ -166,7 +166,7 @@ class BudgetCheck:
             raise Unavailable("The budget cannot be read right now.", code="budget_unavailable") from error
         header = self._header(allowance, left_s)
         if not part.granted or (not amount and allowance.used >= self._most):
-            raise self._exhausted(left_s, header)
+            raise self._exhausted(allowance, amount, left_s, header)
         if allowance.is_new and self._is_noted:
             allowance.is_new = False
             await self._note(shared, context.caller.team, left_s)
@@ -193,16 +193,26 @@ class BudgetCheck:
             log.warning("budget.warned", policy=self._name, shared_by=shared, used=after / self._scale)
 
     def _header(self, allowance: Allowance, left_s: float) -> str:
-        """Return what is left as far as this process knows, as an item of RFC 8941 with parameters."""
-        left = self._most - allowance.seen + allowance.free
-        shown = f"{(max(0, left)) / self._scale:.{self._decimals}f}"
+        """Return what is left, as an item of RFC 8941 with parameters."""
+        shown = self._shown(self._left(allowance))
         return (
             f"{self._header_start}{shown}" if self._window == "total" else f"{self._header_start}{shown};t={left_s:.0f}"
         )
 
-    def _exhausted(self, left_s: float, header: str) -> LimitExceeded:
+    def _left(self, allowance: Allowance) -> int:
+        """Return what is left as far as this process knows, in steps of the counter."""
+        return max(0, self._most - allowance.seen + allowance.free)
+
+    def _shown(self, steps: int) -> str:
+        """Return steps of the counter in the unit of the budget."""
+        return f"{steps / self._scale:.{self._decimals}f}"
+
+    def _exhausted(self, allowance: Allowance, amount: int, left_s: float, header: str) -> LimitExceeded:
+        """Return the refusal of a call that needs more than what is left."""
+        left, needed = self._left(allowance), self._shown(amount)
+        found = f"has {self._shown(left)} left; this call needs {needed}" if left else "is used up or reserved"
         until = "" if self._window == "total" else f" It is reset in {timedelta(seconds=round(left_s))}."
-        message = f"The budget of {self._limit} is used up or reserved.{until}"
+        message = f"The budget of {self._limit} {found}.{until}"
         refusal = LimitExceeded("exhausted", message, after_s=left_s, headers={HEADER: header})
         refusal.retry = False  # an SDK would try again within seconds
         return refusal

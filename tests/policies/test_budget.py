@@ -62,6 +62,15 @@ async def test_what_was_used_replaces_what_was_reserved():
     assert refused.message == "The budget of 3000 tokens (total) is used up or reserved."
 
 
+async def test_a_refusal_says_what_is_left_and_what_the_call_needs():
+    """Else a caller whose usage is below the limit could not understand it. Once all is used there is nothing to say."""
+    limited = Limited(Budget(limit=3_000, window="total"))
+    await end(await limited.ask(), usage(1_000, 1_500))
+    refused = await limited.refusal(max_output_tokens=900)
+
+    assert refused.message == "The budget of 3000 tokens (total) has 500 left; this call needs 909."
+
+
 async def test_parallel_calls_never_spend_the_same_remainder():
     """Of 500 at once just as many pass as there is room for reservations."""
     limited = Limited(Budget(limit=10_000, window="total"))

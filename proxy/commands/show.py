@@ -3,13 +3,10 @@
 import argparse
 import asyncio
 import inspect
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-from pydantic import SecretStr
 
 from backends import Backend
 from policies import Policy
@@ -22,6 +19,7 @@ from proxy.config.build import Config, read
 from proxy.config.default import default_config
 from proxy.config.difference import differences
 from proxy.config.field_docs import field_docs
+from proxy.config.notation import as_typed
 from proxy.config.plugins import load, plugin_names
 from proxy.config.secrets import reading_secrets
 from proxy.config.source_file import SourceFile
@@ -120,7 +118,7 @@ def _path(config: Config) -> Iterator[str]:
     for rule, typed in zip(config.rules, config.tables.get("policy", ()), strict=True):
         when = ", ".join([rule.mode, *_selected(rule, typed)])
         own = rule.policy.model_dump(exclude_defaults=True).items()
-        settings = " ".join(f"{key}={_shown(value)}" for key, value in own)
+        settings = " ".join(f"{key}={as_typed(value)}" for key, value in own)
         yield f"policy    {rule.name} [{when}] {settings}".rstrip()
     denied = ", unknown ids are denied" if config.unknown_ids == "deny" else ""
     yield f"state     {type(config.state).__module__.removeprefix('proxy.stores.')}{denied}"
@@ -139,17 +137,6 @@ def _closed(admin: AdminTable) -> str:
     """Return what an operator cannot reach there, if there is no sign-in."""
     is_open = admin.host in LOOPBACK or admin.key or admin.oidc is not None
     return "" if is_open else "; console and API are closed: there is no [[admin.key]] and no [admin.oidc]"
-
-
-def _shown(value: Any) -> str:
-    """A setting as a config file writes it; of a secret only that it is there."""
-    if isinstance(value, SecretStr):
-        return "***"
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(map(_shown, value))}]"
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key} = {_shown(each)}' for key, each in value.items())}}}"
-    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _route(route: Route) -> str:
@@ -196,7 +183,7 @@ def _keys(explained: type[Table]) -> Iterator[str]:
     docs = field_docs(explained)
     for name, field in explained.model_fields.items():
         value = None if field.is_required() else field.get_default(call_default_factory=True)
-        default = "required" if field.is_required() else "optional" if value is None else f"default {_shown(value)}"
+        default = "required" if field.is_required() else "optional" if value is None else f"default {as_typed(value)}"
         yield f"  {name} ({default})"
         if name in docs:
             yield f"      {' '.join(docs[name].split())}"

@@ -6,6 +6,8 @@ from typing import Any
 
 import orjson
 
+from proxy.config.notation import as_typed
+
 NONE = "\N{EN DASH}"
 THIN = "\N{NARROW NO-BREAK SPACE}"
 SMALL = 0.001
@@ -83,6 +85,6 @@ def pretty(value: Any) -> str:
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
-    "clock": clock, "dollars": dollars, "duration": duration, "moment": moment, "number": number, "percent": percent,
-    "period": period, "pretty": pretty, "short": short, "size": size,
+    "as_typed": as_typed, "clock": clock, "dollars": dollars, "duration": duration, "moment": moment,
+    "number": number, "percent": percent, "period": period, "pretty": pretty, "short": short, "size": size,
 }  # fmt: skip

@@ -90,6 +90,19 @@ async def test_every_page_is_shown_to_those_who_may_see_it(console: Console, bro
     assert (await load(browser, console, "/admin/requests?limit=x"))[0] == 400
 
 
+async def test_settings_are_shown_as_the_config_has_them(upstream, start_gateway, logged, http, tmp_path, monkeypatch):
+    """Not as Python writes them."""
+    policy = {"use": "models", "allow": ["gpt-*"], "aliases": {"fast": "gpt-5"}}
+    tables = console_tables(upstream, tmp_path, monkeypatch) | {"policy": [policy]}
+    console = await start_console(start_gateway, tables, logged, http)
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
+        await sign_in(browser, console)
+        _, text = await load(browser, console, "/admin/policies")
+
+    assert "<code>[&#34;gpt-*&#34;]</code>" in text
+    assert "<code>{fast = &#34;gpt-5&#34;}</code>" in text
+
+
 async def test_pages_have_headers_that_bind_browsers(console: Console, browser):
     """No foreign script or style, no frame, no copy in a cache."""
     await sign_in(browser, console)

@@ -9,10 +9,10 @@ Source: https://opennmt.net/CTranslate2/, https://platform.openai.com/docs/api-r
 """
 
 import asyncio
-import functools
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -122,6 +122,11 @@ class Local(Backend):
     _model: Model = PrivateAttr()
     _executor: RequestExecutor = PrivateAttr()
 
+    @cached_property
+    def _parts(self) -> tuple[Model, RequestExecutor, ModelEngine]:
+        """What `start` has made, for the path of calls: each private attribute of pydantic's takes two exceptions."""
+        return self._model, self._executor, self._engine
+
     def check(self) -> None:
         model = self._read_model()
         check_placement(self._placement())
@@ -221,31 +226,32 @@ class Local(Backend):
 
     @asynccontextmanager
     async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
+        model, _, engine = self._parts
         team, request = context.caller.team, await self._parse(call, context)
         if call.operation == "input_tokens":
             counted = {"object": "response.input_tokens", "input_tokens": len(request.prompt)}
             yield response_reply(counted, _headers(call, request))
             return
-        async with self._engine.generate(request.prompt, request.options, team=team) as generation:
+        async with engine.generate(request.prompt, request.options, team=team) as generation:
             await asyncio.sleep(0)  # calls that came together are all with the engine before an answer is begun
-            builder = ResponseBuilder(request, self._model.tokenizer, context.response_fields)
+            builder = ResponseBuilder(request, model.tokenizer, context.response_fields)
             yield Reply(200, _headers(call, request), batches=builder.batches(generation, context.followed))
 
     async def _parse(self, call: Call, context: Context) -> LocalRequest:
         """Return a call as the engine needs it. Raises RequestError, and BackendError while too many wait."""
-        encoded = await context.encode(call)
+        (model, executor, _), encoded = self._parts, await context.encode(call)
         team, has_tools = context.caller.team, call.body.get("tools") or find_text(encoded, b'"additional_tools"') >= 0
         plain = not has_tools and not call.body.get("text")
-        read = functools.partial(self._read, call, team, context.history_items)
-        return await self._executor.run(read, len(encoded), team=team, plain=plain)
+        read = partial(self._read, call, model, team, context.history_items)
+        return await executor.run(read, len(encoded), team=team, plain=plain)
 
-    def _read(self, call: Call, team: str, history_items: int) -> LocalRequest:
+    def _read(self, call: Call, model: Model, team: str, history_items: int) -> LocalRequest:
         defaults = GenerationParameters(self.max_output_tokens, self.temperature)
         body = call.body
         if call.operation == "input_tokens" and body.get("input") is None:  # every field is optional there
             body = {**body, "input": ""}
         return read_request(
-            body, self._model, defaults,
+            body, model, defaults,
             team=team, ignore_unknown_tools=self.ignore_unknown_tools, history_items=history_items,
         )  # fmt: skip
 

@@ -75,6 +75,8 @@ def plan_with_busy_workers(
     Jobs are held back for a busy worker where that answers all jobs sooner, including those that are expected to
     come again when that worker is free.
     """
+    if len(queue) == 1 and not busy:  # as for a caller that is alone, whose first token waits for the plan
+        return [[*queue]]
     at_once = best = plan_batches(queue, free, costs)
     best_ratio, started = HOLD_BACK_GAIN, {id(each) for batch in at_once for each in batch}
     rest = [each for each in queue if id(each) not in started]

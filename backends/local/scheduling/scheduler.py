@@ -16,7 +16,7 @@ again with its partial answer, and continues alone.
 import asyncio
 import functools
 from collections.abc import Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -65,7 +65,7 @@ class Scheduler:
         self._live: dict[int, ScheduledJob] = {}  # waiting or running
         self._queue: list[ScheduledJob] = []  # waiting, in the order of arrival; resumed jobs come first
         self._rotation = TeamRotation()
-        self._running: dict[asyncio.Future[None], RunningBatch] = {}
+        self._running: dict[Future[None], RunningBatch] = {}
         self._reset = PrefixCacheReset(generator, prefixes, self._dispatch)
         self._collector = Collector(self._dispatch)
         self._preempting_until = 0.0
@@ -106,7 +106,7 @@ class Scheduler:
             self.cancel(job_id)
         await self._reset.close()
         if self._running:
-            await asyncio.wait(list(self._running))
+            await asyncio.wait([*map(asyncio.wrap_future, self._running)])
         await asyncio.to_thread(self._threads.shutdown)
         # A generator that outlives the interpreter can abort the process.
         self._generator = None
@@ -166,6 +166,8 @@ class Scheduler:
 
     def _preempt(self, queue: Sequence[ScheduledJob]) -> bool:
         """Preempt batches if that pays; then no job starts until they have ended. `queue` is in the order of turns."""
+        if not self._running:
+            return False
         now, running, costs = self._loop.time(), list(self._running.values()), self._costs
         for batch in running:
             batch.update_requeued(self._prefixes.usable)
@@ -197,9 +199,9 @@ class Scheduler:
 
     def _start(self, batch: Sequence[ScheduledJob]) -> None:
         self._free_workers -= 1
-        run = self._loop.run_in_executor(self._threads, self._run, batch)
+        run = self._threads.submit(self._run, batch)  # a future of the loop's would double what this takes
         self._running[run] = RunningBatch(batch, self._loop.time(), most_jobs=len(self._live))
-        run.add_done_callback(functools.partial(self._on_run_done, batch))
+        run.add_done_callback(lambda run: self._loop.call_soon_threadsafe(self._on_run_done, batch, run))
 
     def _constrain_if_alone(self, scheduled: ScheduledJob) -> None:
         """Run a job that shares its batch with no other under its grammar: forced tokens then cost no steps."""
@@ -232,7 +234,7 @@ class Scheduler:
         self._prefixes.keep(prefix)
         return prefix.tokens
 
-    def _on_run_done(self, batch: Sequence[ScheduledJob], run: asyncio.Future[None]) -> None:
+    def _on_run_done(self, batch: Sequence[ScheduledJob], run: Future[None]) -> None:
         ended = self._running.pop(run)
         if not any(other.preempted for other in self._running.values()):
             self._preempting_until = 0.0

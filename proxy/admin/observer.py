@@ -1,15 +1,14 @@
 """What is measured of the gateway as a whole: reads its parts when a snapshot is taken, and watches the event loop."""
 
 import asyncio
-import os
 import resource
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 
+from proxy.freed_memory import read_resident_bytes
 from proxy.http.server import Connection, Server
 from proxy.identity.issuer_keys import IssuerKeys
 from proxy.pipeline import Pipeline
@@ -30,7 +29,6 @@ from proxy.workers import BodyMemory
 LAG_CHECK_S = 0.25
 """How often the lag of the event loop is measured, in seconds."""
 STATES = {"closed": 0, "half-open": 1, "open": 2}
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Observer:
@@ -189,7 +187,6 @@ def _read_targets(pipeline: Pipeline) -> Iterable[Point]:
 def _resident(metric: Metric) -> Iterable[Point]:
     """Return the physical memory of the process; nothing where the system does not say it."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
+        return [(metric, (), read_resident_bytes())]
+    except OSError:
         return []
-    return [(metric, (), pages * PAGE_BYTES)]

@@ -38,6 +38,7 @@ from backends.local.scheduling.costs import Costs
 from backends.local.scheduling.prefix_cache import PrefixCache
 from backends.local.scheduling.scheduler import Scheduler
 from proxy.fast_loop import fast_loop
+from proxy.freed_memory import read_resident_bytes
 
 # How long a thread may hold the interpreter lock while another waits: model threads add tokens, the loop sends them.
 SWITCH_INTERVAL_S = 0.0005
@@ -100,8 +101,13 @@ class ChildServer:
         self._sender.send(encode_message("ready", ready))
 
     def _resident_bytes(self) -> int:
-        """Return 0 on a GPU: there this is the memory of its libraries, and the model is elsewhere."""
-        return 0 if self._is_on_gpu else read_resident_bytes()
+        """Return how much memory this process uses; 0 where the system does not report it, and on a GPU.
+
+        There it is the memory of the libraries, and the model is elsewhere.
+        """
+        with suppress(OSError):
+            return 0 if self._is_on_gpu else read_resident_bytes()
+        return 0
 
     def _deliver(self, steps: Sequence[DecodingStep]) -> None:
         self._sender.send(encode_steps(steps))
@@ -138,13 +144,6 @@ def load_model(spec: EngineSpec) -> LoadedEngine:
     costs = measure_engine(generator, vocabulary, spec.kv_bytes_per_token, spec.prefix_cache_bytes)
     tokenizer = (path / "tokenizer.json").read_text(encoding="utf-8")
     return LoadedEngine(generator, vocabulary, costs, GrammarCompiler(tokenizer, spec.vocabulary_size, spec.stop_ids))
-
-
-def read_resident_bytes() -> int:
-    """Return how much memory this process uses; 0 where the system does not report it."""
-    with suppress(OSError):
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
-    return 0
 
 
 async def _serve(fd: int) -> None:

@@ -24,6 +24,7 @@ class ReplyChecks:
     async def apply(self, batch: Batch) -> tuple[list[Event | Run], str | None]:
         """Return what of a batch may pass, and the name of the rule that stopped it there, if one did."""
         passed: list[Event | Run] = []
+        transcript = self._context.transcript
         for unit in batch:
             checked = unit
             for active in self._checks if unit.type else ():  # a run has none
@@ -42,7 +43,7 @@ class ReplyChecks:
                     if active.is_enforced:
                         return passed, active.rule.name
                     self._checks = [each for each in self._checks if each is not active]  # what follows is not sent
-            self._context.transcript.is_changed |= checked is not unit
+            transcript.is_changed |= checked is not unit
             passed.append(checked)
             if checked.type in TERMINALS:
                 break

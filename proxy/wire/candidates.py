@@ -75,8 +75,7 @@ def _first_in_lines(data: bytes, matches: re.Pattern[bytes], start: int, stop: i
         at = match.start()
         places.append(at)
         end = data.find(b"\n", at, at + LINE_BYTES)
-        inner_end = data.find(b"\r", at, end) if end >= 0 else at
-        start = (end if inner_end < 0 else inner_end) + 1
+        start = (data.find(b"\r", at, end) + 1 or end + 1) if end >= 0 else at + 1
     return places
 
 

@@ -10,6 +10,7 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-str
 
 import sys
 from collections.abc import Iterator
+from itertools import islice
 
 from proxy.wire.bounds import has_more_values
 from proxy.wire.candidates import LINE_BYTES, candidate_patterns, candidates
@@ -17,7 +18,7 @@ from proxy.wire.event import Event, Run, parse_leniently
 from proxy.wire.json_parser import TooMuchText
 from proxy.wire.large_bytes import cut_out, join_pieces, pieces_of, take_all
 from proxy.wire.run_check import FRAME_ENDS
-from proxy.wire.sse_frame import LINE_ENDS, LONG_FRAME_BYTES, payload_of, usual_frame
+from proxy.wire.sse_frame import LINE_ENDS, LONG_FRAME_BYTES, payload_of, usual_crlf_frame, usual_lf_frame
 
 BOM = b"\xef\xbb\xbf"
 SENTINEL = b"[DONE]"
@@ -97,16 +98,8 @@ class SSEParser:
 
     def more(self) -> list[Event | Run]:
         """Return the next units of the frames that are whole, before the next `feed`."""
-        batch: list[Event | Run] = []
         self.has_more = True
-        for unit in self._units:
-            if unit is None:
-                return batch
-            batch.append(unit)
-            if len(batch) == self._max_units:
-                return batch
-        self.has_more, self._units = False, NO_UNITS  # a finished generator still takes the memory of its frame
-        return batch
+        return list(islice(iter(self._units.__next__, None), self._max_units))
 
     def close(self) -> list[Event | Run]:
         """Return a last frame whose blank line is missing, if its data is a whole JSON object."""
@@ -177,6 +170,7 @@ class SSEParser:
             run = end
         if run < len(frames):
             yield Run(cut_out(frames, run, len(frames)))
+        self.has_more, self._units = False, NO_UNITS  # a finished generator still takes the memory of its frame
 
     def _followed_event(self, frame: bytes, payload: bytes) -> Event | None:
         if len(payload) > MAX_FRAME_VALUES and has_more_values(payload, MAX_FRAME_VALUES):
@@ -201,8 +195,8 @@ def _frame_at(frames: bytes, at: int, first: int, pairs: tuple[bytes, ...]) -> t
 
     No frame before `first` has the byte.
     """
-    usual = usual_frame(frames, first, at, at + LINE_BYTES, has_cr=len(pairs) > 1)
-    if usual is not None:
+    usual_frame = usual_lf_frame if len(pairs) == 1 else usual_crlf_frame
+    if (usual := usual_frame(frames, first, at, at + LINE_BYTES)) is not None:
         start, place, end = usual
         return start, end, frames[start:end], frames[place]
     start, end = _frame_around(frames, at, first, pairs)

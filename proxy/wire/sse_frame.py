@@ -40,35 +40,44 @@ def payload_of(frame: bytes) -> bytes:
     if len(frame) >= LONG_FRAME_BYTES:
         lines = [*_data_lines(frame)]
     else:
-        usual = usual_frame(frame, 0, 0, len(frame), has_cr=frame.find(b"\r") >= 0)
+        usual_frame = usual_lf_frame if frame.find(b"\r") < 0 else usual_crlf_frame
+        usual = usual_frame(frame, 0, 0, len(frame))
         if usual is not None and usual[2] == len(frame):
             return frame[usual[1]]
         lines = [line[6 if line[5:6] == b" " else 5 :] for line in frame.splitlines() if line[:5] == b"data:"]
     return lines[0] if len(lines) == 1 else b"\n".join(lines)
 
 
-def usual_frame(frames: bytes, first: int, at: int, stop: int, *, has_cr: bool) -> tuple[int, slice, int] | None:
+def usual_lf_frame(frames: bytes, first: int, at: int, stop: int) -> tuple[int, slice, int] | None:
     """Return where the frame begins that has the byte `at`, the place of its data, and where it ends.
 
-    Almost all frames have one line of data, the last one, after another line or none, with LF or CRLF at the ends of
-    their lines. Returns None for any other, and for one whose data does not end before `stop`. `first` is where that
-    frame or one before it begins, `has_cr` whether there may be a CR.
+    Almost all frames have one line of data, the last one, after another line or none. Returns None for any other, and
+    for one whose data does not end before `stop`. `first` is where that frame or one before it begins. None has a CR.
     """
-    blank_line = b"\n\r\n" if has_cr else b"\n\n"
-    before = frames.rfind(blank_line, first, at)
-    start = first if before < 0 else before + len(blank_line)
-    beginning = (_CRLF_BEGINNING if has_cr else _LF_BEGINNING).match(frames, start, stop)
+    before = frames.rfind(b"\n\n", first, at)
+    start = first if before < 0 else before + 2
+    beginning = _LF_BEGINNING.match(frames, start, stop)
     if beginning is None:
         return None
     data = beginning.end()
     end = frames.find(b"\n", data, stop)
-    if end < at:
+    if end < at or frames[end + 1 : end + 2] != b"\n":
         return None
-    if not has_cr:
-        return (start, slice(data, end), end + 2) if frames[end + 1 : end + 2] == b"\n" else None
-    if frames[end - 1 : end + 3] != b"\r\n\r\n" or frames.find(b"\r", data) != end - 1:
+    return start, slice(data, end), end + 2
+
+
+def usual_crlf_frame(frames: bytes, first: int, at: int, stop: int) -> tuple[int, slice, int] | None:
+    """Return the same of frames with CRLF at the ends of their lines; None for one that has another end, too."""
+    before = frames.rfind(b"\n\r\n", first, at)
+    start = first if before < 0 else before + 3
+    beginning = _CRLF_BEGINNING.match(frames, start, stop)
+    if beginning is None:
         return None
-    return start, slice(data, end - 1), end + 3
+    data = beginning.end()
+    end = frames.find(b"\r", data, stop)
+    if end < at or frames[end : end + 4] != b"\r\n\r\n" or frames.find(b"\n", data, end) >= 0:
+        return None
+    return start, slice(data, end), end + 4
 
 
 def _data_lines(frame: bytes) -> Iterator[bytes]:

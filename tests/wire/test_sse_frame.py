@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from proxy.wire.sse_frame import payload_of, usual_frame
+from proxy.wire.sse_frame import payload_of, usual_crlf_frame, usual_lf_frame
 
 LINES = (b"data: {a}", b"data:{a}", b"data:  x", b"data", b"data:", b"event: x", b": c", b"event: data: y", b"x")
 ENDS = (b"\n", b"\r\n", b"\r")
@@ -37,9 +37,10 @@ def test_a_usual_frame_is_the_one_of_the_standard(before: bytes, after: bytes):
     """Its data and its ends are found for every byte of its line of data, whatever stands around it."""
     for other, end, line, blank in itertools.product((b"", *LINES), ENDS, LINES, ENDS):
         stream = before + (other + end if other else b"") + line + blank + blank + after
-        frames, has_cr = frames_in(stream), b"\r" in stream
+        frames = frames_in(stream)
+        usual_frame = usual_crlf_frame if b"\r" in stream else usual_lf_frame
         for first, at in itertools.product({0, len(before)}, range(len(stream))):
-            if first <= at and (usual := usual_frame(stream, first, at, len(stream), has_cr=has_cr)) is not None:
+            if first <= at and (usual := usual_frame(stream, first, at, len(stream))) is not None:
                 start, place, stop = usual
 
                 assert (start, stop) in frames
@@ -53,8 +54,8 @@ def test_most_frames_are_usual(end: bytes, other: bytes):
     """They are found among others, from the end of the one before."""
     frame = (other + end if other else b"") + b"data: {}" + end + end
     for first in (0, len(frame)):
-        at, stop = 2 * len(frame) - len(end) * 2 - 1, 3 * len(frame)
-        usual = usual_frame(3 * frame, first, at, stop, has_cr=end == b"\r\n")
+        usual_frame = usual_crlf_frame if end == b"\r\n" else usual_lf_frame
+        usual = usual_frame(3 * frame, first, 2 * len(frame) - len(end) * 2 - 1, 3 * len(frame))
 
         assert usual is not None
         assert (usual[0], (3 * frame)[usual[1]], usual[2]) == (len(frame), b"{}", 2 * len(frame))

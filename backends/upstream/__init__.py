@@ -173,8 +173,8 @@ class _CallOpening(Opening[UpstreamAnswer]):
         self._headers = headers
 
     def send(self) -> Awaitable[UpstreamAnswer]:
-        encoded = self._call.encoding
-        return self._encode_and_send() if encoded is None else self._wire.post(self._call, encoded, self._context)
+        call = self._call
+        return self._wire.post(call, call.encoded, self._context) if call.is_encoded else self._encode_and_send()
 
     async def _encode_and_send(self) -> UpstreamAnswer:
         return await self._wire.post(self._call, await self._context.encode(self._call), self._context)

@@ -67,8 +67,7 @@ class Call:
     """The requested model; empty if the request names none."""
     is_stream: bool = field(init=False, repr=False, compare=False)
     """Whether the caller wants events. Only a response can be streamed."""
-    encoding: bytes | None = field(default=None, init=False, repr=False, compare=False)
-    """The same as `encoded`; None until it is encoded."""
+    _encoded: bytes | None = field(default=None, init=False, repr=False, compare=False)  # None until it is encoded
     _facts: dict[Callable[["Call"], Any], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _source: FactSource | None = field(default=None, init=False, repr=False, compare=False)
     _is_remembered: bool = field(default=False, init=False, repr=False, compare=False)
@@ -115,7 +114,7 @@ class Call:
     def with_headers(self, headers: Mapping[str, str]) -> "Call":
         """Return the call with other headers; it has the same body, encoding and facts."""
         call = Call(self.body, headers, self.query, self.operation, self.received_bytes)
-        call.encoding, call._facts, call._source = self.encoding, self._facts, self._source
+        call._encoded, call._facts, call._source = self._encoded, self._facts, self._source
         call._is_remembered = self._is_remembered
         return call
 
@@ -138,29 +137,30 @@ class Call:
 
     def with_encoded(self, encoded: bytes) -> "Call":
         """Return the call, whose body has this encoding."""
-        self.encoding = encoded
+        self._encoded = encoded
         return self
 
     @property
     def encoded(self) -> bytes:
         """The body as a backend receives it, encoded once: the object that was checked, not the bytes received."""
-        encoded = self.encoding
+        encoded = self._encoded
         return self.encode() if encoded is None else encoded
 
     @property
     def is_encoded(self) -> bool:
-        return self.encoding is not None
+        """Whether `encoded` was made already."""
+        return self._encoded is not None
 
     @property
     def size_bytes(self) -> int:
         """The length of the encoding; before that the length of the body as received."""
-        encoded = self.encoding
+        encoded = self._encoded
         return len(encoded) if encoded is not None else self.received_bytes or len(self.encode())
 
     def encode(self) -> bytes:
         """Encode the body now."""
-        self.encoding = dumps(self.body, self.received_bytes)
-        return self.encoding
+        self._encoded = dumps(self.body, self.received_bytes)
+        return self._encoded
 
 
 def parse_call(

@@ -69,7 +69,7 @@ def parse_message(
         generates = _generates(body)
         fields = {name: value for name, value in body.items() if name not in OWN_FIELDS} | {"stream": True}
         call = call_of_body(fields, headers, query, received_bytes=len(raw), needs_model=needs_model)
-        call.encoded  # noqa: B018  encoded now: for a large message this is a thread
+        call.encode()  # now: for a large message this is a thread
     except RequestError as error:
         return ClientMessage(CREATE, stream_id, refusal=error.with_traceback(None))
     return ClientMessage(CREATE, stream_id, call, generates)

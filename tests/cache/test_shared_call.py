@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
@@ -327,10 +328,7 @@ async def test_the_client_that_began_disconnects(
     """Its line is written when the answer is there, with the tokens; those who waited have saved them."""
     address = await start_gateway(tables_for(upstream, policy=[]))
     async with wire(address) as first:
-        await first.send(REQUEST)
-        await upstream.arrived.wait()
-        waiting = asyncio.create_task(ask(address, http))
-        await until(lambda: bool(joined_calls(1)))
+        waiting = await begin_shared(first, upstream, ask(address, http))
     await until(has_lost_client)
     assert ends_of(logged) == []
     released.set()
@@ -360,6 +358,17 @@ async def test_every_client_disconnects(start_gateway: StartGateway, http, upstr
 
     assert {status for status, *_ in ends_of(logged)} == {499}
     assert [line for line in lines_of(logged) if line] == [ESTIMATED]
+
+
+async def begin_shared(
+    first: RawConnection, upstream: FakeUpstream, other: Coroutine[Any, Any, Any], *, data: bytes = REQUEST
+) -> asyncio.Task[Any]:
+    """Send a call, and another one that waits for its answer; return the task of that one."""
+    await first.send(data)
+    await upstream.arrived.wait()
+    waiting = asyncio.create_task(other)
+    await until(lambda: bool(joined_calls(1)))
+    return waiting
 
 
 async def begin_call(first: RawConnection, upstream: FakeUpstream) -> Connection:
@@ -406,10 +415,7 @@ async def test_the_connection_of_a_call_that_others_waited_for_is_used_again(
     """Its next call ends with the client."""
     address = await start_gateway(tables_for(upstream, policy=[]))
     async with wire(address) as first:
-        await first.send(REQUEST)
-        await upstream.arrived.wait()
-        waiting = asyncio.create_task(ask_by_post(address, http))
-        await until(lambda: bool(joined_calls(1)))
+        waiting = await begin_shared(first, upstream, ask_by_post(address, http))
         released.set()
         assert (await first.answer()).status == 200
         await waiting
@@ -426,10 +432,7 @@ async def test_what_follows_a_call_whose_client_has_disconnected_is_not_begun(
     """Although it has arrived, and the call before it goes on to its end."""
     address = await start_gateway(tables_for(upstream, policy=[]))
     async with wire(address) as first:
-        await first.send(REQUEST + post(b'{"model":"m"}'))
-        await upstream.arrived.wait()
-        waiting = asyncio.create_task(ask_by_post(address, http))
-        await until(lambda: bool(joined_calls(1)))
+        waiting = await begin_shared(first, upstream, ask_by_post(address, http), data=REQUEST + post(b'{"model":"m"}'))
     await until(has_lost_client)
     released.set()
     await waiting
@@ -445,10 +448,8 @@ async def test_the_gateway_shuts_down_while_a_call_goes_on_without_its_client(up
     upstream.answer = hang
     async with StoppableGateway(upstream, drain_s=0.1) as gateway:
         async with wire(gateway.address) as first:
-            await first.send(REQUEST)
-            await upstream.arrived.wait()
-            waiting = asyncio.create_task(http.post(f"{gateway.address}/v1/responses", json=BODY | KEY))
-            await until(lambda: bool(joined_calls(1)))
+            other = http.post(f"{gateway.address}/v1/responses", json=BODY | KEY)
+            waiting = await begin_shared(first, upstream, other)
         await until(has_lost_client)
         await gateway.stop()
         answer = await waiting

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
@@ -46,16 +46,7 @@ class ModelCall(Struct, eq=False):
         """Start the span: now the backend is sent the request."""
         if self.request is None:
             return
-        method, url, resends = self.request
-        self.span = self._trace.start_child(request_name(method), SpanKind.CLIENT)
-        if self.span is not None:
-            self.span.set_attribute("headgate.target", self._record.backend or "")
-            self.span.set_attributes(method_attributes(method))
-            if server := server_attributes(url):
-                self.span.set_attributes(server)
-                self.span.set_attribute("url.full", url)
-            if resends:
-                self.span.set_attribute("http.request.resend_count", resends)
+        self.span = self._trace.start_child(request_name(self.request[0]), SpanKind.CLIENT)
 
     def __enter__(self) -> Self:
         self.begin()
@@ -81,16 +72,28 @@ class ModelCall(Struct, eq=False):
                 trace.attempts = [made]
             elif len(trace.attempts) < MAX_NOTES:
                 trace.attempts.append(made)
-        if self.span is None:
-            return
-        if self.status is not None:
-            self.span.set_attribute("http.response.status_code", self.status)
-        if isinstance(reason := getattr(error, "reason", None), str):
-            self.span.set_attribute("headgate.reason", reason)
-        if failed := self.error or error_type(error):
-            self.span.set_attribute("error.type", printable(failed, LONGEST_CHARS))
-            self.span.set_status(StatusCode.ERROR)
-        self.span.end()
+        if self.span is not None and self.request is not None:
+            if isinstance(reason := getattr(error, "reason", None), str):
+                self.span.set_attribute("headgate.reason", reason)
+            if failed := self.error or error_type(error):
+                self.span.set_attribute("error.type", printable(failed, LONGEST_CHARS))
+                self.span.set_status(StatusCode.ERROR)
+            # With neither the error nor the record, which may be large.
+            self.span.end(describe=partial(_describe, request=self.request, target=self._target, status=self.status))
+
+
+def _describe(span: RecordedSpan, request: tuple[str, str, int], target: str | None, status: int | None) -> None:
+    """Set the attributes of the span of an attempt."""
+    method, url, resends = request
+    span.set_attribute("headgate.target", target or "")
+    span.set_attributes(method_attributes(method))
+    if server := server_attributes(url):
+        span.set_attributes(server)
+        span.set_attribute("url.full", url)
+    if resends:
+        span.set_attribute("http.request.resend_count", resends)
+    if status is not None:
+        span.set_attribute("http.response.status_code", status)
 
 
 def error_type(error: BaseException | None) -> str | None:

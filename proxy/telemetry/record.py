@@ -184,6 +184,17 @@ class RequestRecord:
         if isinstance(details, dict):
             self.reasoning_tokens = details.get("reasoning_tokens")
 
+    def is_small(self) -> bool:
+        """Whether it has no long text, and nothing but texts and numbers: what others have sent may be of any size."""
+        return all(
+            value is None or type(value) in NUMBERS or (type(value) is str and len(value) <= LONGEST_CHARS)
+            for value in _foreign_of(self)
+        )
+
+    def copy(self) -> "RequestRecord":
+        """Return a record with the same values."""
+        return RequestRecord(*_all_of(self))
+
     def known(self) -> dict[str, str | int | float | bool]:
         """Return the fields that are known, in order. A value that is no scalar is recorded by the name of its type."""
         known: dict[str, Any] = {}
@@ -232,3 +243,7 @@ COUNTED = frozenset({"sent", "usage_metadata", "usage_number"})
 RECORDED = tuple(field.name for field in fields(RequestRecord) if field.name not in COUNTED)
 """The fields of the log line, in order."""
 _values_of = attrgetter(*RECORDED)
+FOREIGN = ("path", "tags", "model", *(field.name for field in fields(RequestRecord) if field.type is Any))
+"""The fields whose values are as long as callers, issuers and upstreams have made them."""
+_foreign_of = attrgetter(*FOREIGN)
+_all_of = attrgetter(*(field.name for field in fields(RequestRecord)))

@@ -5,7 +5,7 @@ values, and one task sets them.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from struct import Struct
 from typing import Any
@@ -24,6 +24,8 @@ _KINDS = {kind: bytes([0x30, kind.value + 1]) for kind in SpanKind}
 _LOCAL, _REMOTE = b"\x00\x01\x00\x00", b"\x00\x03\x00\x00"
 """Whether a context came from another process, in the bits of OTLP's flags: that it is known, and that it did."""
 
+Describe = Callable[["RecordedSpan"], None]
+"""Sets what a span has not yet when it ends."""
 limits = lru_cache(maxsize=1)(SpanLimits)
 """What a span has at most: OpenTelemetry's variables say so."""
 
@@ -38,6 +40,8 @@ class RecordedSpan(ReadableSpan):
     _code = StatusCode.UNSET
     _status = Status(_code)
     _lost_attributes = _lost_events = _lost_links = 0
+    _describe: Describe | None = None
+    _is_complete = False
 
     def __init__(
         self, name: str, context: SpanContext | None, parent: SpanContext | None, kind: SpanKind, tracer: Tracer,
@@ -101,24 +105,36 @@ class RecordedSpan(ReadableSpan):
     def set_status(self, code: StatusCode) -> None:
         self._code, self._status = code, Status(code)
 
-    def end(self, end_time: int | None = None) -> None:
-        """End it now, or at a time in nanoseconds since 1970; a second time does nothing."""
+    def end(self, end_time: int | None = None, describe: Describe | None = None) -> None:
+        """End it now, or at a time in nanoseconds since 1970; a second time does nothing.
+
+        `describe` sets what is not set yet, once it is read: by the thread that exports, for many spans together.
+        """
         if self._end_time is not None:
             return
+        self._end_time, self._describe = end_time or time.time_ns(), describe
+        self.tracer.span_processor.on_end(self)
+
+    def complete(self) -> None:
+        """Set what is not set yet of a span that has ended, and remove attributes that are too many."""
+        if self._end_time is None or self._is_complete:
+            return
+        self._is_complete, describe, self._describe = True, self._describe, None
+        if describe is not None:
+            describe(self)
         allowed = limits()
         most, longest = allowed.max_span_attributes, allowed.max_span_attribute_length
         if longest is not None or (most is not None and len(self._attributes) > most):
             bounded = BoundedAttributes(most, self._attributes, immutable=False, max_value_len=longest)
             self._attributes = dict(bounded)
             self._lost_attributes = bounded.dropped
-        self._end_time = end_time or time.time_ns()
-        self.tracer.span_processor.on_end(self)
 
     def encode(self) -> bytes:
         """Return the encoding in OTLP of a span that has ended.
 
         Source: https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/trace/v1/trace.proto
         """
+        self.complete()
         parent, (trace_id, span_id, _, _, state, _) = self._parent, self.get_span_context()
         parts = [
             b"\x0a\x10", trace_id.to_bytes(16), b"\x12\x08", span_id.to_bytes(8),
@@ -141,6 +157,21 @@ class RecordedSpan(ReadableSpan):
         return b"".join(parts)
 
     @property
+    def name(self) -> str:
+        self.complete()
+        return self._name
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        self.complete()
+        return self._attributes.copy()
+
+    @property
+    def status(self) -> Status:
+        self.complete()
+        return self._status
+
+    @property
     def resource(self) -> Resource:
         return self.tracer.resource
 
@@ -154,6 +185,7 @@ class RecordedSpan(ReadableSpan):
 
     @property
     def dropped_attributes(self) -> int:
+        self.complete()
         return self._lost_attributes
 
     @property

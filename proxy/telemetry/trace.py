@@ -10,28 +10,22 @@ All durations are in `Server-Timing`. A request that is not sampled has no span 
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from time import perf_counter, time_ns
 
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from proxy.telemetry.attempt_span import PATHS, ModelCall, server_attributes
-from proxy.telemetry.http_methods import method_attributes, request_name
 from proxy.telemetry.recent import CallHistory, ListedRequest, PackedAttempt
-from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
-from proxy.telemetry.recorded_span import RecordedSpan, headers_of
-from proxy.telemetry.request_metrics import outcome_of
+from proxy.telemetry.record import RequestRecord
+from proxy.telemetry.recorded_span import Describe, RecordedSpan, headers_of
 from proxy.telemetry.sampling import RequestSpans
 from proxy.telemetry.server_timing import server_timing
-from proxy.telemetry.vocabulary import OF_REQUEST, SPAN_KIND, TraceTable, describe_model_call
-from proxy.wire.loggable import printable
+from proxy.telemetry.vocabulary import SPAN_KIND, WAITING_STEPS, TraceTable, describe_model_call, describe_request
 
 OPERATIONS = {"create": "chat", "input_tokens": "count_tokens"}
 """The names of operations in the conventions, which allow names of one's own."""
-FAULTS = frozenset({"failed", "rejected", "client_closed", "cancelled"})
-"""The outcomes with which the call of a model has failed."""
-WAITING_STEPS = frozenset({"cache", "history"})
-STEPS_WITH_SPANS = WAITING_STEPS | {"backend"}
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 DEFAULTS = TraceTable()
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -175,17 +169,6 @@ class Trace:
             call.request = method, f"{address}{path}", self._resends
         return call
 
-    def _end_call(self, span: RecordedSpan, record: RequestRecord, outcome: str, error: str) -> None:
-        """End the span of the call of the model, whose record is complete."""
-        self._call = None
-        span.update_name(printable(f"{self._operation} {record.model or ''}".strip(), LONGEST_CHARS))
-        begun_s, has_failed = (self.inference_began or self.started) - self.started, outcome in FAULTS
-        describe_model_call(span, self._operation, record, self.settings.semconv, begun_s, has_failed=has_failed)
-        if has_failed:
-            span.set_attribute("error.type", printable(error or outcome, LONGEST_CHARS))
-            span.set_status(StatusCode.ERROR)
-        span.end()
-
     def end_wait(self) -> None:
         """Note the first event of a reply: `Server-Timing` says how long the backend took to begin."""
         if self.waiting is not None:
@@ -280,19 +263,21 @@ class Trace:
         self.end_step()
         if not isinstance(span := self.span, RecordedSpan):
             return
-        outcome, error = outcome_of(record)
+        is_small = record.is_small()
+        described = record.copy() if is_small else record  # an attempt that others share goes on with its record
         if self._call is not None:
-            self._end_call(self._call, record, outcome, error)
-        if record.method is not None:
-            span.update_name(request_name(record.method, self._route))
-            span.set_attributes(method_attributes(record.method))
-        self._name_kind(span).set_attributes(OF_REQUEST.of(record))
-        span.set_attributes({
-            f"headgate.{step}_ms": int(seconds * 1e6 + 0.5) / 1e3
-            for step, seconds in self.durations if step not in STEPS_WITH_SPANS
-        })  # fmt: skip
-        if error:
-            span.set_attribute("error.type", printable(error, LONGEST_CHARS))
-        if outcome == "failed" or record.status is None:
-            span.set_status(StatusCode.ERROR)
-        span.end()
+            call, self._call = self._call, None
+            begun_s, semconv = (self.inference_began or self.started) - self.started, self.settings.semconv
+            of_call = partial(
+                describe_model_call, operation=self._operation, record=described, semconv=semconv, begun_s=begun_s
+            )
+            _end_span(call, of_call, is_later=is_small)
+        of_request = partial(describe_request, record=described, route=self._route, steps=[*self.durations])
+        _end_span(self._name_kind(span), of_request, is_later=is_small)
+
+
+def _end_span(span: RecordedSpan, describe: Describe, *, is_later: bool) -> None:
+    """End a span, which is described when it is read, or at once: a large record is not kept until then."""
+    if not is_later:
+        describe(span)
+    span.end(describe=describe if is_later else None)

@@ -5,21 +5,28 @@ Source: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
 Source: https://github.com/Arize-ai/openinference/blob/main/spec/semantic_conventions.md
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from operator import attrgetter
 from typing import Any, Literal
 
 import orjson
+from opentelemetry.trace import StatusCode
 from pydantic import Field
 
 from proxy.config.table import Table
+from proxy.telemetry.http_methods import method_attributes, request_name
 from proxy.telemetry.record import LONGEST_CHARS, RequestRecord, add_known, fit_for_log
 from proxy.telemetry.recorded_span import RecordedSpan
+from proxy.telemetry.request_metrics import outcome_of
 from proxy.wire.loggable import printable
 
 Semconv = Literal["genai-0.1.0", "openinference", "both"]
 Capture = Literal["none", "metadata", "full"]
 SPAN_KIND = "openinference.span.kind"
+FAULTS = frozenset({"failed", "rejected", "client_closed", "cancelled"})
+"""The outcomes with which the call of a model has failed."""
+WAITING_STEPS = frozenset({"cache", "history"})
+STEPS_WITH_SPANS = WAITING_STEPS | {"backend"}
 DOUBLES = frozenset({"temperature", "top_p"})
 """Fields of the call whose attributes are numbers with a fraction; those of the others are texts."""
 COUNTS = frozenset({
@@ -121,10 +128,32 @@ OF_MODEL_CALL: Mapping[Semconv, RecordAttributes] = {
 }
 
 
-def describe_model_call(
-    span: RecordedSpan, operation: str, record: RequestRecord, semconv: Semconv, begun_s: float, *, has_failed: bool
+def describe_request(
+    span: RecordedSpan, record: RequestRecord, route: str | None, steps: Iterable[tuple[str, float]]
 ) -> None:
-    """Set the attributes of the call of a model, which began `begun_s` seconds after its request."""
+    """Set the name, the attributes and the status of a request. `route` is the template of its path."""
+    outcome, error = outcome_of(record)
+    if record.method is not None:
+        span.update_name(request_name(record.method, route))
+        span.set_attributes(method_attributes(record.method))
+    span.set_attributes(OF_REQUEST.of(record))
+    span.set_attributes({
+        f"headgate.{step}_ms": int(seconds * 1e6 + 0.5) / 1e3
+        for step, seconds in steps if step not in STEPS_WITH_SPANS
+    })  # fmt: skip
+    if error:
+        span.set_attribute("error.type", printable(error, LONGEST_CHARS))
+    if outcome == "failed" or record.status is None:
+        span.set_status(StatusCode.ERROR)
+
+
+def describe_model_call(
+    span: RecordedSpan, operation: str, record: RequestRecord, semconv: Semconv, begun_s: float
+) -> None:
+    """Set the same of the call of a model, which began `begun_s` seconds after its request."""
+    outcome, error = outcome_of(record)
+    has_failed = outcome in FAULTS
+    span.update_name(printable(f"{operation} {record.model or ''}".strip(), LONGEST_CHARS))
     span.set_attributes(OF_MODEL_CALL[semconv].of(record))
     if semconv != "openinference":
         span.set_attributes({"gen_ai.operation.name": operation, "openai.api.type": "responses"})
@@ -140,6 +169,9 @@ def describe_model_call(
         counts = record.input_tokens, record.output_tokens
         if all(type(count) is int for count in counts):
             span.set_attribute("llm.token_count.total", sum(counts))
+    if has_failed:
+        span.set_attribute("error.type", printable(error or outcome, LONGEST_CHARS))
+        span.set_status(StatusCode.ERROR)
 
 
 def sent_attributes(body: Mapping[str, Any], semconv: Semconv) -> dict[str, str | float]:

@@ -94,3 +94,28 @@ def test_headers_name_a_span():
     """As upstreams read them."""
     assert headers_of(ELSEWHERE) == {"traceparent": f"00-{'0' * 31}7-{'0' * 15}9-01", "tracestate": "c=3"}
     assert headers_of(SpanContext(7, 9, is_remote=False)) == {"traceparent": f"00-{'0' * 31}7-{'0' * 15}9-00"}
+
+
+def test_it_is_described_once_when_it_is_read(monkeypatch: pytest.MonkeyPatch):
+    """Not when it ends; what is set so counts as attributes do that were set before."""
+    monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "1")
+    described: list[RecordedSpan] = []
+
+    def describe(span: RecordedSpan) -> None:
+        described.append(span)
+        span.update_name("b")
+        span.set_attributes({"first": 1, "last": 2})
+        span.set_status(StatusCode.ERROR)
+
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("headgate")
+    span = RecordedSpan("a", SpanContext(7, 9, is_remote=False), None, SpanKind.SERVER, tracer)
+    running = span.name, dict(span.attributes)
+    span.end(describe=describe)
+    before = [*described]
+    found = span.name, dict(span.attributes), span.dropped_attributes, span.status.status_code
+    encoded = span.encode()
+
+    assert (running, before, described) == (("a", {}), [], [span])
+    assert found == ("b", {"last": 2}, 1, StatusCode.ERROR)
+    assert b"last" in encoded
+    assert b"first" not in encoded

@@ -13,7 +13,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 
-from proxy.telemetry.record import RequestRecord
+from proxy.telemetry.record import FOREIGN, RequestRecord
+from proxy.telemetry.recorded_span import RecordedSpan
 from proxy.telemetry.sampling import RequestSpans
 from proxy.telemetry.trace import Trace
 from proxy.telemetry.vocabulary import OF_MODEL_CALL, RecordAttributes, sent_attributes
@@ -435,3 +436,21 @@ async def test_a_background_response_has_a_span_of_its_own(start_gateway, upstre
     assert call.attributes["gen_ai.usage.output_tokens"] == 7
     assert "backend" not in headers["server-timing"]
     assert upstream.requests[0].headers["traceparent"].split("-")[1] == PARENT.split("-")[1]
+
+
+@pytest.mark.parametrize("value", ["r" * 257, ["r"], {"a": "r"}])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_span_is_described_at_once_if_what_others_have_sent_is_large(name: str, value: Any):
+    """An upstream may send an id of 64 MB, which is not kept while thousands of spans wait for a collector."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    for sent in ("r", value):
+        trace = Trace(RequestSpans(provider.get_tracer("test")))
+        record = RequestRecord(route="a", **{name: sent})
+        trace.end(record)
+        record.route, record.code = "b", "c"  # as an attempt may that goes on for others
+        span = trace.span
+
+        assert isinstance(span, RecordedSpan)
+        assert (span._describe is None) == (sent == value)
+        assert span.attributes["headgate.route"] == "a"
+        assert "error.type" not in span.attributes

@@ -88,6 +88,7 @@ class Context(msgspec.Struct, eq=False):
     followed         the event types that some consumer of the reply reads
     deadline         when a backend must begin to answer, on the event loop's clock
     memory           the memory that the call's bodies take
+    names_unknown    true if the call names an id without a known owner, such as one that its owner has deleted
     values           the number of JSON values in the body: the work on a body grows with them
     usage            where usage is counted; None: it is not
     client           the connection, for a call over HTTP whose reply is sent as a whole
@@ -117,6 +118,7 @@ class Context(msgspec.Struct, eq=False):
     finished: FinishedRequests = msgspec.field(default_factory=FinishedRequests)
     usage: UsageBook | None = None
     values: int = 0
+    names_unknown: bool = False
     runs: int = 0
     history_items: int = 0
     transcript: Transcript = msgspec.field(default_factory=Transcript)

@@ -70,13 +70,16 @@ class Pipeline:
         begin_step("cache")
         found = CacheSlot() if lane_call and lane_call.has_own_reply else self.cache.slot(call, route, context)
         slot = found if isinstance(found, CacheSlot) else await found
+        lasted_s = context.trace.end_step()
+        if slot.address is not None:
+            record.cache_lookup_s = int(lasted_s * 1_000_000 + 0.5) / 1_000_000  # `round` takes much longer
         if slot.is_stale:
             self.cache.refresh(slot, partial(self._refresh, received, context.for_refresh()))
         if (reply := slot.reply) is None:
             return await self._ask_backend(call, route, slot, context, is_direct=is_direct, is_background=is_background)
         if not is_direct:
             await self._check_hit(call, route, lane_call, context)
-        context.trace.end_step()
+            context.trace.end_step()
         if context.quote is None:
             self._quote_saved(call, route, context)
         return reply if self.rules.pass_unchecked(call, reply, context) else await self._guard(call, reply, context)
@@ -121,7 +124,7 @@ class Pipeline:
             context.trace.begin_step("history")
             call, complete, route = await self._complete(call, route, context)
             open_reply = self._select_opener(complete, route, context)
-        context.trace.end_step()
+            context.trace.end_step()
         context.binder = self.ownership
         if is_background:
             return await self._queue(call, complete, route, open_reply, context)

@@ -24,7 +24,6 @@ from proxy.config.schema import CacheTable
 from proxy.context import Context
 from proxy.outage import Outage
 from proxy.routing.routes import Route
-from proxy.state.ownership import HAS_UNKNOWN
 from proxy.stores import Store, StoreError
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, HeadgateError, RequestError
@@ -94,6 +93,7 @@ class Cache:
             lookup = self._lookups.find(call, route, context)
             slot = await self._look_up_later(lookup, call, directives, context)
         if directives.only_if_cached and slot.reply is None:
+            context.record.cache_lookup_s = None if slot.address is None else round(context.trace.end_step(), 6)
             message = "The answer is not in the cache, and Cache-Control: only-if-cached forbids to ask a backend."
             raise RequestError(message, status=504, code="only_if_cached")
         return slot
@@ -109,7 +109,7 @@ class Cache:
         self, lookup: Lookup, call: Call, directives: Directives, context: Context
     ) -> CacheSlot | Awaitable[CacheSlot]:  # fmt: skip
         reason, vault = lookup.bypass, self.vault
-        if reason is None and context.get(HAS_UNKNOWN):  # it may have been deleted since the answer was kept
+        if reason is None and context.names_unknown:  # it may have been deleted since the answer was kept
             reason = "unknown-id"
         if reason is not None or vault is None:
             report(context, "bypass", f"fwd=bypass; detail={reason}", reason)
@@ -130,7 +130,6 @@ class Cache:
             slot = CacheSlot(address, can_be_shared=self._can_collapse, flights_ended=self._flights.ended)
         else:
             slot = self._make_slot(address, entry, call, directives, context)
-        _end_lookup(context)
         return slot
 
     async def _read(
@@ -146,7 +145,6 @@ class Cache:
             self._note_resumed()
         slot = self._make_slot(address, entry, call, directives, context)
         slot.flights_ended = flights_ended
-        _end_lookup(context)
         return slot
 
     def _note_resumed(self) -> None:
@@ -157,7 +155,6 @@ class Cache:
         if self._reads.begins():
             log.warning("cache.read_failed", error=short_message(error))
         report(context, "miss", "fwd=uri-miss")
-        _end_lookup(context)
         return CacheSlot(address)
 
     def _make_slot(
@@ -273,11 +270,6 @@ class Cache:
         report(context, outcome, status, None if failed is None else "backend-failed")
         context.answer_headers["Age"] = str(int(age_s))
         context.record.cache_bytes = len((context.record.stream and entry.frames) or entry.body)
-
-
-def _end_lookup(context: Context) -> None:
-    """End the step of the path in which the cache was looked up, and record how long it took, to a microsecond."""
-    context.record.cache_lookup_s = int(context.trace.end_step() * 1_000_000 + 0.5) / 1_000_000  # faster than `round`
 
 
 async def _log_failure(ask_again: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -49,8 +49,6 @@ Source: https://platform.openai.com/docs/guides/your-data
 KINDS: Mapping[str, Kind] = {"responses": "response", "conversations": "conversation"}
 KEPT = Slot[Sequence[KeptReference]]("ownership.kept")
 """The team's own objects that a request for a resource names."""
-HAS_UNKNOWN = Slot[bool]("ownership.has_unknown")
-"""Set if a request names an id without a known owner, such as one that its owner has deleted."""
 _OWNERS = Slot[dict[tuple[Kind, str], "Owner | None"]]("ownership.owners")
 _UNBOUND = Slot[bool]("ownership.unbound")
 
@@ -218,7 +216,7 @@ class Ownership:
         named = [(reference, owner) for reference, owner in pairs if not is_public(reference) or owner is not None]
         team = context.caller.team
         if any(owner is None or owner.team != team for _, owner in named):  # the latter are refused
-            context.set(HAS_UNKNOWN, True)
+            context.names_unknown = True
         if all(self._allows_unknown if owner is None else owner.team == team for _, owner in named):
             return [KeptReference(*reference, owner.target) for reference, owner in named if owner is not None]
         for reference, owner in named:

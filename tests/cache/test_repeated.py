@@ -8,7 +8,6 @@ from proxy.cache.cache import Cache
 from proxy.cache.vault_keys import Partition
 from proxy.context import Caller
 from proxy.pipeline import Pipeline
-from proxy.state.ownership import HAS_UNKNOWN
 from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call
 from tests.cache.test_cache import ASKED, BEN, HIT, MISS, SettableClock, make_cache
@@ -34,8 +33,7 @@ class Asked:
     async def status(self, caller: Caller = ANNA, cache_control: str = "", *, names_unknown: bool = False) -> str:
         """Return the Cache-Status of one answer, without the name of the cache."""
         context = make_context(caller, received={"cache-control": cache_control})
-        if names_unknown:
-            context.set(HAS_UNKNOWN, True)
+        context.names_unknown = names_unknown
         await answer_of(self.pipeline, self.call, context)
         return context.answer_headers["Cache-Status"].removeprefix("headgate; ")
 

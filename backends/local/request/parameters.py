@@ -1,10 +1,11 @@
 """The request's parameters that control generation, and the treatment of those that a local model does not support.
 
     honoured   max_output_tokens, temperature, top_p, top_logprobs; beyond the protocol top_k, repetition_penalty, stop
-    refused    background, prompt: an answer without them would be a different one
-    ignored    all others that would change an answer; the caller finds their names in a response header
+    refused    background, prompt, and those that Chat Completions has instead of the protocol's: an answer without them
+               would be a different one
+    ignored    all others, unknown ones included; the caller finds their names in a response header
 
-Source: https://platform.openai.com/docs/api-reference/responses/create
+Source: https://platform.openai.com/docs/api-reference/responses/create, and what api.openai.com answers to MOVED
 """  # fmt: skip
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,6 +51,15 @@ HANDLED_ELSEWHERE = frozenset({
     "reasoning", "repetition_penalty", "safety_identifier", "stop", "store", "stream", "stream_options", "temperature",
     "text", "tool_choice", "tools", "top_k", "top_logprobs", "top_p", "truncation", "user",
 })  # fmt: skip
+MOVED: Mapping[str, str] = {
+    "messages": "input",
+    "response_format": "text.format",
+    "max_tokens": "max_output_tokens",
+    "max_completion_tokens": "max_output_tokens",
+    "functions": "tools",
+    "function_call": "tool_choice",
+}
+"""Parameters of Chat Completions that change an answer, and what the protocol has instead."""
 PENALTIES = ("frequency_penalty", "presence_penalty")
 # Values that equal the absence of the parameter.
 NEUTRAL_VALUES: Mapping[str, Sequence[Any]] = {
@@ -128,6 +138,12 @@ def _refuse_unsupported(body: Mapping[str, Any]) -> None:
         raise unsupported_value("background", "a local model has no background jobs; leave it out or set it to false.")
     if body.get("prompt") is not None:
         raise unsupported_value("prompt", "a local model has no stored prompts; send instructions and input.")
+    for name, successor in MOVED.items():
+        if body.get(name) is not None:
+            raise RequestError(
+                f"Unsupported parameter: '{name}'. In the Responses API, this parameter has moved to '{successor}'.",
+                code="unsupported_parameter", param=name,
+            )  # fmt: skip
 
 
 def _read_stop_sequences(body: Mapping[str, Any]) -> tuple[str, ...]:

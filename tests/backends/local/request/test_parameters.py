@@ -44,7 +44,7 @@ def test_ignored_parameters_are_named():
     """Unknown ones and those that the model does not support, unless their value is neutral."""
     given = {"min_p": 0.1, "seed": 1, "service_tier": "flex", "vendor_thing": {"a": 1}, "text": {"verbosity": "low"}}
     reasoning = {"reasoning": {"effort": "high", "summary": "auto"}}
-    nulls = {"model": "m", "input": "", "min_p": 0, "seed": None, "service_tier": "auto", "frequency_penalty": 0.0,
+    nulls = {"model": "m", "input": "", "messages": None, "min_p": 0, "seed": None, "service_tier": "auto", "frequency_penalty": 0.0,
                "logit_bias": {}, "reasoning": {"effort": "none", "summary": None}, "text": {"format": None}}  # fmt: skip
 
     assert [*list(given)[:4], "text.verbosity"] == list(find_ignored(given, effort_supported=True))
@@ -93,6 +93,14 @@ def test_ignored_fields_of_parameters_are_named(body, names):
         ({"top_p": [1]}, "top_p", "invalid_type", "but got an array instead"),
         ({"background": True}, "background", "unsupported_value", "a local model has no background jobs"),
         ({"background": "no"}, "background", "invalid_type", "expected a boolean, but got a string"),
+        (
+            {"messages": [{"role": "user", "content": "Hi"}]},
+            "messages",
+            "unsupported_parameter",
+            "Unsupported parameter: 'messages'. In the Responses API, this parameter has moved to 'input'.",
+        ),
+        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter", "to 'text.format'"),
+        ({"max_tokens": 9, "function_call": None}, "max_tokens", "unsupported_parameter", "to 'max_output_tokens'"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt", "unsupported_value", "no stored prompts"),
         ({"metadata": {"a": 1}}, "metadata.a", "invalid_type", "expected a string, but got an integer"),
         ({"prompt_cache_key": [None]}, "prompt_cache_key", "invalid_type", "expected a string, but got an array"),

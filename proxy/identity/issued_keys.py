@@ -14,7 +14,7 @@ from proxy.context import Caller
 from proxy.identity.directory import Directory
 from proxy.identity.key_book import KeyBook, used_key
 from proxy.stores import LONGEST_S, Store, StoreError
-from proxy.wire.loggable import summarize_error
+from proxy.wire.loggable import short_message
 
 log = structlog.get_logger()
 
@@ -55,7 +55,7 @@ class IssuedKeys:
             book = await book.read_on(self._store)
         except StoreError as error:
             if directory.is_current:
-                log.warning("keys.unavailable", error=summarize_error(error))
+                log.warning("keys.unavailable", error=short_message(error))
             directory.is_current = False
         else:
             if not directory.is_current:
@@ -75,7 +75,7 @@ class IssuedKeys:
             try:
                 await self._store.put_many([(used_key(key_id), now) for key_id in used], ttl_s=LONGEST_S)
             except StoreError as error:
-                log.warning("keys.use_lost", keys=len(used), error=summarize_error(error))
+                log.warning("keys.use_lost", keys=len(used), error=short_message(error))
 
     async def _follow(self) -> None:
         while True:

@@ -46,6 +46,7 @@ def tables(upstream: FakeUpstream) -> dict[str, Any]:
         policy=[{"use": "models", "allow": ["gpt-4*"], "mode": "report"}],
         price=[{"model": "*", "input": 1.25, "output": 10}],
         trace={"semconv": "both"},
+        server={"port": 0},
     )
 
 

@@ -144,7 +144,7 @@ class Context(msgspec.Struct, eq=False):
 
     async def run(self, size_bytes: int, function: Callable[..., T], *args: Any) -> T:
         """Return the result of a function that works on a body of this size, run in a thread if that is large."""
-        if size_bytes >= LARGE_BYTES or self.values >= MANY_VALUES:  # `is_large` inlined
+        if self.is_large(size_bytes):
             return await self.run_large(function, *args)
         return function(*args)
 

@@ -80,8 +80,7 @@ class Pipeline:
         if not is_direct:
             await self._check_hit(call, route, lane_call, context)
             context.trace.end_step()
-        if context.quote is None:
-            self._quote_saved(call, route, context)
+        self._quote_saved(call, route, context)
         return reply if self.rules.pass_unchecked(call, reply, context) else await self._guard(call, reply, context)
 
     def _direct_route(self, call: Call, context: Context) -> Route | None:
@@ -130,14 +129,11 @@ class Pipeline:
             return await self._queue(call, complete, route, open_reply, context)
         opening = open_reply(complete, route, context)
         if slot.address is None:  # the reply is neither shared nor kept
-            reply = await opening.__aenter__()  # `enter_async_context` inlined: it would be another coroutine
-            context.cleanup.push_async_exit(opening)
+            reply = await context.cleanup.enter_async_context(opening)
         else:
             reply = await self.cache.fill(slot, opening, call, context)
-            if self.cache.keeper is not None:
-                self.cache.keeper.keep(slot, reply, call, context)
-            if context.quote is None:
-                self._quote_saved(call, route, context)
+            self.cache.keep(slot, reply, call, context)
+            self._quote_saved(call, route, context)
         return reply if self.rules.pass_unchecked(call, reply, context) else await self._guard(call, reply, context)
 
     async def _complete(self, call: Call, route: Route, context: Context) -> tuple[Call, Call, Route]:

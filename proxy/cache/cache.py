@@ -55,7 +55,7 @@ class Cache:
         self._can_collapse, self._is_paced = settings.collapse != "off", settings.pace == "recorded"
         self._ages = Ages(settings.ttl_s, settings.stale_while_revalidate_s, settings.stale_if_error_s)
         self._clock = clock
-        self.keeper = None if self.vault is None else Keeper(self.vault, settings, self._ages.kept_s, clock)
+        self._keeper = None if self.vault is None else Keeper(self.vault, settings, self._ages.kept_s, clock)
         """Keeps replies that `fill` has returned."""
         overflow = None if store is None or self.vault is None else partial(Overflow, store, self.vault)
         self._flights = Flights(settings, overflow, self._across(store, settings))
@@ -187,7 +187,7 @@ class Cache:
     ) -> Awaitable[Reply]:
         """Return the reply of a backend, or of an identical call in flight; if the backend fails, a stale one.
 
-        The work behind it ends with the call. `keeper` keeps it once it is complete. Raises what the opening raises.
+        The work behind it ends with the call. Raises what the opening raises.
         """
         if slot.fallback is not None:
             return self._fill_or_fall_back(slot, slot.fallback, opening, call, context)
@@ -197,6 +197,11 @@ class Cache:
         if own is not None:
             return own.open(opening)
         return self._flights.share(slot, opening, call, context, partial(self._look_again, slot, call, context))
+
+    def keep(self, slot: CacheSlot, reply: Reply, call: Call, context: Context) -> None:
+        """Keep the reply of `fill` once it is complete, if it may be kept."""
+        if self._keeper is not None:
+            self._keeper.keep(slot, reply, call, context)
 
     async def _fill_or_fall_back(
         self, slot: CacheSlot, entry: Entry, opening: AbstractAsyncContextManager[Reply], call: Call, context: Context

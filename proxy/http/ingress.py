@@ -43,10 +43,9 @@ class Ingress:
     header_names: HeaderNames = DEFAULT_HEADERS  # the headers that some backend may see
     recent: RecentCalls[Call] = field(default_factory=RecentCalls)
     messages: RecentCalls[ClientMessage] = field(default_factory=RecentCalls)  # in WebSocket mode
-    max_body_bytes: int = field(
-        init=False
-    )  # settings that every request reads: attributes of a pydantic model are slow
-    max_values: int = field(init=False)  # of a body
+    # Settings that every request reads are copied here: reading them from the pydantic model costs 1 % of a request.
+    max_body_bytes: int = field(init=False)
+    max_values: int = field(init=False)
     deadline_s: float | None = field(init=False)
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """Applies policies: to requests (`admit`), and to replies (`guard`)."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import replace
 
 from policies import Balance, PolicyState
@@ -13,8 +13,8 @@ from proxy.rules.key_models import rule_of_key
 from proxy.rules.rule import Rule
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.recorder import Recorder
-from proxy.wire.call import resource_call
-from proxy.wire.event import FOLLOWED
+from proxy.wire.call import Call, resource_call
+from proxy.wire.event import FOLLOWED, Reply
 from proxy.wire.resource import ResourceRequest
 
 
@@ -35,18 +35,29 @@ class Rules:
         self.followed = FOLLOWED.union(*(rule.policy.follows for rule in active))
         self._rules = active
         self._states = states = _states(rules, state)
-        admission = RequestAdmission(active, states, decisions, audit, recorder)
-        self.admit = admission.admit
-        """Returns the call as the policies allow it. Raises PolicyViolation, Unavailable."""
-        self.begin_admission = admission.begin
-        """Returns the same call, or an awaitable for it. Raises PolicyViolation, Unavailable."""
-        guard = Guard(decisions)
-        self.guard = guard.guard
-        """Returns the reply with its checks applied. Raises BackendError, Unavailable."""
-        self.pass_unchecked = guard.pass_unchecked
-        """Passes on at once a body that needs no checks; returns whether the reply is one."""
-        self.close = state.close
-        """Returns what policies hold in the store, after the last call."""
+        self._admission = RequestAdmission(active, states, decisions, audit, recorder)
+        self._guard = Guard(decisions)
+        self._state = state
+
+    async def admit(self, call: Call, context: Context) -> Call:
+        """Return the call as the policies allow it. Raises PolicyViolation, Unavailable."""
+        return await self._admission.admit(call, context)
+
+    def begin_admission(self, call: Call, context: Context) -> Call | Awaitable[Call]:
+        """Return what `admit` returns, or an awaitable for it if a check has to wait."""
+        return self._admission.begin(call, context)
+
+    def guard(self, call: Call, reply: Reply, context: Context) -> Awaitable[Reply]:
+        """Return the reply with its checks applied. Raises BackendError, Unavailable."""
+        return self._guard.guard(call, reply, context)
+
+    def pass_unchecked(self, call: Call, reply: Reply, context: Context) -> bool:
+        """Pass on at once a body that needs no checks; return whether the reply is one."""
+        return self._guard.pass_unchecked(call, reply, context)
+
+    async def close(self) -> None:
+        """Return what policies hold in the store, after the last call."""
+        await self._state.close()
 
     async def admit_resource(self, request: ResourceRequest, context: Context) -> ResourceRequest:
         """Return a request for a resource as the policies of its fields allow it.

@@ -32,6 +32,7 @@ async def send_with_retry(
         if not (is_safe and error.retryable):
             raise
         code = error.code
+        error.__traceback__ = None  # its connection keeps the error, which would keep this frame in a cycle
     delay_s = random.uniform(0, LONGEST_PAUSE_S)  # noqa: S311  not a secret
     log.info("backend.retried", backend=backend, code=code, next=backend, delay_ms=round(delay_s * 1000))
     await asyncio.sleep(delay_s)

@@ -120,7 +120,9 @@ class JobRunner:
                 return await self._attempt(job)
             except HeadgateError as error:
                 if error.status not in BUSY_STATUSES or loop.time() > end:
-                    raise _as_failure(error) from error
+                    if error.status >= 500:
+                        raise
+                    raise _late_refusal(error) from error
                 retry_after = error.headers.get("Retry-After", "")
             await asyncio.sleep(_pause_s(retry_after))
 
@@ -185,8 +187,6 @@ def _pause_s(retry_after: str) -> float:
     return max(MIN_PAUSE_S, min(int(retry_after[:6]), MAX_PAUSE_S)) if is_number else MIN_PAUSE_S
 
 
-def _as_failure(error: HeadgateError) -> HeadgateError:
-    """Return an error as the end of a stream: a refusal comes too late to be an answer."""
-    if error.status >= 500:
-        return error
+def _late_refusal(error: HeadgateError) -> BackendRefusal:
+    """Return a refusal as the end of a stream: it comes too late to be an answer."""
     return BackendRefusal(error.message, status=error.status, code=error.code or "upstream_error")

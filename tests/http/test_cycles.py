@@ -148,6 +148,12 @@ def raw_answer(data: bytes) -> End:
     return send
 
 
+async def break_off_relayed(gateway: str, upstream: FakeUpstream) -> None:
+    """Relay a request that is sent again, to an upstream that breaks off each time."""
+    upstream.answer = break_off
+    assert (await ask(gateway, b"GET /v1/files/file_1 HTTP/1.1\r\nHost: localhost\r\n\r\n")).status == 502
+
+
 def invalid_head(data: bytes) -> End:
     """Send what is no request; it is refused."""
 
@@ -177,6 +183,7 @@ UPSTREAM_ENDS = {
     "a stream for a body breaks off": stream_for_a_body(CANONICAL[:2000]),
     "a stream for a body has an invalid frame": stream_for_a_body(CANONICAL[:2000], b"\n\ndata: {]\n\n"),
     "a stream for a body has no event": stream_for_a_body(b": nothing\n\n"),
+    "a relayed request gets no answer": break_off_relayed,
     "a head is too large": raw_answer(b"HTTP/1.1 200 OK\r\n" + b"x: %b\r\n" % (b"y" * 200) * 2000),
     "a head is not valid": raw_answer(b"HTTP/1.1 200 OK\r\n x: y\r\n\r\n" + b"z" * 200_000),
     "a body is not valid": raw_answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"z" * 200_000),
@@ -200,6 +207,11 @@ async def cancel_in_background(gateway: str, upstream: FakeUpstream) -> None:
     assert (await ask(gateway, post(b"", target=f"/v1/responses/{response_id}/cancel"))).status == 200
 
 
+async def break_off_in_background(gateway: str, upstream: FakeUpstream) -> None:
+    upstream.answer = break_off
+    assert (await ask(gateway, post(b'{"model":"m","background":true,%b}' % LARGE_INPUT))).status == 200
+
+
 async def fail_in_background(gateway: str, upstream: FakeUpstream) -> None:
     upstream.answer = streaming(CANONICAL[:2000])
     answer = await ask(gateway, post(b'{"model":"m","background":true,"stream":true,%b}' % LARGE_INPUT))
@@ -216,6 +228,7 @@ KEEPING_NOTHING = {"name": "fake", "use": "upstream", "keeps_state": False}
 BACKGROUND_ENDS = {
     "a background response is cancelled": cancel_in_background,
     "a background response fails": fail_in_background,
+    "a background response gets no answer": break_off_in_background,
 }
 LAST_EVENTS = (
     dict.fromkeys(HEAD_ENDS, "request.rejected")
@@ -224,8 +237,9 @@ LAST_EVENTS = (
 )
 NOT_ANSWERED = {name: end for name, end in (ENDS | SOCKET_ENDS).items() if not name.endswith(("answered", "streamed"))}
 Tables = Callable[[FakeUpstream], dict[str, Any]]
+RELAY = {"path": "/v1/files/*", "backend": "fake"}
 GATEWAYS: dict[str, tuple[Tables, dict[str, End]]] = {
-    "plain": (lambda _: {"cache": None}, ENDS | SOCKET_ENDS | UPSTREAM_ENDS | HEAD_ENDS),
+    "plain": (lambda _: {"cache": None, "relay": [RELAY]}, ENDS | SOCKET_ENDS | UPSTREAM_ENDS | HEAD_ENDS),
     "with a cache": (lambda _: {"cache": {"use": "memory", "when": "always", "collapse": "process"}}, NOT_ANSWERED),
     "without its upstream": (without_upstream, {"the upstream refuses connections": sending(LARGEST, 502)}),
     "with a pool": (with_pool, ENDS),

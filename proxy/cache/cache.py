@@ -14,7 +14,7 @@ from proxy.cache.entry import Entry
 from proxy.cache.flights import Flights
 from proxy.cache.freshness import ANY, EXPIRED, FALLBACK, FRESH, REFUSED, STALE, Ages, Directives, parse_directives
 from proxy.cache.keeper import Keeper
-from proxy.cache.lookup import Lookup, Lookups
+from proxy.cache.lookup import Found, Lookups
 from proxy.cache.overflow import Overflow
 from proxy.cache.shared_flight import SharedFlights
 from proxy.cache.slot import CacheSlot, report
@@ -79,19 +79,21 @@ class Cache:
             return self._directed_slot(call, route, parse_directives(received), context)
         if self._lookups is None:
             return CacheSlot()
-        lookup = self._lookups.find(call, route, context)
-        if isinstance(lookup, Lookup):
-            return self._look_up(lookup, call, ANY, context)
-        return self._look_up_later(lookup, call, ANY, context)
+        found = self._lookups.find(call, route, context)
+        if isinstance(found, str):
+            return _bypass(found, context)
+        if isinstance(found, EntryAddress):
+            return self._look_up(found, call, ANY, context)
+        return self._look_up_later(found, call, ANY, context)
 
     async def _directed_slot(self, call: Call, route: Route, directives: Directives, context: Context) -> CacheSlot:
         """Return the slot of a call with directives. Raises RequestError."""
         slot = CacheSlot()
         if self._lookups is not None and directives.no_store:
-            report(context, "bypass", "fwd=bypass; detail=no-store", "no-store")
+            _bypass("no-store", context)
         elif self._lookups is not None:
-            lookup = self._lookups.find(call, route, context)
-            slot = await self._look_up_later(lookup, call, directives, context)
+            found = self._lookups.find(call, route, context)
+            slot = await self._look_up_later(found, call, directives, context)
         if directives.only_if_cached and slot.reply is None:
             context.record.cache_lookup_s = None if slot.address is None else round(context.trace.end_step(), 6)
             message = "The answer is not in the cache, and Cache-Control: only-if-cached forbids to ask a backend."
@@ -99,22 +101,21 @@ class Cache:
         return slot
 
     async def _look_up_later(
-        self, lookup: Lookup | Awaitable[Lookup], call: Call, directives: Directives, context: Context
+        self, found: Found | Awaitable[Found], call: Call, directives: Directives, context: Context
     ) -> CacheSlot:  # fmt: skip
-        lookup = lookup if isinstance(lookup, Lookup) else await lookup
-        slot = self._look_up(lookup, call, directives, context)
+        if isinstance(found, Awaitable):
+            found = await found
+        if isinstance(found, str):
+            return _bypass(found, context)
+        slot = self._look_up(found, call, directives, context)
         return slot if isinstance(slot, CacheSlot) else await slot
 
     def _look_up(
-        self, lookup: Lookup, call: Call, directives: Directives, context: Context
+        self, address: EntryAddress, call: Call, directives: Directives, context: Context
     ) -> CacheSlot | Awaitable[CacheSlot]:  # fmt: skip
-        reason, vault = lookup.bypass, self.vault
-        if reason is None and context.names_unknown:  # it may have been deleted since the answer was kept
-            reason = "unknown-id"
-        if reason is not None or vault is None:
-            report(context, "bypass", f"fwd=bypass; detail={reason}", reason)
-            return CacheSlot()
-        address = EntryAddress(lookup.partition, lookup.keys)
+        vault = self.vault
+        if vault is None or context.names_unknown:  # it may have been deleted since the answer was kept
+            return _bypass("unknown-id", context)
         entry = vault.held(address)
         if entry is None:
             if (peek := vault.peek) is None:
@@ -127,10 +128,8 @@ class Cache:
                 self._note_resumed()
         if entry is None and directives is ANY:  # as most misses
             report(context, "miss", "fwd=uri-miss")
-            slot = CacheSlot(address, can_be_shared=self._can_collapse, flights_ended=self._flights.ended)
-        else:
-            slot = self._make_slot(address, entry, call, directives, context)
-        return slot
+            return CacheSlot(address, can_be_shared=self._can_collapse, flights_ended=self._flights.ended)
+        return self._make_slot(address, entry, call, directives, context)
 
     async def _read(
         self, vault: Vault, address: EntryAddress, call: Call, directives: Directives, context: Context
@@ -275,6 +274,12 @@ class Cache:
         report(context, outcome, status, None if failed is None else "backend-failed")
         context.answer_headers["Age"] = str(int(age_s))
         context.record.cache_bytes = len((context.record.stream and entry.frames) or entry.body)
+
+
+def _bypass(reason: str, context: Context) -> CacheSlot:
+    """Return the slot of a call that is not looked up."""
+    report(context, "bypass", f"fwd=bypass; detail={reason}", reason)
+    return CacheSlot()
 
 
 async def _log_failure(ask_again: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from proxy.cache.cacheable import reason_to_bypass, runs_tools
 from proxy.cache.key import MANY_HEADERS, encode_call, forwarded_in_key, hash_fields
-from proxy.cache.vault import Vault
+from proxy.cache.vault import EntryAddress, Vault
 from proxy.cache.vault_keys import HASH_BYTES, MAX_KEYS, Partition
 from proxy.config.schema import CacheWhen, Share
 from proxy.context import Caller, Context
@@ -17,21 +17,16 @@ from proxy.wire.headers import HeaderNames
 
 partition = lru_cache(MAX_KEYS)(Partition)
 """Returns those who share entries, the same object each time."""
-NONE = Partition("none")
-"""That of a call that is not looked up."""
+Found = EntryAddress | str
+"""The address of a call's entry, or why the call is not looked up."""
 
 
 class Lookup(Struct, frozen=True):
-    """The lookup of a call of this caller on this route.
-
-    `bypass` is why there is none; None: the entry is in this partition, at these keys.
-    """
+    """What was found for a call of this caller on this route."""
 
     route: Route
     caller: Caller
-    bypass: str | None
-    partition: Partition = NONE
-    keys: Sequence[str] = ()
+    found: Found
 
 
 class Lookups:
@@ -47,22 +42,26 @@ class Lookups:
         # which counts.
         self._beginnings: dict[tuple[str, Sequence[HeaderNames], Partition, Sequence[str]], str] = {}
 
-    def find(self, call: Call, route: Route, context: Context) -> Lookup | Awaitable[Lookup]:
-        """Return the lookup of a call; a large one is looked through, and hashed, in a thread."""
+    def find(self, call: Call, route: Route, context: Context) -> Found | Awaitable[Found]:
+        """Return the address of a call's entry, nothing of which is read yet, or why the call is not looked up.
+
+        A large call is looked through, and hashed, in a thread.
+        """
         memo = call.memo
         if memo is not None:
             known: Lookup | None = memo.get(self)
             if known is not None and known.route is route and known.caller is context.caller:
-                return known
+                found = known.found
+                return found if isinstance(found, str) else EntryAddress(found.partition, found.keys)
         reason = reason_to_bypass(call, route.cache or self._when)
         if reason is None:
             if context.is_large(call.size_bytes):
                 return self._find_large(call, route, context)
             reason = None if self._allows_tools else runs_tools(call)
-        return self._make_lookup(call, route, context.caller, reason)
+        return self._address(call, route, context.caller, reason)
 
-    async def _find_large(self, call: Call, route: Route, context: Context) -> Lookup:
-        return self._make_lookup(call, route, context.caller, await context.run_large(self._look_through, call))
+    async def _find_large(self, call: Call, route: Route, context: Context) -> Found:
+        return self._address(call, route, context.caller, await context.run_large(self._look_through, call))
 
     def _look_through(self, call: Call) -> str | None:
         """Return why a call is not looked up for what is in it; hash the fields of one that is."""
@@ -71,16 +70,17 @@ class Lookups:
             call.fact(hash_fields)
         return reason
 
-    def _make_lookup(self, call: Call, route: Route, caller: Caller, bypass: str | None) -> Lookup:
-        """Return the lookup of a call, and keep it in the call's memo."""
+    def _address(self, call: Call, route: Route, caller: Caller, bypass: str | None) -> Found:
+        """Return why a call is not looked up, or else the address of its entry, and keep it in the call's memo."""
+        found: Found
         if bypass is None:
             group = partition_of(call, caller, self._share)
-            lookup = Lookup(route, caller, None, group, self._keys_of(call, route, group))
+            found = EntryAddress(group, self._keys_of(call, route, group))
         else:
-            lookup = Lookup(route, caller, bypass)
+            found = bypass
         if call.memo is not None:
-            call.memo[self] = lookup
-        return lookup
+            call.memo[self] = Lookup(route, caller, found)
+        return found
 
     def _keys_of(self, call: Call, route: Route, group: Partition) -> Sequence[str]:
         """Return the keys of a call: of one without parameters and headers that count only the end is its own."""

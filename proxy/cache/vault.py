@@ -103,10 +103,10 @@ class Vault:
 
     def read_now(self, address: EntryAddress, peek: Callable[[str], bytes | None]) -> Entry | None:
         """Return what `read` returns, without waiting. Raises StoreError."""
-        for ring, key in zip(self._rings, address.keys, strict=True):
-            generation = peek(ring.generation_of(address.partition))
-            if ring is self._rings[0]:
-                address.generation, address.is_read = _generation(generation), True
+        for number, ring in enumerate(self._rings):
+            key, generation = address.keys[number], peek(ring.generation_of(address.partition))
+            if number == 0:
+                address.generation, address.is_read = generation, True
             value = peek(ENTRIES + key)
             if value is not None and generation is not None:
                 entry = self._open(ring, key, address, StoredAs(value, generation), self._changes)
@@ -165,7 +165,7 @@ class Vault:
         """
         ring, key = self._rings[0], address.keys[0]
         known = address.generation if address.is_read else self._known.get(address.partition)
-        generation = known or await self._begin(ring, address.partition)
+        generation = _generation(known) or await self._begin(ring, address.partition)
         if self._notes.is_due(address.partition):
             await self._notes.note(address.partition, ttl_s)
         values = [(ENTRIES + key, ring.seal(entry, key, address.partition, generation))]

@@ -9,11 +9,11 @@ import getpass
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+import msgspec
 import orjson
 import structlog
 from pydantic import PositiveInt
@@ -55,8 +55,7 @@ class AuditTable(Table):
         return self.path.with_suffix(f".operator{self.path.suffix}")
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """What one policy decided about one call: allowed, changed, refused, reported, stopped or unavailable."""
 
     policy: str
@@ -114,7 +113,7 @@ class Audit(QueuedFile):
         """Queue a decision."""
         if decision.decision == "allowed" and not self._settings.allowed:
             return
-        line = {"time": _now(), "request_id": request_id, **asdict(decision)}
+        line = {"time": _now(), "request_id": request_id, **msgspec.structs.asdict(decision)}
         self.put(encode(line))
 
     def write_event(self, event: str, fields: Mapping[str, str]) -> None:

@@ -218,5 +218,6 @@ def recorded(begun: Span, tracer: object) -> RecordedSpan | Span:
 
 def headers_of(context: SpanContext) -> dict[str, str]:
     """Return the W3C headers that name a span. Source: https://www.w3.org/TR/trace-context/"""
-    headers = {"traceparent": f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"}
-    return headers | {"tracestate": context.trace_state.to_header()} if context.trace_state else headers
+    trace_id, span_id, _, flags, state, _ = context
+    headers = {"traceparent": f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"}
+    return headers | {"tracestate": state.to_header()} if state else headers

@@ -1,4 +1,4 @@
-"""What a backend is: the part that answers calls. Start from `_template.py`."""
+"""The base class of backends, which answer calls. Start from `_template.py`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -90,7 +90,7 @@ class Backend(Table, ABC):
 
     @property
     def slow_start_s(self) -> float | None:
-        """Return how late an answer may begin before that speaks against it, in seconds; None: any time is fine."""
+        """Return the time in seconds after which an answer counts as slow; None: never."""
         return None
 
     @property
@@ -135,21 +135,21 @@ class Backend(Table, ABC):
         """Raises ValueError or OSError for what `start` would refuse, as far as that needs no work."""
 
     async def start(self) -> None:
-        """Acquire what lives as long as the process: a connection pool, a model."""
+        """Acquire resources for the life of the process: a connection pool, a model."""
 
     async def close(self) -> None:
-        """Release it. Called once, after the last reply was closed."""
+        """Release them. Called once, after the last reply was closed."""
 
     async def models(self) -> Sequence[str]:
         """Return the models it answers for; used to list what a route with wildcards serves."""
         return ()
 
     async def describe(self, _model: str) -> Mapping[str, Any]:
-        """Return what is known of a model beside its name: capabilities, context length."""
+        """Return the properties of a model: capabilities, context length."""
         return {}
 
     async def reach(self) -> str | None:
-        """Return why calls would not be answered, in words for the operator; None if they are. It is started then."""
+        """Return for the operator why calls would fail; None if they would be answered. Called after `start`."""
         return None if await self.ready() else "it is not ready"
 
     async def ready(self) -> bool:

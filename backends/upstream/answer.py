@@ -1,4 +1,4 @@
-"""What an upstream answers, as a reply: status, headers, body or stream, and the errors it can fail with."""
+"""An upstream's answer -> a reply: status, headers, body or stream, and the errors that can occur."""
 
 import asyncio
 import re
@@ -28,9 +28,9 @@ MAX_VALUES = 500_000
 MAX_ITEMS = 10_000
 """The most output items of an answer."""
 SHORT_BYTES = 65_536
-"""Below this size a body is searched for secrets at once, in bytes."""
+"""The size in bytes below which a body is searched for secrets on the event loop."""
 SHORTEST_START = 8
-"""How much of a body shows what it is, in bytes."""
+"""How many bytes of a body show whether it is a stream."""
 
 
 def reply_of(answer: UpstreamAnswer, context: Context, limits: AnswerLimits) -> Reply | Awaitable[Reply]:
@@ -99,7 +99,7 @@ async def read_reply(
 def _reply_of_body(
     body: bytes, response: Mapping[str, Any], headers: Mapping[str, str], *, has_id: bool = True
 ) -> Reply | None:  # fmt: skip
-    """Return the reply of a whole body; None for what is no response. Raises BackendError for some refusals."""
+    """Return the reply in a whole body; None if it is no response. Raises BackendError for some refusals."""
     is_whole = "id" in response and ("output" in response or not (has_id and _is_foreign(response)))
     if is_whole and not response.get("error"):  # almost always
         return Reply(200, headers, body, None, response)
@@ -115,7 +115,7 @@ def _is_stream(start: bytes, *, is_called_stream: bool) -> bool:
 
 
 def _count(values: int, parsed_bytes: int, context: Context) -> None:
-    """Count the memory of a body with so many values. Raises BackendError for too many, Unavailable."""
+    """Reserve the memory of a body with this many values. Raises BackendError for too many, Unavailable."""
     if values > MAX_VALUES:
         raise invalid_answer(f"a response of more than {MAX_VALUES} values")
     context.memory.grow(parsed_bytes)
@@ -160,7 +160,7 @@ def _not_a_response(answer: UpstreamAnswer, limits: AnswerLimits, *, has_id: boo
 
 
 def _is_foreign(response: Mapping[str, Any]) -> bool:
-    """Whether an object says that it is one of another API, such as a chat completion, and has no output."""
+    """Return whether an object belongs to another API, such as a chat completion, and has no output."""
     kind = response.get("object")
     return "output" not in response and isinstance(kind, str) and not kind.startswith("response")
 
@@ -185,7 +185,7 @@ async def read_rest(answer: UpstreamAnswer) -> None:
 async def refusal(
     answer: UpstreamAnswer, headers: dict[str, str], limits: AnswerLimits, *, is_relayed: bool = False
 ) -> Reply:
-    """Return the upstream's own refusal. Raises BackendError for one that concerns the gateway alone.
+    """Return the upstream's own refusal. Raises BackendError for one that concerns only the gateway.
 
     `is_relayed`: an error object passes as it is, since the path may be one of another protocol.
     """

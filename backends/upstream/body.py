@@ -1,4 +1,4 @@
-"""The body of an answer of an upstream, by whichever transport it arrives, and its limits."""
+"""The body of an upstream's answer, over any transport, and its limits."""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class AnswerLimits:
 
 
 class UpstreamAnswer(Protocol):
-    """An answer whose head has arrived, by whichever transport."""
+    """An answer whose head has arrived, over any transport."""
 
     @property
     def status(self) -> int: ...
@@ -43,22 +43,22 @@ class UpstreamAnswer(Protocol):
         """Whether the whole body has arrived."""
 
     def take(self) -> bytes:
-        """Return what has arrived of the body since the last read, without waiting: b"" if that is nothing."""
+        """Return the part of the body that arrived since the last read, without waiting; b"" if there is none."""
 
     def read(self) -> Awaitable[bytes]:
-        """Return what has arrived of the body since the last read; b"" at its end. Raises HeadgateError."""
+        """Return the part of the body that arrived since the last read; b"" at the end. Raises HeadgateError."""
 
     def offer_chunks(self, taker: Callable[[bytes], bool]) -> None:
-        """Offer what arrives while `read` waits for it to a taker, which returns whether it has taken it."""
+        """Offer each chunk that arrives while `read` waits to `taker`, which returns whether it took the chunk."""
 
     def count_events(self) -> None:
-        """Limit the time between events, which `note_event` notes, and not that between parts of the body."""
+        """Limit the time between calls of `note_event` instead of the time between parts of the body."""
 
     def note_event(self) -> None:
         """Note that an event has arrived."""
 
     def close(self) -> None:
-        """Give up what was not read."""
+        """Discard the unread rest."""
 
 
 def decoder_of(answer: UpstreamAnswer) -> Decoder:
@@ -71,7 +71,7 @@ def decoder_of(answer: UpstreamAnswer) -> Decoder:
 
 
 async def read_chunk(answer: UpstreamAnswer, decoder: Decoder) -> bytes:
-    """Return what the network brings next, decompressed; b"" at the end."""
+    """Return the next chunk from the network, decompressed; b"" at the end."""
     try:
         while chunk := await answer.read():
             if decoder.is_plain:

@@ -1,4 +1,4 @@
-"""What the gateway sends of its own in every request: its key, which may expire, and configured headers."""
+"""The gateway's own headers of every request: its key, which may expire, and configured headers."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ log = structlog.get_logger()
 COMMAND_TIMEOUT_S = 10.0
 MAX_TOKEN_BYTES = 65_536
 RETRY_S = 5.0
-"""How soon a key that could not be read is read again, in seconds; the last one is used meanwhile."""
+"""The time after which an unreadable key is read again, in seconds; the last one is used meanwhile."""
 
 
 class TokenUnavailable(Exception):
@@ -26,10 +26,10 @@ class TokenUnavailable(Exception):
 
 
 class Credentials:
-    """The headers of the gateway's own, and what is removed from answers because of them."""
+    """The gateway's own headers, and the secrets to remove from answers because of them."""
 
     def __init__(self, settings: UpstreamSettings, base: Mapping[str, str]) -> None:
-        """`base` are headers that every request has beside those."""
+        """`base` are headers that every request has besides."""
         self._settings = settings
         configured = {name: plain_value(value) for name, value in settings.headers.items()}
         self.headers: Mapping[str, str] = {**base, **configured}
@@ -61,7 +61,7 @@ class Credentials:
         return self.headers
 
     async def renew(self, refused: Mapping[str, str]) -> Mapping[str, str] | None:
-        """Return headers with another key than these, which were refused; None if there is none yet."""
+        """Return headers with another key than the refused one in these; None if there is none yet."""
         now = time.monotonic()
         if self.can_expire and self.headers is refused and now >= self._read_at + RETRY_S:
             self._expires = now

@@ -18,13 +18,13 @@ class Decoder:
         if self._coding not in CODINGS:
             raise ValueError("an answer in an unsupported content coding")
         self.is_plain = self._coding == "identity"
-        """Whether chunks are what they decompress to."""
+        """Whether chunks are not compressed."""
         self._decompressor: Any = None
         self._received = 0
         self._size = 0
 
     async def decode(self, chunk: bytes) -> bytes:
-        """Return what a chunk decompresses to, which may be nothing yet. Raises ValueError."""
+        """Return the decompressed chunk, which may be empty so far. Raises ValueError."""
         if self.is_plain:
             return chunk
         if self._decompressor is None:

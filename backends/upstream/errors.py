@@ -1,4 +1,4 @@
-"""The errors of an upstream that did not answer, or not with valid HTTP. `sent` is whether it may run the request.
+"""The errors of an upstream that did not answer, or not with valid HTTP. `sent`: it may be running the request.
 
 `reason` is for the operator: it is logged and on the span, and no caller sees it.
 """
@@ -65,7 +65,7 @@ def was_reset(reason: str | None = None, *, sent: bool = True) -> BackendError:
 
 
 def files_exhausted() -> BackendError:
-    """The process has so many files open that the last ones are kept for callers."""
+    """Return the error for a process that has only the reserved files left."""
     message = "The gateway has no free connections; try again later."
     return BackendError(
         message, status=503, code="connections_exhausted", headers={"Retry-After": "1"}, source="gateway", sent=False,
@@ -74,7 +74,7 @@ def files_exhausted() -> BackendError:
 
 
 RESERVED_FILES = 128
-"""How many last files a connection to an upstream may not have: callers, and what refuses them, need some."""
+"""How many of the last file descriptors are reserved for callers, refusals included."""
 
 
 def invalid_answer(found: str, *, sent: bool = True) -> BackendError:
@@ -82,7 +82,7 @@ def invalid_answer(found: str, *, sent: bool = True) -> BackendError:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what an operator can act on in an error of the network: `TLS: self-signed certificate`."""
+    """Return the reason in an error of the network, for the operator: `TLS: self-signed certificate`."""
     return _describe(error)[:MAX_REASON_CHARS]
 
 

@@ -30,9 +30,9 @@ REFUSED = frozenset({
 })  # fmt: skip
 REFUSED_PREFIXES = ("access-control-", "x-envoy-", "x-headgate-")
 MAX_HEADERS, MAX_KNOWN = 64, 64
-"""Of more headers the names are not remembered, and not of more kinds of answers."""
+"""The most headers of an answer, and the most kinds of answers, for which the chosen names are cached."""
 MAX_BYTES = 8_192
-"""How long names and values are together; what is beyond is dropped. Clients in Node fail from 16 KB of headers."""
+"""The most bytes of names and values together; the rest is dropped. Clients in Node fail from 16 KB of headers."""
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 _NAME = re.compile(r"[!#$%&'+.^_`|~0-9A-Za-z-]+\*?|\*", re.ASCII)
 

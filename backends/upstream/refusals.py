@@ -1,4 +1,4 @@
-"""What an upstream refuses with: in the protocol's envelope it passes as it is, in any other form its reason does."""
+"""Refusals of upstreams: one in the protocol's envelope passes unchanged, of any other form its reason is kept."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -73,7 +73,7 @@ def names_missing_endpoint(reply: Reply) -> bool:
 
 
 def _value_of(body: bytes) -> Any:
-    """Return the JSON value of a refusal; None for one that is none, or too large."""
+    """Return the JSON value of a refusal; None if it is too large or not JSON."""
     if len(body) > MAX_REFUSAL_BYTES or has_more_values(body, MAX_REFUSAL_VALUES):
         return None
     try:

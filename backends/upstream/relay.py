@@ -1,4 +1,4 @@
-"""The answer to a relayed request: its bytes as they arrive, bounded and without the gateway's key."""
+"""The answer to a relayed request: its bytes as received, bounded and without the gateway's key."""
 
 from collections.abc import AsyncIterator
 

@@ -56,7 +56,7 @@ def plain_value(value: SecretStr | str) -> str:
 
 
 class UpstreamSettings(Backend):
-    """How a server is reached, and what of its answers is passed on."""
+    """The keys of an upstream: how it is reached, and which parts of its answers are forwarded."""
 
     profile: ProfileName = "generic"
     """What kind of server it is: "openai", "openai-2025", "azure", "vllm", "llamacpp", "ollama", "lmstudio", "nebius",

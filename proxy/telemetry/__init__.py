@@ -1,1 +1,1 @@
-"""What an operator sees of the gateway: records, traces, logs, audit."""
+"""Telemetry: records of requests, traces, metrics, logs and the audit."""

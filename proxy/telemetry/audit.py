@@ -29,7 +29,7 @@ from proxy.wire.loggable import printable
 log = structlog.get_logger()
 
 LOCK_TIMEOUT_S = 5.0
-"""How long a command waits for another one that writes to the same file, in seconds."""
+"""How long a command waits for another one to finish writing the file, in seconds."""
 
 
 class AuditTable(Table):
@@ -84,7 +84,7 @@ class Audit(QueuedFile):
         return self._settings.on_failure == "refuse"
 
     def check(self) -> None:
-        """Raises Unavailable if a decision could not be written, and so no other may be made."""
+        """Raises Unavailable while decisions cannot be written, and calls are to be refused then."""
         if self.is_required and not self.is_healthy:
             message = "The gateway cannot record what it decides at the moment."
             raise Unavailable(message, code="audit_unavailable")
@@ -147,7 +147,7 @@ class Audit(QueuedFile):
         return written
 
     def note_lost(self, count: int) -> None:
-        """Log how many lines are missing, which the file says itself as soon as there is room."""
+        """Log how many lines are missing; the file says so as well as soon as there is room."""
         log.warning("audit.lines_lost", count=count)
 
     def _anchor(self) -> None:

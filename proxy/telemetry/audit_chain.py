@@ -1,4 +1,4 @@
-"""The chain of an audit file: what makes a changed, missing or added line evident.
+"""The chain of an audit file, which shows changed, missing and added lines.
 
 Each line has a number (`seq`, from 1), the hash of the line before it (`previous`, 64 zeros in the first), and its own
 (`hash`): HMAC-SHA-256 under the secret of the file, or SHA-256 without one. Who can write to a file without a secret
@@ -115,7 +115,7 @@ def verify(
 
 
 def head_in(last: bytes) -> Head:
-    """Return the head that the last line of a file is. Raises ValueError if it is not a complete audit line."""
+    """Return the head in the last line of a file. Raises ValueError if it is not a complete audit line."""
     try:
         if last.endswith(b"\n"):
             line = orjson.loads(last)

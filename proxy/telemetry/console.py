@@ -20,7 +20,7 @@ _render_other = structlog.dev.ConsoleRenderer()
 
 
 def _render_call(fields: MutableMapping[str, Any]) -> str:
-    """Return what a person wants to know: "12:00:01 200 POST /v1/responses anna gpt-5 > openai 812 ms ..."."""
+    """Return a call as a person reads it: "12:00:01 200 POST /v1/responses anna gpt-5 > openai 812 ms ..."."""
     status = fields.get("status") or 0
     colour = GREEN if status < 400 and "code" not in fields else YELLOW if status < 500 else RED
     time = str(fields.get("timestamp", ""))[11:19]

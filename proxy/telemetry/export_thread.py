@@ -18,10 +18,10 @@ class Exporter(Protocol):
 
 
 class ExportThread(ABC):
-    """Calls `send_waiting` when something waits. A subclass says what that is."""
+    """Calls `send_waiting` when data waits. A subclass defines the data."""
 
     def __init__(self, name: str, exporter: Exporter, *, delay_s: float | None = None) -> None:
-        """`delay_s` is after what time it is called anyway."""
+        """`delay_s` is the longest time between two calls."""
         self._sender = exporter
         self._log = ExporterLog(exporter)
         self._outage = Outage()

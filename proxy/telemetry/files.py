@@ -1,4 +1,4 @@
-"""Files of lines that the gateway appends to, written by a thread of their own: a slow disk delays no call."""
+"""Appends lines to files, in a thread: a slow disk delays no call."""
 
 import errno
 import os
@@ -15,14 +15,14 @@ from proxy.wire.loggable import summarize_error
 log = structlog.get_logger()
 
 QUEUE_BYTES = 8_388_608
-"""How much may wait to be written, in bytes; lines beyond it are lost and counted."""
+"""The most bytes that may wait to be written; further lines are lost and counted."""
 DELAY_S, LONGEST_DELAY_S = 0.02, 0.1
 """How long lines are collected that are written together, in seconds: few lines, and many. For each batch the thread
 takes the interpreter's lock from the event loop some times.
 """
 MANY_LINES = 2
 RETRY_S = 1.0
-"""How often a report of lost lines is tried again while there are no lines, in seconds."""
+"""How often the report of lost lines is retried while no lines arrive, in seconds."""
 
 
 def open_private(path: Path) -> BinaryIO:
@@ -128,7 +128,7 @@ class LineQueue:
         return lost
 
     def _end_pause(self) -> None:
-        """Let the thread go on. Call it with the lock."""
+        """Wake the thread. Call it with the lock."""
         self._is_idle = False
         if self._wake.locked():
             self._wake.release()
@@ -221,7 +221,7 @@ class QueuedFile(ABC):
 
     @property
     def is_healthy(self) -> bool:
-        """False while lines are lost."""
+        """Whether no lines are being lost."""
         return self._queue is None or self._queue.is_healthy
 
     @abstractmethod
@@ -267,7 +267,7 @@ class QueuedFile(ABC):
 
 
 def _is_at_its_path(file: BinaryIO) -> bool:
-    """Whether an open file has not been renamed or removed."""
+    """Return whether an open file is still at its path."""
     try:
         return os.path.samestat(Path(file.name).stat(), os.fstat(file.fileno()))
     except (OSError, ValueError):

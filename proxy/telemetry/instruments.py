@@ -13,14 +13,14 @@ from typing import Any, Literal
 OTHER = "other"
 """The label of everything beyond a limit."""
 MAX_SERIES = 2000
-"""How many series a metric has at most; more are added up in one. The SDK's limit is the same.
+"""The most series of a metric; further ones are added up in one. The SDK's limit is the same.
 
 Source: https://opentelemetry.io/docs/specs/otel/metrics/sdk/#cardinality-limits
 """
 MAX_VALUES = 64
 """How many values of a series are collected before they are put into buckets."""
 MAX_NAMES = 100
-"""How many names from outside a label has at most."""
+"""The most names from outside that a label has."""
 
 Labels = tuple[str, ...]
 Kind = Literal["counter", "gauge", "histogram"]
@@ -28,7 +28,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What a metric is. An empty label is one that does not apply."""
+    """The definition of a metric. An empty label does not apply."""
 
     name: str
     kind: Kind
@@ -38,7 +38,7 @@ class Metric:
     bounds: tuple[float, ...] = ()
     """Of a histogram: the upper bounds of its buckets; one more bucket has no bound."""
     merge: Literal["sum", "max"] = "sum"
-    """How the values of several processes become one."""
+    """How the values of several processes are merged."""
 
 
 _FIELDS = tuple(each.name for each in fields(Metric))

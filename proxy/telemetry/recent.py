@@ -1,4 +1,4 @@
-"""The requests that ended last, as far as the admin API shows them: a bounded list in memory, for each process.
+"""The last finished requests, as the admin API shows them: a bounded list in the memory of each process.
 
 Prompts and outputs are not among it, unless they are captured for the team. Without `[admin]` nothing is kept.
 """
@@ -16,7 +16,7 @@ import orjson
 from proxy.telemetry.server_timing import read_timing
 
 MAX_NOTES = 64
-"""How many decisions, and how many attempts, are kept of one request."""
+"""The most decisions, and the most attempts, that are kept of one request."""
 UNPACKING, MOST_WORK = 64, 2048
 """How much longer it takes to unpack a request than to pass it over, and how much is done in one step: about 1 ms."""
 NOT_OF_THE_RECORD = frozenset({"timestamp", "level", "event", "request_id", "duration_ms"})
@@ -73,7 +73,7 @@ class CallHistory:
 
 
 class RecentRequest(NamedTuple):
-    """One request that has ended. `fields` are those of its log line: scalars, bounded in length.
+    """One finished request. `fields` are those of its log line: scalars, bounded in length.
 
     `ended_at` is a time in seconds since 1970.
     """

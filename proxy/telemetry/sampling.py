@@ -1,4 +1,4 @@
-"""Whether the trace of a request is recorded, and its first span."""
+"""Decides whether the trace of a request is recorded, and begins its first span."""
 
 import sys
 from math import log, log1p

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from math import floor
 
 SHORT_S = 0.005
-"""Below how many seconds the text of a duration is looked up: to write a number takes several times as long."""
+"""The duration in seconds below which its text is looked up: formatting a number takes several times as long."""
 _UNITS_PER_S = 100_000.0  # hundredths of a millisecond
 _SHORT = [f"{units / 100:.2f}" for units in range(floor(SHORT_S * _UNITS_PER_S) + 1)]
 

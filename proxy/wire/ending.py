@@ -44,7 +44,7 @@ def failure_events(transcript: Transcript, error: HeadgateError) -> list[Event]:
 
 
 def refusal_of(reply: Reply) -> BackendRefusal:
-    """Return the refusal of an upstream as an error, when it can no longer be the status of an answer."""
+    """Return an upstream's refusal as an error, for an answer whose status was already sent."""
     try:
         error = dict(orjson.loads(reply.body or b"")["error"])
         message = str(error["message"])

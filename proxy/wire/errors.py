@@ -1,4 +1,4 @@
-"""The error tree. Whose fault it is decides the class, and the class decides the status.
+"""The error tree. The party at fault decides the class, and the class decides the status.
 
     HeadgateError
     ├── Unauthenticated      401  the caller sent no valid key (403: one that may not call)
@@ -24,11 +24,11 @@ Source = Literal["upstream", "network", "gateway"]
 
 
 class HeadgateError(Exception):
-    """An answer other than a reply: a status, a message, and the field and code it concerns."""
+    """An answer other than a reply: a status, a message, a code, and the field that it concerns."""
 
     type: str = "server_error"
     retry: bool | None = None  # the value of `x-should-retry`; None leaves the decision to the caller's SDK
-    quotes: bool = True  # whether the message may repeat what the request has; else all its words are the gateway's own
+    quotes: bool = True  # whether the message may quote the request; otherwise all its words are the gateway's
 
     def __init__(
         self,

@@ -30,9 +30,9 @@ FOLLOWED = TERMINALS | {
 
 
 MAX_VALUES = 10_000_000
-"""How far the values of an event are counted for its memory; parsers accept fewer."""
+"""The most values of an event that are counted for its memory; parsers accept fewer."""
 SMALL_BYTES = 4096
-"""Up to this size a payload whose type is not its first key is parsed to find it, in bytes."""
+"""The largest payload, in bytes, that is parsed to find a type that is not its first key."""
 _TYPE_FIRST = re.compile(rb'\s*+\{\s*+"type"\s*+:\s*+"([A-Za-z0-9_.:/-]{1,128})"\s*+[,}]')
 
 
@@ -187,9 +187,9 @@ class MessageRun(Run):
 
 
 Batch = Sequence[Event | Run]
-"""What one read from the network brought, in order."""
+"""The events and runs of one read from the network, in order."""
 type_of: Callable[[Event | Run], str] = attrgetter("type")
-"""Returns the type of a unit; "" for a run."""
+"""Returns the type of an event; "" for a run."""
 
 
 class Reply(Struct):
@@ -220,7 +220,7 @@ class Stop(Exception):  # it ends a reply and is not an error
 
 
 def response_reply(response: Mapping[str, Any], headers: Mapping[str, str], body: bytes | None = None) -> Reply:
-    """A successful reply of one response object; `body` is its encoding as received."""
+    """Return the successful reply with a response object; `body` is its encoding as received."""
     return Reply(200, headers, body=encode(response) if body is None else body, response=response)
 
 
@@ -272,17 +272,17 @@ def data_of(unit: Event | Run) -> Iterator[Mapping[str, Any]]:
 
 
 def has_terminal(batch: Batch) -> bool:
-    """Whether a stream ends with a batch."""
+    """Return whether a batch ends the stream."""
     return not TERMINALS.isdisjoint(map(type_of, batch))
 
 
 def ends_with_output(batch: Batch) -> bool:
-    """Whether a stream ends with a batch, and its last event has the items of the response."""
+    """Return whether a batch ends the stream, and its last event has the items of the response."""
     last = batch[-1] if batch else None
     return isinstance(last, Event) and last.type in TERMINALS and bool(last.response.get("output"))
 
 
 def terminal_type(status: object) -> str:
-    """The type of the event that carries a response of this status."""
+    """Return the type of the terminal event of a response with this status."""
     kind = f"response.{status}"
     return kind if kind in TERMINALS else "response.completed"

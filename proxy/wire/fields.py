@@ -26,7 +26,7 @@ OTHER_FIELDS = frozenset({
 _KNOWN = FIELDS | OTHER_FIELDS
 _WITHOUT_UNDERSCORES = {name.replace("_", ""): name for name in FIELDS}  # some backends accept maxToolCalls
 MAX_KNOWN_CHARS = 64
-"""How long a name may be, in characters, of which it is remembered whether it resembles a field."""
+"""The longest name, in characters, for which the result is cached."""
 # Letters of other scripts and small capitals that look like a Latin letter; characters that look like an underscore.
 # Source: https://www.unicode.org/reports/tr39/#Confusable_Detection (those that fold to a-z or "_")
 _CONFUSABLES = str.maketrans(

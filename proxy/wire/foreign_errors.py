@@ -1,4 +1,4 @@
-"""Reads the error in what a server sends, whichever form it has, for clients that know only the protocol's envelope.
+"""Reads errors of servers in any form, for clients that know only the protocol's envelope.
 
     {"error": {"message", "type", "param", "code"}}             the protocol; others have a number in `code`
     {"error": "text"}, {"error": "code", "error_description"}   Ollama, LM Studio; OAuth
@@ -21,7 +21,7 @@ CODES = ("code", "errorcode", "error_code", "Code")
 STATUSES = ("status", "statusCode", "status_code", "code")
 MAX_DEPTH = 3
 MAX_CHARS = 10_000
-"""How much of a message is kept, in characters."""
+"""The most characters of a message that are kept."""
 DEFAULT_CODE = "upstream_error"
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}", re.ASCII)
 # What a status would have said, for an error that came without one.

@@ -24,7 +24,7 @@ MAX_FRAGMENTS = 65_536
 
 
 class FrameError(Exception):
-    """The peer broke the protocol, or sent too much; `code` is what its connection is closed with."""
+    """The peer broke the protocol, or sent too much; `code` is the status with which its connection is closed."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -74,12 +74,12 @@ class FrameParser:
 
     @property
     def pending_bytes(self) -> int:
-        """How many bytes are kept of what is not read, and of a message that is not complete."""
+        """The bytes held of unread data and of an incomplete message."""
         unread_bytes = len(self._data) - self._position
         return self._parts_bytes + len(self._payload) + len(self._control) + unread_bytes
 
     def push(self, data: bytes) -> None:
-        """Add what has arrived."""
+        """Add received data."""
         self._data = self._data[self._position :] + data if self._position < len(self._data) else data
         self._position = 0
 

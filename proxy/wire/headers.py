@@ -1,4 +1,4 @@
-"""Which of a caller's headers a backend may see: lists of names, as `forward_headers` has them."""
+"""Selects the caller's headers that a backend may see, by lists of names such as `forward_headers`."""
 
 import hashlib
 import re
@@ -21,9 +21,9 @@ NEVER_FORWARDED = frozenset({
 """Keys and cookies of callers, headers of one connection, and those that the gateway writes itself."""
 MAX_NAME_CHARS = 128  # a longer name is no client's, and would only fill the cache of names
 MAX_HEADERS = 64
-"""Of more headers the names are not remembered."""
+"""The most headers of a request for which the chosen names are cached."""
 MAX_CHOSEN = 256
-"""For how many lists of names it is remembered which of them are chosen."""
+"""How many lists of names are cached with the chosen ones."""
 IDEMPOTENCY_KEY = "idempotency-key"
 # Source: https://www.rfc-editor.org/rfc/rfc9110#section-5.1 (field names are tokens)
 _NAME = re.compile(r"[a-z0-9!#$%&'+.^_`|~-]+\*?")
@@ -44,14 +44,14 @@ class HeaderNames:
         self._prefixes = tuple(sorted(name[:-1] for name in self.names if name.endswith("*")))
         self._selected = lru_cache(1024)(self._select)
         self._chosen: dict[tuple[str, ...], Sequence[tuple[str, str]]] = {}
-        """What is chosen among names; a client sends the same ones in each of its requests."""
+        """The chosen names by all names of a request: a client sends the same ones in each of its requests."""
 
     def union(self, others: Iterable["HeaderNames"]) -> "HeaderNames":
         """Return the names of all these lists."""
         return HeaderNames(self.names.union(*(other.names for other in others)))
 
     def select(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """Return the headers with these names, in lower case; of one that was sent twice the last value."""
+        """Return the headers with these names, in lower case; of a repeated one the last value."""
         sent = tuple(headers)  # a multidict has each name once here
         if len(sent) < len(headers):
             return self._search(headers)

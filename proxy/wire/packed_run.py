@@ -1,4 +1,4 @@
-"""Joins runs that came one by one to one, without the texts that their frames have in common.
+"""Joins runs that arrived one by one, without the texts that their frames have in common.
 
 Deltas of one item differ in a number and a text of a few bytes, in frames of two or three hundred. Most of a stream is
 kept only for the case that it breaks off, so what is kept is short, and is put together again when it is read.

@@ -10,7 +10,7 @@ from proxy.wire.loggable import in_ascii
 
 INCLUDE = "include"
 MAX_PARAMETERS = 128
-"""How many parameters a query may have: each is decoded and compared, by several policies."""
+"""The most parameters of a query: each is decoded and compared by several policies."""
 KEYS = frozenset({"apikey", "xapikey", "key", "accesstoken", "authorization"})
 """Parameters in which some clients send their key, in lower case and without `-` and `_`."""
 _SEPARATOR = re.compile(r"[&;]")

@@ -1,4 +1,4 @@
-"""The protocol's own words for values that a request cannot have, so that every part of the path refuses them alike.
+"""Errors for invalid values in the protocol's own words, the same in every part of the path.
 
 Source: https://platform.openai.com/docs/guides/error-codes
 """

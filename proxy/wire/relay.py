@@ -1,4 +1,4 @@
-"""A request of a relayed path and its answer: bytes that pass, and what the gateway reads of them."""
+"""A request of a relayed path and its answer: the forwarded bytes, and the parts that the gateway reads."""
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field

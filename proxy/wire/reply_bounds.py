@@ -1,4 +1,4 @@
-"""How a reply has begun and ended: by its first and last event, or as one body that stands for all of its events."""
+"""The begin and the end of a reply: its first and last event, or one body that stands for all events."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,7 +30,7 @@ class ReplyBounds:
 
     @property
     def is_ended(self) -> bool:
-        """Whether the last event was seen, or a whole response."""
+        """Whether the last event, or a whole response, was recorded."""
         return self._terminal is not None or self._whole is not None
 
     @property

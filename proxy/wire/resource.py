@@ -1,4 +1,4 @@
-"""A request for something that exists: a response, a conversation, or the items of one. It names no model."""
+"""A request for an existing resource: a response, a conversation, or its items. It names no model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Decides whether a chunk of a stream passes as it is: whole frames that are neither followed events nor have secrets.
+"""Checks whether a chunk of a stream can pass unchanged: whole frames, without followed events and secrets.
 
 Deltas of one stream begin alike: with the lines and keys up to their type. What one of them was searched for there is
 not searched for again in the next ones. That beginning ends with a comma, which no pattern has: no match continues

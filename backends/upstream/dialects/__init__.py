@@ -1,1 +1,1 @@
-"""What servers of the Responses protocol do differently: profiles, what they refuse, repairs of what they send."""
+"""Differences between servers of the Responses protocol: profiles, refused fields, repairs of their streams."""

@@ -1,4 +1,4 @@
-"""Leaves out of a call what its upstream refuses although the answer is the same without it."""
+"""Removes from a call the fields that its upstream refuses and that do not change the answer."""
 
 from collections.abc import Collection, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is known of the servers that speak the Responses protocol, by the name that `profile` gives in the config.
+"""The known servers of the Responses protocol, by the name in `profile` of the config.
 
 A profile is a set of keys of the config, and every key in the config itself has precedence. Fields are dropped only if
 answers stay the same without them: what would change an answer is left to the server to refuse, in its own words.

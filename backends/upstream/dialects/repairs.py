@@ -1,4 +1,4 @@
-"""Mends streams that clients of the protocol cannot read, for upstreams whose profile says that they send such.
+"""Repairs streams that clients of the protocol cannot read, for upstreams whose profile asks for it.
 
     sequence_number  events have none, or none that grows: all are numbered from there on
     lifecycle        the response in `response.created` and its like lacks fields that typed clients need, also those of
@@ -36,7 +36,7 @@ KEPT_BYTES = 4_194_304
 
 
 class StreamRepairs:
-    """Mends one stream. `counts` says how many events each repair has changed or added."""
+    """Repairs one stream. `counts` has the number of events that each repair has changed or added."""
 
     def __init__(self, kinds: Collection[Repair], followed: frozenset[str], model: str | None) -> None:
         """`followed` are the types of events that others read, `model` is what the call asked for."""

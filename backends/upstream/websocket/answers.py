@@ -1,4 +1,4 @@
-"""What an upstream answers in WebSocket mode: the events of a turn, or what reads like the answer to a POST."""
+"""Answers of an upstream in WebSocket mode: the events of a turn, or an object like the answer to a POST."""
 
 import asyncio
 import math
@@ -12,23 +12,23 @@ from proxy.wire.event import Batch, Event, Run
 from proxy.workers import MemoryLease
 
 HIGH_WATER_BYTES = 65_536
-"""How much of a turn may wait for its reader before the connection is not read any more, in bytes."""
+"""How many unread bytes a turn may have before reading the connection is paused."""
 STEP_BYTES = 65_536
-"""How much of it is passed on before other calls have a turn, in bytes."""
+"""How many bytes are passed on before other calls are served."""
 
 
 class TurnOwner(Protocol):
     """The connection that a turn belongs to."""
 
     def abandon(self, turn: "TurnAnswer") -> None:
-        """End the work behind a turn whose rest is not wanted."""
+        """End the work behind a turn whose rest is not needed."""
 
     def note_room(self) -> None:
-        """Note that a turn which was full is not any more."""
+        """Called when a turn that was full has room again."""
 
 
 class FixedAnswer:
-    """An answer that is known as a whole: a refusal, or a response of the gateway's own."""
+    """A complete answer: a refusal, or a response of the gateway itself."""
 
     content_type = "application/json"
     is_complete = True
@@ -55,7 +55,7 @@ class FixedAnswer:
         """There is nothing to wait for."""
 
     def close(self) -> None:
-        """There is nothing to give up."""
+        """There is no rest to discard."""
 
 
 class TurnAnswer:
@@ -159,7 +159,7 @@ class TurnAnswer:
         return batch
 
     def close(self) -> None:
-        """Give up what was not read."""
+        """Discard the unread rest."""
         if self.is_closed:
             return
         self.is_closed = True
@@ -196,7 +196,7 @@ class TurnAnswer:
             self._deadline = math.inf
 
     def _check(self) -> None:
-        """Fail if what is waited for has not come. The timer is not moved when it has, but checks the next deadline."""
+        """Fail if the deadline has passed. The timer is not moved by events, but restarted for the next deadline."""
         self._timer = None
         if self._loop.time() >= self._deadline:
             self.fail(self._late(self._limit_s))

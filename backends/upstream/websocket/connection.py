@@ -25,7 +25,7 @@ CONTINUABLE = frozenset({"response.completed", "response.incomplete"})
 
 
 class UpstreamSocket:
-    """The turns of a connection. It receives what arrives there."""
+    """Runs the turns of a connection, and receives its messages."""
 
     def __init__(  # noqa: PLR0913  each a part of its own
         self, socket: FrameSocket, reader: MessageReader, steering: Steering, memory: MemoryLease, run_large: RunLarge,
@@ -53,7 +53,7 @@ class UpstreamSocket:
 
     @property
     def is_usable(self) -> bool:
-        """Whether a turn can begin here."""
+        """Whether a turn can begin on this connection."""
         return not self._is_retired and self._socket.is_open
 
     @property
@@ -65,7 +65,7 @@ class UpstreamSocket:
         return response_id in self._last.values()
 
     def forget(self, response_id: object) -> None:
-        """The upstream says that it does not have a response any more."""
+        """Forget a response that the upstream no longer has."""
         self._last = {lane: known for lane, known in self._last.items() if known != response_id}
 
     def generates(self, response_id: object) -> bool:
@@ -73,7 +73,7 @@ class UpstreamSocket:
         return any(turn.response_id == response_id for turn in self._current.values())
 
     async def begin(self, lane: str | None, previous: object, message: bytes, memory: MemoryLease) -> TurnAnswer | None:
-        """Ask for a response. None if the connection ended before anything was sent. Raises BackendError."""
+        """Begin a turn; return None if the connection ended before anything was sent. Raises BackendError."""
         while self.is_usable and self._must_wait(lane):
             await self._wait_for_change()
         if not self.is_usable:
@@ -102,7 +102,7 @@ class UpstreamSocket:
             self.retire()
 
     def retire(self) -> None:
-        """Begin no more turns, and close when those that run have ended."""
+        """Begin no more turns, and close after the running ones."""
         self._is_retired = True
         self._note_change()
         if not self._turns:
@@ -120,7 +120,7 @@ class UpstreamSocket:
         self.retire()
 
     def note_room(self) -> None:
-        """Receive more, unless another turn has too much unread, or a long message is being read."""
+        """Resume receiving, unless another turn is full, or a long message is being read."""
         if not self._is_reading_parts and not any(turn.is_full() for turn in self._current.values()):
             self._socket.resume()
 
@@ -224,7 +224,7 @@ class UpstreamSocket:
         return turn
 
     def _follow(self, turn: TurnAnswer, event: Event, *, is_last: bool) -> None:
-        """Note which response a turn has, and whether the upstream keeps it for the next one."""
+        """Record which response a turn generates, and whether the upstream keeps it for the next turn."""
         kind = event.type
         if kind == "response.created":
             turn.response_id = event.response.get("id")

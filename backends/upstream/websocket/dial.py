@@ -14,9 +14,9 @@ from proxy.wire.upgrade import VERSION, accept_key, new_key
 log = structlog.get_logger()
 
 REFUSED_S = 600.0
-"""How long an upstream that has no WebSocket mode is not asked again, in seconds."""
+"""How long an upstream without WebSocket mode is not tried again, in seconds."""
 HAS_NONE = frozenset({400, 404, 405, 426, 501})
-"""The statuses with which servers answer an upgrade that they do not know."""
+"""The statuses of servers that do not support upgrades."""
 NOT_OFFERED = ("sec-websocket-extensions", "sec-websocket-protocol")
 
 

@@ -30,27 +30,27 @@ from proxy.wire.sse import MAX_FRAME_BYTES
 from proxy.workers import FULL_READ_BYTES, MemoryLease
 
 PING_S = 30.0
-"""How long an upstream may be silent before it is pinged, and then before it is given up, in seconds."""
+"""How long an upstream may be silent before it is pinged, and after that before it is disconnected, in seconds."""
 CLOSE_S = 0.25
 """How long an upstream has to end its side of a connection that was closed, in seconds. A little of what it sends
 meanwhile is dropped, more ends the connection."""
 STEP_BYTES = 65_536
-"""How much is read before other calls have a turn, in bytes."""
+"""How many bytes are read before other calls are served."""
 MAX_CONTROL_FRAMES = 1024
 """How many pings and pongs an upstream may send in PING_S."""
 
 
 class MessageReceiver(Protocol):
-    """What the messages of a connection are for."""
+    """The receiver of a connection's messages."""
 
     def receive(self, payloads: list[bytes]) -> None:
-        """Take text messages that have arrived together, in their order."""
+        """Receive text messages that have arrived together, in order."""
 
     def receive_parts(self, parts: list[bytes]) -> None:
-        """Take a long text message."""
+        """Receive a long text message."""
 
     def lose(self, error: HeadgateError) -> None:
-        """Take note that no more messages arrive."""
+        """Called when no more messages will arrive."""
 
 
 class FrameSocket(asyncio.Protocol):
@@ -113,7 +113,7 @@ class FrameSocket(asyncio.Protocol):
         await self._writer.send(payload)
 
     def pause(self) -> None:
-        """Pass on no more messages for now. What arrives meanwhile waits at the upstream."""
+        """Stop passing on messages; further ones wait at the upstream."""
         self._is_paused = True
         self._pace(is_stopped=True)
 
@@ -125,7 +125,7 @@ class FrameSocket(asyncio.Protocol):
             self._advancing = self._loop.call_soon(self._advance)
 
     def close(self, code: int = GOING_AWAY) -> None:
-        """Say why the connection ends; the upstream has a moment to end it too."""
+        """Send the reason why the connection ends, and give the upstream a moment to close it."""
         self._end(was_reset(), code)
 
     def abort(self) -> None:
@@ -242,7 +242,7 @@ class FrameSocket(asyncio.Protocol):
                 self._writer.write(pong_frame(message.data))
 
     def _end(self, error: HeadgateError, code: int) -> None:
-        """Receive nothing more, say so, and end the connection soon."""
+        """Stop receiving, notify the receiver, and end the connection soon."""
         if self._error is None and not self._transport.is_closing():
             if self._writer.is_in_message:
                 self.abort()
@@ -253,7 +253,7 @@ class FrameSocket(asyncio.Protocol):
         self._lose(error)
 
     def _lose(self, error: HeadgateError) -> None:
-        """Note why nothing more is received."""
+        """Record why no more messages are received."""
         if self._error is not None:
             return
         self._error = error
@@ -267,7 +267,7 @@ class FrameSocket(asyncio.Protocol):
             self._receiver.lose(error)
 
     def _check(self) -> None:
-        """Ping a silent upstream, and give up one that does not answer."""
+        """Ping a silent upstream, and disconnect one that does not answer."""
         self._timer = self._loop.call_later(PING_S, self._check)
         self._control_frames = 0
         is_heard, self._is_heard = self._is_heard or self._is_paused, False

@@ -1,4 +1,4 @@
-"""The connection to one upstream for one connection of a caller."""
+"""The connection to an upstream that belongs to one connection of a caller."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -137,7 +137,7 @@ class UpstreamLink:
 
 
 def _worker_for(context: Context) -> RunLarge:
-    """Return what calls a function that works on so many bytes, which are counted meanwhile, for the same caller."""
+    """Return a function that runs work on a number of bytes for this caller, and reserves their memory meanwhile."""
     memory, workers, caller = context.memory.begin_another(), context.workers, context.caller.name
 
     async def run(size_bytes: int, function: Callable[..., Any], *args: Any) -> Any:
@@ -151,7 +151,7 @@ def _worker_for(context: Context) -> RunLarge:
 
 
 def _fits(brief: Call, call: Call, socket: UpstreamSocket) -> bool:
-    """Whether the brief form can be sent: a fallback may ask for another model."""
+    """Return whether the brief form can be sent: a fallback may have changed the model."""
     return brief.model == call.model and socket.keeps(brief.body.get("previous_response_id"))
 
 

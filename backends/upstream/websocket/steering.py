@@ -28,7 +28,7 @@ class Steering:
         return lane in self._expected
 
     def expect(self, turn: TurnAnswer) -> None:
-        """Note that a turn has ended: what was accepted for it comes next."""
+        """Record that a turn has ended: the steering accepted for it comes next."""
         if self._accepted[turn.response_id] > 0:
             self._expected[turn.lane] = turn.response_id
 

@@ -171,6 +171,7 @@ class TurnAnswer:
         self._note_room()
         if not self.is_complete:
             self._owner.abandon(self)
+        del self._owner  # which keeps the last turn of each lane: a cycle
         after, self.after = self.after, []
         for action in after:
             action()

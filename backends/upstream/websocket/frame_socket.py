@@ -158,6 +158,7 @@ class FrameSocket(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         reason = "connection closed" if exc is None else reason_of(exc)
         self._lose(was_reset(reason, sent=self._answer.is_upgraded))
+        self._answer.discard()
         if self._timer is not None:
             self._timer.cancel()
         self._receiver = None  # which has this connection: both would wait for the garbage collector

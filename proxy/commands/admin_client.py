@@ -77,6 +77,8 @@ class AdminClient:
     url: str
     key: str | None = None
     timeout_s: float = TIMEOUT_S
+    otherwise: str = "ask none: --direct"
+    """What to do where the gateway refuses the key."""
 
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, **query: Any) -> Any:
         """Return the gateway's answer. Raises ConfigError with the problem that it reports, NotAnswered."""
@@ -130,7 +132,7 @@ class AdminClient:
         lines += [f"  {each}" for each in found.get("errors", ())]
         if status in REFUSALS:
             lines.append(
-                f"  Give the key of an operator who may do that: --admin-key env:NAME, or {KEY}; or ask none: --direct."
+                f"  Give the key of an operator who may do that: --admin-key env:NAME, or {KEY}; or {self.otherwise}."
             )
         return "\n".join(lines)
 

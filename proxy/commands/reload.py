@@ -26,7 +26,7 @@ def _reload(options: argparse.Namespace) -> int:
     if admin is None and not options.url:
         raise ConfigError("admin: no [admin] says where the gateway is; name it with --url, or send it SIGHUP instead")
     url = url_given(options) or ("" if admin is None else url_of(admin))
-    client = AdminClient(url.rstrip("/"), key_of(options.admin_key, admin), TIMEOUT_S)
+    client = AdminClient(url.rstrip("/"), key_of(options.admin_key, admin), TIMEOUT_S, "send it SIGHUP instead")
     try:
         client.find()
         changes = client.ask("POST", "/config/reload", {})["changes"]

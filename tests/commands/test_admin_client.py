@@ -173,6 +173,19 @@ async def test_a_command_that_is_refused_is_not_done_otherwise(commands: Command
     assert (await commands.run("key", "list", "--format", "json")).out == "[]\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [(("key", "list"), "; or ask none: --direct."), (("reload",), "; or send it SIGHUP instead.")],
+)
+async def test_a_refusal_says_what_else_the_command_can_do(commands: Commands, monkeypatch, command, advice):
+    """Only commands that work on the store have --direct."""
+    monkeypatch.setenv("HEADGATE_ADMIN_KEY", "wrong")
+    with pytest.raises(ConfigError) as refused:
+        await commands.run(*command)
+
+    assert str(refused.value).endswith(advice)
+
+
 async def test_a_problem_is_shown_in_its_words(commands: Commands):
     """With what is wrong in each field."""
     with pytest.raises(ConfigError, match=r"There is no key with this id\. \(unknown_key\)"):

@@ -1,4 +1,4 @@
-"""What a policy is: one file each, its class is its TOML table. Start from `_template.py`."""
+"""The base class of policies: one file each, its class is its TOML table. Start from `_template.py`."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,13 +39,13 @@ EventCheck = Callable[[Event], Event | Awaitable[Event]]
 
 @dataclass(frozen=True, slots=True)
 class ReplyCheck:
-    """How the reply to one call is checked. State between events lives in the closure of `check`."""
+    """The check of the reply to one call. State between events lives in the closure of `check`."""
 
     check: EventCheck
     needs_stream: bool = False
     """Whether it must see the reply while it is generated, even if the caller wants one body."""
     types: frozenset[str] | None = None
-    """The types of the events that it is applied to, of those that are followed; None: to all of them."""
+    """The types of the followed events that it is applied to; None: all of them."""
 
 
 ReplyCheckFactory = Callable[[Call, Context], ReplyCheck | None]
@@ -54,16 +54,16 @@ _BY_CALL = "decides_by_call"
 
 
 def decides_by_call(factory: ReplyCheckFactory) -> ReplyCheckFactory:
-    """Declare of a factory that nothing but the call decides whether it returns a check.
+    """Declare that only the call decides whether a factory returns a check.
 
-    If it returned None, it is not called again for the same call.
+    A factory that returned None is then not called again for the same call.
     """
     vars(factory)[_BY_CALL] = True
     return factory
 
 
 def is_decided_by_call(factory: ReplyCheckFactory) -> bool:
-    """Whether that is declared of a factory."""
+    """Return whether a factory was declared so."""
     return getattr(factory, _BY_CALL, False)
 
 
@@ -78,7 +78,7 @@ class Chains(Protocol):
 
 
 class _OwnChains:
-    """Every call is a chain of its own: for tests of policies that need no ownership."""
+    """Makes every call its own chain, for tests of policies that need no ownership."""
 
     async def chain_of(self, call: Call, context: Context) -> str:
         return f"chain:{context.request_id}"
@@ -90,24 +90,24 @@ class _OwnChains:
 
 @dataclass(frozen=True, slots=True)
 class PolicyState:
-    """What a policy shares with other calls and other processes."""
+    """The state that a policy shares with other calls and other processes."""
 
     store: Store = field(default_factory=MemoryStore)
     """The store of `[state]`."""
     chains: Chains = field(default_factory=_OwnChains)
     name: str = "policy"
-    """Unique among the policies of a config, and the same while it counts the same for the same calls."""
+    """The name of its counters: unique in a config, and the same as long as they count the same for the same calls."""
     least_values: Mapping[str, int] = field(default_factory=dict)
     """The least values of fields where some backend allows less than the protocol does."""
     quote_of: Callable[[str], Quote | None] = lambda _model: None
-    """Returns what a model costs at the backend that its route prefers; None if nothing is known of its prices."""
+    """Returns the prices of a model at the backend that its route prefers; None if they are unknown."""
     workers: int = 1
     """How many processes of this machine share the store."""
     closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
-    """Called when the policies have checked their last call: what they hold in the store is given back."""
+    """Called after the last call, to return what policies hold in the store."""
 
     async def close(self) -> None:
-        """Give back what policies hold in the store."""
+        """Return what policies hold in the store."""
         for close in self.closers:
             await close()
 
@@ -130,11 +130,11 @@ class Policy(Table):
     a form included: limits count it once.
     """
     follows: ClassVar[frozenset[str]] = frozenset()
-    """The event types that its reply check needs beside those that the gateway follows anyway."""
+    """The event types that its reply check needs besides those that the gateway follows."""
     text_keys: ClassVar[frozenset[str]] = frozenset()
-    """The keys that depend on more of a text than its length: recorded requests cannot show their effect."""
+    """The keys whose effect depends on more of a text than its length: recorded requests cannot show it."""
     counts_by: ClassVar[tuple[str, ...]] = ()
-    """The keys that say what its counters in the store count: they go on while these keep their values."""
+    """The keys that define what its counters count: the counters continue while these values stay the same."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Raises ValueError for a public method that is not a hook, or an async hook: it would never be called."""
@@ -152,7 +152,7 @@ class Policy(Table):
 
     @property
     def needs_state(self) -> bool:
-        """Return whether it refuses every call that it applies to while the store of `[state]` is away."""
+        """Return whether it refuses every call that it applies to while the store of `[state]` is unavailable."""
         return False
 
     def request_check(self, state: PolicyState) -> RequestCheck:
@@ -175,7 +175,7 @@ class Policy(Table):
         return None
 
     def resolve_model(self, model: str) -> str | None:
-        """Return the model that a call for this one is sent on with, None if it is refused. For lists of models."""
+        """Return the model with which a call for this one is forwarded; None if it is refused. For lists of models."""
         return model
 
     def model_names(self) -> Iterable[str]:
@@ -183,17 +183,17 @@ class Policy(Table):
         return ()
 
     def identify(self, identifier: str, callers: Iterable[Caller], end_users: Iterable[str]) -> str | None:
-        """Return in words whose identifier this is, None if this policy did not issue it. For `headgate whois`."""
+        """Describe the owner of an identifier; None if this policy did not issue it. For `headgate whois`."""
         del identifier, callers, end_users
         return None
 
     def may_send(self, identifier: str, callers: Iterable[Caller]) -> bool:
-        """Return whether this policy lets a call of these callers be sent with this identifier of its user."""
+        """Return whether this policy can send a call of these callers with this identifier of its user."""
         del identifier, callers
         return False
 
     def renames(self) -> Mapping[str, str]:
-        """Return the models that it replaces, by the names that are replaced: other policies may select either."""
+        """Return the models that it substitutes, by the requested names: other policies may select either."""
         return {}
 
     def is_idle(self) -> bool:
@@ -207,12 +207,12 @@ class Policy(Table):
     async def balances(
         self, state: PolicyState, callers: Iterable[Caller], models: Iterable[str]
     ) -> Sequence["Balance"]:
-        """Return what is left of a limit over time to those of these who share it. For operators. Raises StoreError."""
+        """Return the balances of a limit over time for these callers and models. For operators. Raises StoreError."""
         del state, callers, models
         return ()
 
     def notes_prefix(self, state: PolicyState) -> str:
-        """Return how the keys begin under which it notes who shares a limit; "" if it notes none.
+        """Return the prefix of the keys under which it notes who shares a limit; "" if it notes none.
 
         A note is `[team, name]` in JSON; the team is "" where those who share it may be in several.
         """
@@ -220,17 +220,17 @@ class Policy(Table):
         return ""
 
     async def balances_of(self, state: PolicyState, shared: Iterable[str]) -> Sequence["Balance"]:
-        """Return what is left of a limit over time to those with these names. Raises StoreError."""
+        """Return the balances of a limit over time for those with these names. Raises StoreError."""
         del state, shared
         return ()
 
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """What those who share a limit over time have used of it, in its unit."""
+    """The used part of a limit over time, in its unit."""
 
     shared_by: str
-    """Who they are; empty: all."""
+    """Who shares the limit; empty: all."""
     unit: str
     limit: float
     used: float

@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 NAME = "concurrency"
 LEASE_S = 30.0
-"""After how long a place is free again that a killed process held, in seconds."""
+"""The time after which the place of a killed process is free again, in seconds."""
 RETRY_AFTER_S = 1.0
 MAX_PLACES = 10_000
 LOCAL = -1
@@ -68,7 +68,7 @@ class ConcurrencyLimit(Policy):
 
 
 class _Places:
-    """The places of a policy: each is a lease in the store, which is renewed while its call lasts."""
+    """The places of a policy: each is a lease in the store, renewed while its call lasts."""
 
     def __init__(self, state: PolicyState, limit: int, local_limit: int) -> None:
         self._store = state.store

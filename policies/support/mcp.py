@@ -33,7 +33,7 @@ def require_servers(servers: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _covers(server: re.Match[str], endpoint: tuple[str, str, int]) -> bool:
-    """Whether an entry of `mcp_servers` allows an endpoint."""
+    """Return whether an entry of `mcp_servers` allows an endpoint."""
     scheme, host, port = _endpoint(server)
     if server["below"]:
         return endpoint[1].endswith(f".{host}") and endpoint[::2] == (scheme, port)

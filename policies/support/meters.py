@@ -1,4 +1,4 @@
-"""Measure what calls will probably use of a limit over time, and what they did use, in steps of its counter."""
+"""Measures the expected and the actual use of a limit over time by calls, in steps of its counter."""
 
 import math
 from typing import Literal, Protocol
@@ -17,17 +17,17 @@ class Meter(Protocol):
     """Measures calls."""
 
     def expected(self, call: Call) -> int | None:
-        """Return what a call will probably use; None if that is not known yet."""
+        """Return the expected use of a call; None if it is not known yet."""
 
     async def await_expected(self, call: Call) -> int:
         """Return it once it is known. Raises PolicyViolation."""
 
     def used(self, call: Call, context: Context, reserved: int) -> int:
-        """Return what a call has used that has ended."""
+        """Return the actual use of a finished call."""
 
 
 def meter_of(unit: Unit, state: PolicyState, *, refuses_unpriced: bool) -> Meter:
-    """Return what measures calls in a unit; `refuses_unpriced` is whether a price must be known."""
+    """Return the meter of a unit; `refuses_unpriced` is whether a price must be known."""
     if unit == "usd":
         return _Dollars(state, refuses_unpriced=refuses_unpriced)
     return _Tokens() if unit == "tokens" else _Calls()

@@ -8,7 +8,7 @@ import re
 from proxy.context import Caller
 
 DERIVED = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
-"""What derived identifiers and hashed values look like."""
+"""The form of derived identifiers and hashed values."""
 BLOCKED = "headgate:blocked:"
 
 
@@ -23,7 +23,7 @@ def hash_value(key: bytes, team: str, value: str) -> str:
 
 
 def blocked_key(identifier: str) -> str:
-    """Return the key under which a store keeps that an identifier is blocked."""
+    """Return the store key of a blocked identifier."""
     return f"{BLOCKED}{hashlib.blake2b(_encode(identifier), digest_size=32).hexdigest()}"
 
 

@@ -1,4 +1,4 @@
-"""What one call takes from a counter that many calls share, and gives back of it."""
+"""The part of a shared counter that one call reserves and returns."""
 
 import asyncio
 import hashlib
@@ -39,7 +39,7 @@ class Reservation:
         return await self._finish(self._take(amount, self.limit, whole))
 
     async def give_back(self, used: int = 0) -> None:
-        """Give back what the call holds beyond `used`. A failure is logged: the counter has that much less."""
+        """Return what the call holds beyond `used`. A failure is logged: the counter stays lower by that much."""
         await self._end_step()
         if self._held > used:
             await self._finish(self._give_back(used))

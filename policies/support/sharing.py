@@ -48,7 +48,7 @@ def _end_user(call: Call, context: Context) -> str:
 
 
 def _key(_call: Call, context: Context) -> str:
-    """Return what names the key that was sent, issued or of the config; of a caller without a key, the caller."""
+    """Return the name of the key that was sent, issued or from the config; without a key, that of the caller."""
     return _of_team(context, f"{context.caller.name}/{context.caller.fingerprint}")
 
 

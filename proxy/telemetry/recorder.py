@@ -130,7 +130,7 @@ class Recorder(QueuedFile):
         log.warning("record.lines_lost", count=count)
 
     def _last_that_fits(self, lines: list[bytes], first: int, size: int) -> int:
-        """Return the number of the last line, from `first` on, that still fits into a file of this size."""
+        """Return the end of the lines, from `first` on, with which a file of this size is full; all if it is not."""
         for number in range(first, len(lines)):
             size += len(lines[number]) + 1
             if size >= self._settings.max_bytes:

@@ -76,11 +76,13 @@ class Detokenizers:
         if token in self._texts:
             return self._texts[token]
         letters, content = self._letters or {}, self._tokenizer.id_to_token(token) or ""
-        is_bytes = all(letter in letters for letter in content)
-        found: str | bytes = bytes(map(letters.__getitem__, content)) if is_bytes else content.encode()
-        text = found.decode(errors="replace")  # type: ignore[union-attr]  # always bytes here
-        self._texts[token] = found = found if REPLACEMENT in text else text
-        return found
+        try:
+            found = bytes(map(letters.__getitem__, content))
+        except KeyError:  # an added token, which is a text
+            found = content.encode()
+        text = found.decode(errors="replace")
+        self._texts[token] = known = found if REPLACEMENT in text else text
+        return known
 
 
 def is_byte_level(tokenizer: Tokenizer) -> bool:

@@ -53,7 +53,7 @@ from proxy.workers import BodyMemory, Workers
 log = structlog.get_logger()
 
 Flush = Callable[[float], object]
-"""Writes the lines that are queued, for at most so many seconds."""
+"""Writes the queued lines, for at most this many seconds."""
 LAST_LINES_S = 0.5
 """How long the second signal waits for queued lines of logs, audit and record, in seconds: a disk may be stuck."""
 
@@ -69,7 +69,7 @@ def _stop(stop: asyncio.Event, flushes: Sequence[Flush], files: Sequence[QueuedF
 
 
 def _hang_up(files: Sequence[QueuedFile], reloading: Reloading, assignment: Assignment | None) -> None:
-    """Continue files that were renamed in new ones, and read the config again, unless a supervisor does."""
+    """Reopen renamed files, and read the config again unless a supervisor does."""
     for file in files:
         file.follow_rotation()
     log.info("files.reopened", count=len(files))
@@ -121,7 +121,7 @@ async def running(  # noqa: PLR0913  each a part of its own
 
 
 def _watch(observer: Observer, server: Server, gateway: Gateway, process: ProcessState, logged: LogTally) -> None:
-    """Let an observer read the parts that count by themselves."""
+    """Connect an observer with the parts that have their own counters."""
     observer.measure(process.finished)
     observer.watch(server, process.memory, lambda: gateway.current.pipeline)
     observer.watch_teams(lambda: process.calls)
@@ -133,7 +133,7 @@ def _watch(observer: Observer, server: Server, gateway: Gateway, process: Proces
 def _parts_of(
     gateway: Gateway, process: ProcessState, observer: Observer | None, reloading: Reloading | None
 ) -> GatewayParts:
-    """Return what operators read and change of this process."""
+    """Return the parts of this process that operators read and change."""
     return GatewayParts(
         config=lambda: gateway.current.config,
         pipeline=lambda: gateway.current.pipeline,
@@ -157,7 +157,7 @@ def _bind(
 
 
 def _replace_handler(server: Server, generation: ConfigGeneration) -> None:
-    """Let the next request of each connection, old ones included, be answered by a generation."""
+    """Answer the next requests of all connections, existing ones included, with a generation."""
     server.replace_handler(generation.dispatcher)
     server.admission.evicts_idle = generation.config.has_teams
 

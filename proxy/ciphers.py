@@ -44,6 +44,6 @@ def derive_key(secret: bytes, purpose: str, *owner: str) -> bytes:
 
 
 def bind(purpose: str, *owner: str) -> bytes:
-    """Return what a value is bound to: each part with its length before it."""
+    """Return the associated data of a value: each part with its length before it."""
     parts = [VERSION, *(part.encode(errors="surrogatepass") for part in (purpose, *owner))]
     return b"".join(len(part).to_bytes(8) + part for part in parts)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes uvloop's event loop; None if it is not installed."""
+    """Return the factory of uvloop's event loop; None if it is not installed."""
     try:
         import uvloop
     except ImportError:

@@ -25,7 +25,7 @@ and a stream in chunks of 60 kB took and freed so much each time, with nine page
 STEP_BYTES = 33_554_432
 """How much free memory the heap keeps, in bytes."""
 INTERVAL_S = 1.0
-"""How often the heap is looked at, in seconds."""
+"""The interval at which the heap is inspected, in seconds."""
 TRIM_SHARE = 0.01
 """Which share of the time is spent on returning memory at most: threads that need more of the heap wait meanwhile."""
 LOOK_SHARE, MAX_LOOK_INTERVAL_S = 0.001, 5.0
@@ -45,7 +45,7 @@ class Heap(Protocol):
         """Return how much memory the process has."""
 
     def free_bytes(self) -> int:
-        """Return how much of the heap is free, whether the system has its memory back or not."""
+        """Return how much of the heap is free, returned to the system or not."""
 
     def trim(self) -> None:
         """Give the system the memory of all that is free."""
@@ -95,7 +95,7 @@ class Trimmer:
         self._least_free = heap.free_bytes()
 
     def trim_if_due(self) -> bool:
-        """Look at the heap, and return whether it was trimmed."""
+        """Inspect the heap, and return whether it was trimmed."""
         resident = self._heap.resident_bytes()
         self._least_resident = min(self._least_resident, resident)
         if resident < self._first_bytes + STEP_BYTES:  # the usual case, which costs least
@@ -125,7 +125,7 @@ def keep_end_of_heap() -> None:
 
 
 def trim_heap() -> None:
-    """Return what is free in the heap to the system. Threads that need more of it wait, 0.1 to 0.2 ms for each MB."""
+    """Return the free part of the heap to the system. Threads that allocate wait meanwhile, 0.1 to 0.2 ms per MB."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
 

@@ -81,7 +81,7 @@ class JointReload:
                 raise ConfigError(fault)
 
     async def _read(self) -> tuple[SourceFile, ConfigTexts]:
-        """Return the file as it is now: all workers get the same. Raises ConfigError."""
+        """Return the current file, the same for all workers. Raises ConfigError."""
         if self._source is None or self.texts is None:
             raise ConfigError("The gateway is served without a config file.")
         source = await asyncio.to_thread(SourceFile.read, self._source.path)
@@ -117,7 +117,7 @@ def _faults(links: Links, reports: Mapping[int, Report], links_now: Links) -> It
 
 
 def _each(links: Links) -> dict[int, Link]:
-    """Return the connections without what else is known of them."""
+    """Return the connections alone."""
     return {number: link for number, (link, _) in links.items()}
 
 

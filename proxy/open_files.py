@@ -1,4 +1,4 @@
-"""How many files the process may still open, by the number of one that was just opened.
+"""Tells how many files the process may still open, by the number of one that was just opened.
 
 The system gives each new file the lowest free number, so a number near the limit means that few are left, whatever
 has opened the others: callers, their turns, upstreams, stores.

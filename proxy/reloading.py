@@ -1,4 +1,4 @@
-"""When the config is read again: by SIGHUP, or because an operator asks for it."""
+"""Reads the config again: on SIGHUP, or on the request of an operator."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,14 +20,14 @@ class ReadConfig(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Reloading:
-    """How the config is read again, and an event that is set when that is wanted."""
+    """The function that reads the config again, and an event that requests it."""
 
     read: ReadConfig
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 def reload_by(gateway: Gateway, reloading: Reloading) -> Callable[[], Awaitable[Report]]:
-    """Return what reads the config again for the admin listener: a status, and the changes or the faults."""
+    """Return the function that reads the config again for the admin listener: a status, and the changes or faults."""
 
     async def reload() -> Report:
         return await _report(gateway.reload(reloading.read))
@@ -36,7 +36,7 @@ def reload_by(gateway: Gateway, reloading: Reloading) -> Callable[[], Awaitable[
 
 
 def answer_steps(gateway: Gateway, reloading: Reloading | None, otherwise: Respond) -> Respond:
-    """Return what answers the supervisor's steps of a reload, and all its other questions with `otherwise`."""
+    """Return the function that answers the supervisor's steps of a reload; `otherwise` answers other questions."""
 
     async def respond(word: str, argument: Any) -> Any:
         if word == PREPARE and reloading is not None:
@@ -60,7 +60,7 @@ async def _report(reload: Awaitable[list[str]]) -> Report:
 
 @asynccontextmanager
 async def following(gateway: Gateway, reloading: Reloading | None) -> AsyncIterator[None]:
-    """Read the config again inside the block whenever that is wanted."""
+    """Read the config again inside the block whenever that is requested."""
 
     async def follow() -> None:
         while reloading is not None and await reloading.wanted.wait():

@@ -32,7 +32,7 @@ class SharedEngines:
         self._importing = asyncio.Lock()
 
     async def serve(self, end: socket.socket) -> bool:
-        """Serve one worker until it is gone; return False if it sent what is no message, and has to be replaced."""
+        """Serve one worker until it ends; return False if it sent an invalid message, and has to be replaced."""
         end.setblocking(False)
         if not await _sends(end):
             end.close()

@@ -1,4 +1,4 @@
-"""How running calls learn that the gateway shuts down: by a cancellation that they may still answer."""
+"""Cancels running calls at shutdown in a way that they can still answer."""
 
 import asyncio
 

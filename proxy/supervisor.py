@@ -34,11 +34,11 @@ from proxy.worker_process import address_of
 log = structlog.get_logger()
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
-"""How long a worker that ended is not started again: the first time, and at most."""
+"""The pause before an ended worker is started again: the first one, and the longest."""
 STEADY_S = 60.0
 """How long a worker must have run for the pause to be the first one again."""
 PING_S, HANG_S = 2.0, 30.0
-"""How often a worker is asked whether it lives, and after how long without an answer it is killed."""
+"""The interval of pings to a worker, and the time without an answer after which it is killed."""
 ANSWER_S = 2.0
 """How long a worker may take to answer a question, in seconds; one that does not is left out."""
 ADMIN_ANSWER_S = 20.0
@@ -54,15 +54,15 @@ class Worker:
     number: int
     listener: socket.socket
     spool: tuple[int, int] = field(default_factory=open_files)
-    """Files that hold what its process has counted and not written: they outlive it."""
+    """Files with what its process has counted and not written yet, which outlive the process."""
     process: Process | None = None
     link: Link | None = None
     heard_at: float = 0.0
     pause_s: float = FIRST_PAUSE_S
     serves: bool = False
-    """Whether it has said so."""
+    """Whether it has reported that it serves."""
     counted: Snapshot = field(default_factory=dict)
-    """Its metrics as they were read last."""
+    """Its metrics when they were read last."""
 
 
 class Supervisor:
@@ -80,7 +80,7 @@ class Supervisor:
         self._joint = JointReload(config, self._asked)
         self._reloads: set[asyncio.Task[Report]] = set()
         self._ended: Snapshot = {}
-        """What processes had counted that have ended: a counter must not fall."""
+        """The counts of ended processes: a counter must not fall."""
         self._engines = SharedEngines()
         self._stopping = asyncio.Event()
         self._first_failure: int | None = None
@@ -219,7 +219,7 @@ class Supervisor:
             process.kill()
 
     async def _listen(self, worker: Worker) -> None:
-        """Read what a worker says."""
+        """Read the messages of a worker."""
         link = worker.link
         with suppress(EOFError):
             while link is not None:
@@ -282,7 +282,7 @@ class Supervisor:
         return question
 
     async def _snapshot(self) -> Snapshot:
-        """Return what all workers have counted together; of one that does not answer, what it had counted before."""
+        """Return the metrics of all workers together; of one that does not answer, the last ones."""
         answers = await self._ask("metrics")
         for worker in self._workers:
             if worker.number in answers:

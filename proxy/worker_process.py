@@ -1,4 +1,4 @@
-"""What a worker process does otherwise than a gateway of one process."""
+"""The differences between a worker process and a gateway of one process."""
 
 import asyncio
 import socket
@@ -37,7 +37,7 @@ async def listen(
 
 
 def address_of(listener: socket.socket, scheme: str) -> str:
-    """Return the address of what listens on a socket."""
+    """Return the address on which a socket listens."""
     host, port = listener.getsockname()[:2]
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 

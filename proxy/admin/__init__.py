@@ -1,1 +1,1 @@
-"""The second listener, for operators: metrics and health."""
+"""The second listener, for operators: metrics, health, admin API and console."""

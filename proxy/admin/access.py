@@ -1,4 +1,4 @@
-"""Who sends a request to the admin listener, and whether a web page of another site made a browser send it.
+"""Identifies the operator behind a request, and refuses requests that a page of another site made a browser send.
 
 Source: https://cheatsheetseries.owasp.org/cheatsheets/Cross-Site_Request_Forgery_Prevention_Cheat_Sheet.html
 Source: https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header
@@ -27,7 +27,7 @@ CHALLENGE = {"WWW-Authenticate": 'Bearer realm="headgate admin"'}
 
 
 class Access:
-    """Decides who an operator is."""
+    """Identifies operators."""
 
     def __init__(self, settings: AdminTable, processes: Processes) -> None:
         """Sessions are kept by the processes."""
@@ -41,7 +41,7 @@ class Access:
 
     @property
     def is_secure(self) -> bool:
-        """Whether browsers reach it by TLS."""
+        """Whether browsers reach the listener over TLS."""
         return self._url.scheme == "https"
 
     @property
@@ -50,7 +50,7 @@ class Access:
         return "__Host-headgate_session" if self.is_secure else "headgate_session"
 
     def own_address(self, request: web.BaseRequest) -> str:
-        """Return the address by which a browser has reached the listener."""
+        """Return the address at which a browser reached the listener."""
         if self._url.netloc:
             return f"{self._url.scheme}://{self._url.netloc}"
         return f"{request.scheme}://{request.headers.get('Host', '')}"

@@ -1,4 +1,4 @@
-"""What a process of the gateway answers to the questions of the admin API."""
+"""Answers the questions of the admin API in one process of the gateway."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping

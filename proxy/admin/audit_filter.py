@@ -1,4 +1,4 @@
-"""Which lines of an audit are wanted."""
+"""Selects lines of an audit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

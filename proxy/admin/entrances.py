@@ -1,4 +1,4 @@
-"""The ways by which operators are let in, keys of the config and an issuer, and whether one of them still is open."""
+"""The ways in which operators sign in, by a key of the config or at an issuer, and whether a sign-in is still valid."""
 
 import hashlib
 import hmac
@@ -14,7 +14,7 @@ GLOBAL_VIEWER = "global_viewer"
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """An operator who was let in, and by what."""
+    """An operator who is signed in, and the proof of it."""
 
     operator: Operator
     secret: bytes
@@ -26,12 +26,12 @@ class SignedIn:
 
     @property
     def fields(self) -> dict[str, str]:
-        """Return what has to be kept of it, so that it can be compared with the config later."""
+        """Return the fields that are kept, to compare the sign-in with the config later."""
         return {"name": self.operator.name, "team": self.team, "claim": self.claim}
 
 
 class Entrances:
-    """Lets operators in, as the config says now."""
+    """Signs operators in by the current config."""
 
     def __init__(self, settings: AdminTable) -> None:
         self._oidc = settings.oidc
@@ -51,7 +51,7 @@ class Entrances:
         return self.has_keys or self._oidc is not None
 
     def by_key(self, key: str) -> SignedIn | None:
-        """Return whose key this is; how long that takes says nothing of it."""
+        """Return the operator with this key, in constant time."""
         digest = hashlib.sha256(key.encode(errors="surrogatepass")).digest()
         found = [SignedIn(operator, known) for known, operator in self._keys if hmac.compare_digest(known, digest)]
         return found[0] if found else None

@@ -1,4 +1,4 @@
-"""What is measured of the gateway as a whole: reads its parts when a snapshot is taken, and watches the event loop."""
+"""Measures the gateway as a whole: reads its parts when a snapshot is taken, and watches the event loop."""
 
 import asyncio
 import resource
@@ -32,7 +32,7 @@ STATES = {"closed": 0, "half-open": 1, "open": 2}
 
 
 class Observer:
-    """The instruments of a gateway, and what they read. Without one nothing is measured."""
+    """The instruments of a gateway and the parts that they read. Without one nothing is measured."""
 
     def __init__(self, recent: int = 0) -> None:
         """`recent` is how many requests are kept for the admin API."""

@@ -1,4 +1,4 @@
-"""What runs beside the gateway for its operators: the listener, the export of metrics, the watch on the event loop."""
+"""Runs the services for operators: the listener, the export of metrics, the watch on the event loop."""
 
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 
 def make_observer(config: Config) -> Observer | None:
-    """Return what measures the gateway; None if its metrics are neither served nor sent."""
+    """Return the observer of the gateway; None if its metrics are neither served nor sent."""
     if config.admin is None and not is_wanted("metrics"):
         return None
     observer = Observer(0 if config.admin is None else config.admin.requests)

@@ -1,4 +1,4 @@
-"""What the admin API reads and changes in one process of the gateway."""
+"""The parts of one process of the gateway that the admin API reads and changes."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the admin API answers in place of a result.
+"""The errors of the admin API.
 
 Source: https://www.rfc-editor.org/rfc/rfc9457
 """

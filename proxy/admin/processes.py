@@ -18,7 +18,7 @@ class AskProcesses(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """What the admin listener can ask and order."""
+    """Asks the processes of a gateway, and gives them orders."""
 
     ask: AskProcesses
     snapshot: Callable[[], Awaitable[Snapshot]]

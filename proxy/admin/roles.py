@@ -1,4 +1,4 @@
-"""Who an operator is, and what the role lets them do."""
+"""Operators, and the permissions of their roles."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Operator:
     team: str = ""
 
     def sees(self, team: str) -> bool:
-        """Whether what belongs to a team is shown."""
+        """Return whether the operator may see a team."""
         return not self.team or team == self.team
 
     def check(self, roles: Collection[Role], *, is_global: bool) -> None:

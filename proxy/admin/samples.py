@@ -1,4 +1,4 @@
-"""The course of the last quarter of an hour: totals that are taken from the metrics every few seconds."""
+"""The last quarter of an hour in samples: totals that are taken from the metrics every few seconds."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""What the handlers of the admin API have at hand, where operators connect."""
+"""The services that handlers of the admin API use, in the process to which operators connect."""
 
 from dataclasses import dataclass, field
 

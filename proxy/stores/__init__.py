@@ -12,14 +12,14 @@ from proxy.config.table import Table
 LONGEST_S = 10 * 365 * 86_400
 """The longest time that a store counts; a longer one is cut to it. Redis refuses times beyond its clock's range."""
 PROBE_KEY, PROBE_TTL_S = "headgate:probe", 60.0
-"""What is written to find out whether a store takes writes, and for how long it is kept, in seconds."""
+"""The key that is written to test whether a store takes writes, and how long it is kept, in seconds."""
 LARGEST = 2**53 - 1
 """The largest amount and limit; a larger one is cut to it. Numbers in Redis's scripts are exact up to here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What one `take` got."""
+    """The result of one `take`."""
 
     granted: int
     """How much was taken: 0 to the amount asked for."""
@@ -33,7 +33,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a part of a counter, and how long that is kept for it after its last command."""
+    """The holder of a part of a counter, and how long the part is kept after its last command."""
 
     name: str
     lease_s: float
@@ -41,18 +41,18 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class HoldRequest:
-    """What a holder wants to hold of a counter, and what it has used of it."""
+    """The part of a counter that a holder asks for, and its use so far."""
 
     number: int
     """That of the command: a holder counts its commands for a counter upwards from 1."""
     window: int = 0
     """The window of what is kept and spent."""
     kept: int = 0
-    """How much of what it holds it goes on holding."""
+    """How much of its part it continues to hold."""
     spent: int = 0
-    """How much of what it held it has used since its last command."""
+    """How much of its part it has used since its last command."""
     owed: int = 0
-    """How much it has used beyond what it held, in whatever window."""
+    """How much it has used beyond its part, in any window."""
     more: int = 0
     """How much it needs besides, as far as that is left."""
     spare: int = 0

@@ -1,4 +1,4 @@
-"""What processes hold of a counter, each until its lease ends: a killed one gives nothing back itself."""
+"""The parts of a counter that processes hold, each until its lease ends: a killed process returns nothing."""
 
 from collections.abc import MutableMapping
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class Hold(NamedTuple):
 
 
 Holds = MutableMapping[str, Hold]
-"""What each holder holds, by its name."""
+"""The holds by the names of their holders."""
 
 
 def change_hold(holds: Holds, used: int, asked: HoldRequest, limit: int, holder: Holder, now: float) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The values of a store in memory, within limits of their size and number.
+"""The values of a store in memory, limited in size and number.
 
 This is no part of the store's own class, because that is a pydantic model: reading an attribute of one takes six times
 as long, and each of these methods reads several.

@@ -1,4 +1,4 @@
-"""Reads what Redis answers: a value in another form than a command has is a fault of the store."""
+"""Reads Redis' answers: an answer in another form than the command has is a fault of the store."""
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,12 +8,12 @@ from proxy.stores import StoreError
 from proxy.stores._redis_parser import ValuePieces
 
 ODD_ANSWER = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError, EOFError, AssertionError)
-"""What reading an answer fails with that is not one of the command's."""
+"""The exceptions of reading an answer in an unexpected form."""
 
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Raises StoreError for an answer in another form than the command has."""
+    """Turn the exceptions of reading an unexpected answer into StoreError inside the block."""
     try:
         yield
     except ODD_ANSWER as error:

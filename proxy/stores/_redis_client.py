@@ -1,4 +1,4 @@
-"""Opens clients for Redis as it is run: one server, the primary that Sentinels name, or a cluster.
+"""Opens clients for the three forms of Redis: one server, the primary that Sentinels name, or a cluster.
 
 Source: https://redis.io/docs/latest/develop/reference/sentinel-clients/, https://redis.readthedocs.io/en/stable/clustering.html
 """
@@ -26,7 +26,7 @@ Options = Mapping[str, Any]
 
 
 def connection_options(seconds: float, user: str | None, password: str | None) -> dict[str, Any]:
-    """Return the options of every connection: nothing takes longer than `seconds`, and nothing is tried twice."""
+    """Return the options of every connection: a timeout for everything, and no retries."""
     return {
         "username": user, "password": password, "socket_timeout": seconds, "socket_connect_timeout": seconds,
         "retry": Retry(NoBackoff(), 0), "protocol": 2,
@@ -97,7 +97,7 @@ async def scans_of(client: Redis | RedisCluster, **options: Any) -> list[Callabl
 
 
 async def memory_of(client: Redis | RedisCluster) -> list[Callable[[], Awaitable[Mapping[str, Any]]]]:
-    """Return for each server, replicas included, how to ask what it does with its memory."""
+    """Return for each server, replicas included, a function that asks for its memory settings."""
     if isinstance(client, Redis):
         return [partial(client.info, "memory")]
     await client.initialize()
@@ -150,7 +150,7 @@ async def close_client(client: Redis | RedisCluster) -> None:
 
 
 class NamedPrimary:
-    """The server that Sentinels know by a name: after a failover they name another one."""
+    """The server that Sentinels know by a name, which is another one after a failover."""
 
     def __init__(self, name: str, sentinels: Sequence[Redis]) -> None:
         self._name = name
@@ -158,7 +158,7 @@ class NamedPrimary:
         self._late: set[asyncio.Task[Any]] = set()
 
     async def find(self) -> tuple[str, int]:
-        """Return where it is, as the first Sentinel says that answers. Raises NotConnected if none of them does."""
+        """Return its address from the first Sentinel that answers. Raises NotConnected if none does."""
         asking = [asyncio.create_task(self._ask(sentinel)) for sentinel in self._sentinels]
         try:
             for answer in asyncio.as_completed(asking):

@@ -1,4 +1,4 @@
-"""Commands as they are sent to Redis.
+"""Encodes commands for Redis.
 
 Source: https://redis.io/docs/latest/develop/reference/protocol-spec/#sending-commands-to-a-redis-server
 """
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def encode_command(*parts: bytes) -> bytes:
-    """Return a command as it is sent, each part with its length before it."""
+    """Return an encoded command, each part with its length before it."""
     return b"*%d\r\n%b" % (len(parts), b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]))
 
 

@@ -1,4 +1,4 @@
-"""Refuses servers that drop values when they are full: what is kept there would be lost without a word."""
+"""Refuses servers that evict values when they are full: the values would be lost silently."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial

@@ -1,4 +1,4 @@
-"""What a command to Redis fails with, and what follows from it: every fault is a StoreError."""
+"""Turns every fault of a command to Redis into a StoreError, and suspends a Redis that does not answer."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -26,17 +26,17 @@ FAULTS = (
     RedisError, ErrorAnswer, OSError, TimeoutError,
     RedisClusterException, ChildDeadlockedError, EventException, IncorrectPolicyType,  # not of the same family
 )  # fmt: skip
-"""What a command fails with."""
+"""The exceptions of a command."""
 UNANSWERED = (OSError, TimeoutError, NotConnected, ServerTimeout, RedisClusterException)
-"""What a command fails with that reached no server, or got no answer."""
+"""The exceptions of a command that reached no server, or got no answer."""
 BYTES_PER_S = 20_000_000
-"""How fast a large value is written at least; it has this much more time."""
+"""The slowest rate at which a large value may be written; its timeout grows accordingly."""
 READ_ONLY = (ReadOnlyError, ReadOnlyServer)
-"""What a command fails with at a server that takes no writes."""
+"""The exceptions of a command at a server that takes no writes."""
 
 
 class RedisFaults:
-    """Notes faults, and keeps commands from a server that has not answered for some time."""
+    """Records faults, and holds back commands while a server does not answer."""
 
     def __init__(self, breaker: StoreBreaker, timeout_s: float, renew: Callable[[], None]) -> None:
         """`renew` reopens connections: the server takes no writes, and another one may have its address by now."""

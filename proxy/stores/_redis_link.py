@@ -34,7 +34,7 @@ SHORT_ANSWERS: Mapping[bytes, Sequence[Any]] = {
 }
 """What almost all senders get, who send up to four commands together: it is read in one step."""
 GRACE_S = 0.002
-"""How long answers are waited for that arrived while the event loop was busy, in seconds."""
+"""The additional time for answers that may have arrived while the event loop was busy, in seconds."""
 
 
 Asked = tuple[int, list[Any], Answers, float]
@@ -101,13 +101,13 @@ class RedisLink(asyncio.Protocol):
         await self.ask(b"".join(commands), len(commands))
 
     def close(self, error: Exception | None = None) -> None:
-        """Close the connection at once; what waits fails with an error."""
+        """Close the connection at once; waiting commands fail."""
         self.is_open = False
         self._fail(error or closed_error())
         self._transport.abort()
 
     def retire(self) -> None:
-        """Take no more commands, and close the connection when what waits has its answers."""
+        """Take no more commands, and close the connection when the waiting ones are answered."""
         self.is_open = False
         if not self._waiting:
             self._transport.abort()
@@ -208,7 +208,7 @@ class RedisLink(asyncio.Protocol):
             self._timer.cancel()
 
     def _settle(self, asked: Asked) -> None:
-        """Pass answers on, unless their sender has left."""
+        """Pass on answers, unless the sender was cancelled."""
         _, found, answers, _ = asked
         for answer in found:
             if answer is not None and type(answer) is not bytes and isinstance(answer, ErrorAnswer):
@@ -240,7 +240,7 @@ class RedisLink(asyncio.Protocol):
             )
 
     def _end_late(self, asked: Asked) -> None:
-        """Close the link if a command still has no answer: what is late would delay all that follow."""
+        """Close the link if a command still has no answer: a late one would delay all others."""
         self._timer = None
         if self._waiting and self._waiting[0] is asked and self._heard_at + self._timeout_s <= self._loop.time():
             self.close(TimeoutError())

@@ -1,4 +1,4 @@
-"""Reads what Redis sends, in both versions of its protocol.
+"""Parses Redis' answers in both versions of its protocol.
 
 Source: https://redis.io/docs/latest/develop/reference/protocol-spec/
 """
@@ -8,7 +8,7 @@ from typing import Any
 
 END = b"\r\n"
 MAX_DEPTH = 6
-"""How deeply lists may be in one another: entries of a stream have four levels, the answer to HELLO has some."""
+"""The deepest nesting of lists: entries of a stream have four levels, the answer to HELLO has some."""
 VALUE, NULL, NUMBER, STATUS, ERROR, LIST, PUSH, MAP = b"$_:+-*>%"
 LARGE_BYTES = 262_144
 """From this size on a value is left in pieces, in bytes."""
@@ -31,7 +31,7 @@ class ValuePieces(tuple[bytes, ...]):
 
 
 class Push(list[Any]):
-    """What the server sends of its own accord."""
+    """A message that the server sends unsolicited."""
 
 
 class ErrorAnswer(Exception):
@@ -39,11 +39,11 @@ class ErrorAnswer(Exception):
 
 
 class ReadOnlyServer(ErrorAnswer):
-    """It takes no writes: it has become a replica."""
+    """The server takes no writes: it has become a replica."""
 
 
 class UnknownScript(ErrorAnswer):
-    """It does not have the script of a digest."""
+    """The server does not have the script of this digest."""
 
 
 ERRORS: Mapping[bytes, type[ErrorAnswer]] = {b"READONLY": ReadOnlyServer, b"NOSCRIPT": UnknownScript}

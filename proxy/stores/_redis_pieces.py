@@ -25,7 +25,7 @@ UNFINISHED_MS = b"60000"
 TRIES = 3
 """How often a value is looked up again that is replaced while it is read."""
 START = b"\0headgate:pieces:"
-"""How a mark begins, and no other value that is not in pieces."""
+"""The prefix of a mark; values that begin so are stored in pieces."""
 WHOLE = b"whole"
 """The field that the hash of a complete value has. Of a hash that is not there it is read as fast as a value."""
 _MARK = re.compile(START + rb"([0-9a-f]{32}):([0-9]{1,9})")
@@ -40,7 +40,7 @@ class CommandSender(Protocol):
 
 
 def is_large(value: bytes) -> bool:
-    """Whether a value is written in pieces. One that looks like a mark is, too."""
+    """Return whether a value is written in pieces, as are values that look like a mark."""
     return len(value) > PIECE_BYTES or value.startswith(START)
 
 

@@ -58,9 +58,10 @@ class Keeper:
         transcript: Transcript,
     ) -> None:  # fmt: skip
         """Keep a reply that is complete, and is as the backend sent it."""
-        terminal = transcript.terminal
-        if terminal is None or terminal.type != "response.completed":
-            return
+        if reply.batches is not None:  # of a body, its status says how it ended
+            terminal = transcript.terminal
+            if terminal is None or terminal.type != "response.completed":
+                return
         if transcript.is_changed:  # by a rule that may not apply to the next caller
             return
         response = transcript.response

@@ -72,7 +72,7 @@ class Guard:
         if context.response_fields:
             reply = await _complete_body(reply, context)
         response, binder = reply.response or {}, context.binder
-        if binder is not None:
+        if binder is not None and not binder.bind_now(call, context, response):
             await binder.bind(call, context, response)
         if checks is not None:
             reply = await _check_body(reply, checks, context)

@@ -1,7 +1,7 @@
 """Replies on their way back: reply checks, stops, and the end of streams that break off."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 from pydantic import PrivateAttr
 
 from policies import Policy, PolicyState, ReplyCheck, ReplyCheckFactory
+from proxy.context import Context
 from proxy.rules.admit import REPLY_CHECKS
 from proxy.rules.guard import require_stream
 from proxy.rules.reply_checks import until_terminal
@@ -476,6 +477,26 @@ async def test_a_response_is_bound_before_anything_is_checked():
 
         assert [response["id"] for response in noted.responses] == [RESPONSE["id"]]
         assert noted.transcripts == [context.transcript]
+
+
+class BoundAtOnce(NotedResponses):
+    """A binder that need not wait to bind a response."""
+
+    def bind_now(self, _call: Call, context: Context, response: Mapping[str, Any]) -> bool:
+        context.is_output_bound = True
+        self.bound_now = response
+        return True
+
+
+async def test_a_body_that_is_kept_is_bound_at_once_if_that_is_possible():
+    """Once, before it is kept."""
+    context, noted, bound = make_context(), BoundAtOnce(), list[Any]()
+    context.binder = noted
+    context.on_reply(lambda *_: collect(bound, noted.bound_now))
+    await NO_RULES.guard(make_call(), body_reply(), context)
+
+    assert bound == [RESPONSE]
+    assert (noted.responses, noted.transcripts) == ([], [])
 
 
 async def test_a_short_stream_is_bound_by_the_response_with_its_items():

@@ -133,7 +133,7 @@ class Audit(QueuedFile):
 
     def _append(self, file: BinaryIO, waiting: list[bytes]) -> int:
         """Append lines to file and chain, and return how many there was room for."""
-        linked = self._chain.link([orjson.loads(line) for line in waiting])
+        linked = self._chain.link(waiting)
         written = 0
         try:
             while written < len(linked):
@@ -167,7 +167,8 @@ def write_operation(settings: AuditTable, event: str, fields: Mapping[str, str],
     with file:
         named = {name: printable(value) for name, value in fields.items()}
         who = printable(operator) or getpass.getuser()
-        ((text, _),) = Chain(settings.key, head).link([{"time": _now(), "event": event, "operator": who, **named}])
+        line = encode({"time": _now(), "event": event, "operator": who, **named})
+        ((text, _),) = Chain(settings.key, head).link([line])
         append_lines(file, [text])
 
 

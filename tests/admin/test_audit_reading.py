@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
         for number in range(part * 3, part * 3 + 3):
             decision = "refused" if number % 3 == 1 else "allowed"
             line = {"time": time_at(number - 6), "decision": decision, "model": str(number)}
-            [(encoded, chain.head)] = chain.link([line])
+            [(encoded, chain.head)] = chain.link([orjson.dumps(line)])
             lines.append(encoded + b"\n")
         content = b"".join(lines)
         (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
@@ -115,7 +115,7 @@ def test_a_chain_goes_on_over_its_files(path: Path):
 
 def test_a_gateway_that_found_no_file_has_begun_a_chain(path: Path):
     """It was restarted after the rotation: its file follows nothing."""
-    [(encoded, _)] = Chain().link([{"time": time_at(7), "model": "12"}])
+    [(encoded, _)] = Chain().link([orjson.dumps({"time": time_at(7), "model": "12"})])
     path.rename(path.with_name("audit.jsonl-20261130"))
     path.write_bytes(encoded + b"\n")
 

@@ -1,6 +1,8 @@
 """The audit file has a line for every decision, and `verify` finds every change to a line."""
 
 import asyncio
+import hashlib
+import hmac
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from pydantic import SecretStr
 from proxy.app import running
 from proxy.config.build import build
 from proxy.telemetry.audit import Audit, AuditTable, Decision
-from proxy.telemetry.audit_chain import FIRST_PREVIOUS, START, Head, Verification, verify
+from proxy.telemetry.audit_chain import FIRST_PREVIOUS, START, Chain, Head, Verification, verify
 from proxy.telemetry.files import QUEUE_BYTES
 from proxy.wire.errors import Unavailable
 from tests.conftest import StartGateway, tables_for
@@ -576,3 +578,18 @@ async def test_two_gateways_do_not_write_to_one_file(
 
     with pytest.raises(OSError, match="another gateway writes to this audit file"):
         await start_gateway(tables)
+
+
+@pytest.mark.parametrize("key", [None, b"k" * 32])
+def test_the_hash_of_a_line_is_that_of_its_fields_in_order(key: bytes | None):
+    """The number and the hash of the line before are among them: another program can compute it."""
+    texts = [{"time": "t", "model": 'a "b" ä\\'}, {"time": "u"}]
+    linked = Chain(key, Head(4, "a" * 64)).link(map(orjson.dumps, texts))
+    expected, previous = [], "a" * 64
+    for seq, text in enumerate(texts, 5):
+        fields = {**text, "seq": seq, "previous": previous}
+        encoded = orjson.dumps(fields)
+        previous = hmac.new(key, encoded, "sha256").hexdigest() if key else hashlib.sha256(encoded).hexdigest()
+        expected.append((orjson.dumps({**fields, "hash": previous}), Head(seq, previous)))
+
+    assert linked == expected

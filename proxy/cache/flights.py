@@ -44,7 +44,7 @@ class Flights:
         self._calls: dict[str, SharedCall] = {}
         self._ended: deque[str] = deque(maxlen=MAX_ENDED)  # the keys of the last flights that ended
         self.ended = 0
-        """How many flights have ended whose answer is kept."""
+        """How many flights have ended whose answer is kept, or may be by those who joined."""
 
     def begin(self, slot: CacheSlot, call: Call, context: Context) -> SharedCall | None:
         """Return the call as one that others may join, and that opens its reply in its own task.
@@ -137,7 +137,7 @@ class Flights:
         return Flight(self._keep_bytes, keep_behind, is_wanted)
 
     def _has_ended(self, key: str, since: int) -> bool:
-        """Whether the answer of a flight with this key may have been kept since so many had been."""
+        """Whether a flight with this key, whose answer may be kept, may have ended since so many had ended."""
         count = self.ended - since
         return count > 0 and (count > MAX_ENDED or key in islice(reversed(self._ended), count))
 
@@ -147,7 +147,7 @@ class Flights:
         if own.flight is not None and not own.context.transcript.is_ended:
             own.leave(own.flight)
         own.context.reply_callbacks = ()  # what would have kept the reply has `own`: a cycle, with all of the call
-        if own.is_begun:  # the answer is kept
+        if own.is_begun or own.flight is not None:  # the answer is kept, or others may keep it
             self.ended += 1
             self._ended.append(key)
         if self._calls.get(key) is own:

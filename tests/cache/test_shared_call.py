@@ -259,6 +259,26 @@ async def test_what_ended_since_the_lookup_is_looked_up_again(ended: int, monkey
     assert (reply.response, context.record.cache, len(backend._calls)) == (RESPONSE, "hit", ended)
 
 
+async def test_what_others_keep_when_the_first_call_has_left_is_looked_up_again():
+    """By a call that was looked up before, and begins when they have the answer."""
+    backend = GatedBackend(answer=STREAMED)
+    pipeline = cached(backend)
+    _, client, first = leading(pipeline)
+    await settle()
+    second = asking(pipeline, stream=True)
+    await settle()
+    context, call = make_context(ANNA), make_call(**ASKED)
+    slot: Any = pipeline.cache.slot(call, pipeline.routes.match(call), context)
+    backend._gate.set()
+    client.disconnect()
+    await asyncio.wait([first, second[1]])
+    async with context.cleanup:
+        reply = await pipeline.cache.fill(slot, backend.respond(call, context), call, context)
+
+    assert first.cancelled()
+    assert (reply.response, context.record.cache, len(backend._calls)) == (RESPONSE, "hit", 1)
+
+
 async def test_a_call_whose_answer_is_not_kept_is_forgotten_at_its_end():
     """A call that joins later finds nothing more than when it was looked up."""
     backend = GatedBackend(answer=RESPONSE | {"status": "incomplete"})

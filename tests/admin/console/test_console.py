@@ -54,6 +54,10 @@ async def browser(console: Console):
         yield session
 
 
+async def refuse(_: object) -> aiohttp.web.Response:
+    return aiohttp.web.json_response({"error": {"message": "No.", "type": "server_error"}}, status=500)
+
+
 async def sign_in(browser: aiohttp.ClientSession, console: Console, who: str = "owner", goal: str = "/admin/") -> str:
     """Sign in, and return where that leads to."""
     address = f"{console.admin}/admin/sign-in?next={quote(goal, safe='')}"
@@ -101,6 +105,20 @@ async def test_settings_are_shown_as_the_config_has_them(upstream, start_gateway
 
     assert "<code>[&#34;gpt-*&#34;]</code>" in text
     assert "<code>{fast = &#34;gpt-5&#34;}</code>" in text
+
+
+async def test_a_target_whose_last_call_failed_is_not_shown_as_healthy(console: Console, browser, upstream):
+    """Though it is asked further: its breaker opens after several faults only."""
+    await sign_in(browser, console)
+    found = []
+    for status in (200, 500):
+        if status == 500:
+            upstream.answer = refuse
+        await console.call("ada", input=f"{status}")
+        pages = [(await load(browser, console, path))[1] for path in ("/admin/targets", "/admin/")]
+        found += [[word in page for word in (">healthy<", ">failing<")] for page in pages]
+
+    assert found == [[True, False]] * 2 + [[False, True]] * 2
 
 
 async def test_pages_have_headers_that_bind_browsers(console: Console, browser):

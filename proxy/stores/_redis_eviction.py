@@ -33,10 +33,8 @@ async def check_eviction(client: Any, wait: Wait, address: str) -> None:
             _warn(address, error)
             continue
         if policy != "noeviction":
-            message = (
-                f"this Redis evicts values when it is full (maxmemory-policy {policy[:32]}); it must be noeviction"
-            )
-            raise ValueError(message)
+            found = f"evicts values when it is full (maxmemory-policy {policy[:32]})"
+            raise ValueError(f"{address}: this Redis of [state] {found}; it must be noeviction")
 
 
 def _policy_in(memory: Mapping[str, Any]) -> str:

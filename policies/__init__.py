@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from inspect import iscoroutinefunction, isfunction
 from typing import Any, ClassVar, Protocol
 
+from msgspec import Struct
+
 from proxy.config.table import Table
 from proxy.context import Caller, Context
 from proxy.pricing.prices import Quote
@@ -37,8 +39,7 @@ EventCheck = Callable[[Event], Event | Awaitable[Event]]
 """Applied to followed events before they are passed on: returns each, changed or not, or raises Stop."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyCheck:
+class ReplyCheck(Struct, frozen=True, eq=False):
     """The check of the reply to one call. State between events lives in the closure of `check`."""
 
     check: EventCheck

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import get_args
+
+from msgspec import Struct
 
 from policies import EventCheck, PolicyState, Repeatable, ReplyCheckFactory, RequestCheck, is_decided_by_call
 from proxy.context import Context, Slot
@@ -18,8 +19,7 @@ from proxy.wire.errors import HeadgateError, PolicyViolation, Unavailable
 from proxy.workers import SOME_VALUES
 
 
-@dataclass(frozen=True, slots=True)
-class ActiveCheck:
+class ActiveCheck(Struct, frozen=True, eq=False):
     """A reply check of one call, and the rule it belongs to."""
 
     rule: Rule

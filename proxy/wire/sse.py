@@ -18,7 +18,7 @@ from proxy.wire.event import Event, Run, parse_leniently
 from proxy.wire.json_parser import TooMuchText
 from proxy.wire.large_bytes import cut_out, join_pieces, pieces_of, take_all
 from proxy.wire.run_check import FRAME_ENDS
-from proxy.wire.sse_frame import LINE_ENDS, LONG_FRAME_BYTES, payload_of, usual_crlf_frame, usual_lf_frame
+from proxy.wire.sse_frame import LINE_ENDS, LONG_FRAME_BYTES, Frame, payload_of, usual_crlf_frame, usual_lf_frame
 
 BOM = b"\xef\xbb\xbf"
 SENTINEL = b"[DONE]"
@@ -147,13 +147,15 @@ class SSEParser:
         limit: frames that only look like events give no units, and take time.
         """
         pairs, has_limit = _pairs_in(frames, 0, len(frames)), self._max_units is not None
+        usual_frame = usual_lf_frame if len(pairs) == 1 else usual_crlf_frame
         run = end = 0
         for number, at in enumerate(places):
             if has_limit and number % MAX_CANDIDATES == MAX_CANDIDATES - 1:
                 yield None
             if at < end:
                 continue  # in the same frame as the one before
-            start, end, frame, payload = _frame_at(frames, at, end, pairs)
+            found = usual_frame(frames, end, at, at + LINE_BYTES) or _frame_around(frames, at, end, pairs)
+            start, end, frame, payload = found
             event, size = None, len(payload)
             if payload.strip() != SENTINEL:
                 if size > self._max_values and has_more_values(payload, self._max_values):
@@ -190,22 +192,8 @@ class SSEParser:
         return event
 
 
-def _frame_at(frames: bytes, at: int, first: int, pairs: tuple[bytes, ...]) -> tuple[int, int, bytes, bytes]:
-    """Return where the frame begins and ends that has the byte at this place, the frame, and its data.
-
-    No frame before `first` has the byte.
-    """
-    usual_frame = usual_lf_frame if len(pairs) == 1 else usual_crlf_frame
-    if (usual := usual_frame(frames, first, at, at + LINE_BYTES)) is not None:
-        start, place, end = usual
-        return start, end, frames[start:end], frames[place]
-    start, end = _frame_around(frames, at, first, pairs)
-    frame = cut_out(frames, start, end)
-    return start, end, frame, payload_of(frame)
-
-
-def _frame_around(frames: bytes, at: int, first: int, pairs: tuple[bytes, ...]) -> tuple[int, int]:
-    """Return where the frame that has the byte at this place begins and ends; no frame before `first` has it."""
+def _frame_around(frames: bytes, at: int, first: int, pairs: tuple[bytes, ...]) -> Frame:
+    """Return the frame that has the byte at this place; no frame before `first` has it."""
     if len(pairs) == 1:
         found = frames.rfind(pairs[0], first, at)
         start, end = first if found < 0 else found + 2, frames.index(pairs[0], at) + 2
@@ -213,7 +201,8 @@ def _frame_around(frames: bytes, at: int, first: int, pairs: tuple[bytes, ...]) 
         start, end = _last_frame_end(frames, first, at, pairs) or first, _first_frame_end(frames, at, pairs)
     while frames[start] in b"\r\n":  # one more line end than the frame before needed
         start += 1
-    return start, end
+    frame = cut_out(frames, start, end)
+    return start, end, frame, payload_of(frame)
 
 
 def _last_frame_end(buffer: bytes | bytearray, start: int, stop: int, pairs: tuple[bytes, ...] | None = None) -> int:

@@ -11,6 +11,8 @@ from proxy.wire.large_bytes import cut_out, in_one_line
 LONG_FRAME_BYTES = 1_048_576
 """From this size on the lines of a frame are not split all at once, in bytes."""
 LINE_ENDS = b"\r", b"\n"
+Frame = tuple[int, int, bytes, bytes]
+"""Where a frame begins and ends, the frame, and its data."""
 # How almost all frames begin: up to their data, which another line may precede.
 _LF_BEGINNING = re.compile(rb"(?:(?!data:)[^\r\n]++\n)?+data: ?+")
 _CRLF_BEGINNING = re.compile(rb"(?:(?!data:)[^\r\n]++\r\n)?+data: ?+")
@@ -42,14 +44,14 @@ def payload_of(frame: bytes) -> bytes:
     else:
         usual_frame = usual_lf_frame if frame.find(b"\r") < 0 else usual_crlf_frame
         usual = usual_frame(frame, 0, 0, len(frame))
-        if usual is not None and usual[2] == len(frame):
-            return frame[usual[1]]
+        if usual is not None and usual[1] == len(frame):
+            return usual[3]
         lines = [line[6 if line[5:6] == b" " else 5 :] for line in frame.splitlines() if line[:5] == b"data:"]
     return lines[0] if len(lines) == 1 else b"\n".join(lines)
 
 
-def usual_lf_frame(frames: bytes, first: int, at: int, stop: int) -> tuple[int, slice, int] | None:
-    """Return where the frame begins that has the byte `at`, the place of its data, and where it ends.
+def usual_lf_frame(frames: bytes, first: int, at: int, stop: int) -> Frame | None:
+    """Return the frame that has the byte `at`.
 
     Almost all frames have one line of data, the last one, after another line or none. Returns None for any other, and
     for one whose data does not end before `stop`. `first` is where that frame or one before it begins. None has a CR.
@@ -63,10 +65,10 @@ def usual_lf_frame(frames: bytes, first: int, at: int, stop: int) -> tuple[int, 
     end = frames.find(b"\n", data, stop)
     if end < at or frames[end + 1 : end + 2] != b"\n":
         return None
-    return start, slice(data, end), end + 2
+    return start, end + 2, frames[start : end + 2], frames[data:end]
 
 
-def usual_crlf_frame(frames: bytes, first: int, at: int, stop: int) -> tuple[int, slice, int] | None:
+def usual_crlf_frame(frames: bytes, first: int, at: int, stop: int) -> Frame | None:
     """Return the same of frames with CRLF at the ends of their lines; None for one that has another end, too."""
     before = frames.rfind(b"\n\r\n", first, at)
     start = first if before < 0 else before + 3
@@ -77,7 +79,7 @@ def usual_crlf_frame(frames: bytes, first: int, at: int, stop: int) -> tuple[int
     end = frames.find(b"\r", data, stop)
     if end < at or frames[end : end + 4] != b"\r\n\r\n" or frames.find(b"\n", data, end) >= 0:
         return None
-    return start, slice(data, end), end + 4
+    return start, end + 4, frames[start : end + 4], frames[data:end]
 
 
 def _data_lines(frame: bytes) -> Iterator[bytes]:

@@ -41,10 +41,10 @@ def test_a_usual_frame_is_the_one_of_the_standard(before: bytes, after: bytes):
         usual_frame = usual_crlf_frame if b"\r" in stream else usual_lf_frame
         for first, at in itertools.product({0, len(before)}, range(len(stream))):
             if first <= at and (usual := usual_frame(stream, first, at, len(stream))) is not None:
-                start, place, stop = usual
+                start, stop, frame, data = usual
 
                 assert (start, stop) in frames
-                assert stream[place] == split_payload(stream[start:stop])
+                assert (frame, data) == (stream[start:stop], split_payload(frame))
                 assert start <= at < stop
 
 
@@ -57,8 +57,7 @@ def test_most_frames_are_usual(end: bytes, other: bytes):
         usual_frame = usual_crlf_frame if end == b"\r\n" else usual_lf_frame
         usual = usual_frame(3 * frame, first, 2 * len(frame) - len(end) * 2 - 1, 3 * len(frame))
 
-        assert usual is not None
-        assert (usual[0], (3 * frame)[usual[1]], usual[2]) == (len(frame), b"{}", 2 * len(frame))
+        assert usual == (len(frame), 2 * len(frame), frame, b"{}")
 
 
 def frames_in(stream: bytes) -> set[tuple[int, int]]:

@@ -27,9 +27,9 @@ log = structlog.get_logger()
 KEPT_S = 3600.0
 """How long after its last message a journal is kept that its process has not deleted, in seconds."""
 MAX_WAITING_BYTES = 67_108_864
-"""How many bytes wait to be written at most."""
+"""The most bytes that wait to be written."""
 MESSAGE_BYTES = 131_072
-"""From this size on a message is not made larger."""
+"""The size in bytes from which no more batches are added to a message."""
 READ_MESSAGES = 8
 """How many messages are read together."""
 AT, TYPE, FRAMES = struct.Struct(">Q"), struct.Struct(">H"), struct.Struct(">I")

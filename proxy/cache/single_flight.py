@@ -15,10 +15,10 @@ from proxy.wire.event import Batch, Reply, has_terminal
 from proxy.wire.passage import deliver_at_once
 
 AHEAD_BYTES = 262_144
-"""How far a flight reads ahead of its fastest reader, in bytes."""
+"""How many bytes a flight reads ahead of its fastest reader."""
 
 WANTED_S = 1.0
-"""How often it is asked whether someone else needs the work, in seconds."""
+"""The interval in which a flight checks whether another process needs the work, in seconds."""
 IsWanted = Callable[[], Awaitable[bool]]
 
 
@@ -134,7 +134,7 @@ class Flight:
             deliver_at_once(self._head.batches)
 
     def leave(self, reader: int) -> Awaitable[None] | None:
-        """Let a reader leave. The last one ends the work, or waits for its end while another process needs it.
+        """Remove a reader. The last one ends the work, or waits for its end while another process needs it.
 
         Returns what it has to wait for, if there is anything.
         """
@@ -240,7 +240,7 @@ class Flight:
         return self._dropped_bytes if number <= self._dropped else self._ends[number - self._dropped - 1]
 
     def _change(self) -> asyncio.Future[None]:
-        """Return what is done when something has changed."""
+        """Return a future for the next change of the flight."""
         change = self._loop.create_future()
         self._waiting.append(change)
         return change

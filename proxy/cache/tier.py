@@ -15,9 +15,9 @@ from msgspec import Struct
 from proxy.cache.entry import Entry
 
 CHARGE = 8
-"""How many bytes of memory a byte of an entry may take once it is parsed."""
+"""The bytes of memory that a byte of an entry may take once it is parsed."""
 OVERHEAD_BYTES = 2048
-"""What an entry takes beside its bytes."""
+"""The memory of an entry beside its bytes."""
 
 
 class StoredAs(NamedTuple):
@@ -54,7 +54,7 @@ class LocalTier:
         """How often something was dropped because it has changed: a read that was begun before is not held."""
 
     def get(self, key: str) -> HeldEntry | None:
-        """Return what is held of a key."""
+        """Return the held entry of a key."""
         held = self.held.get(key)
         if held is None or self._clock() >= held.ends_at:
             return None
@@ -87,7 +87,7 @@ class LocalTier:
             self._remove(next(iter(self.held)))
 
     def drop(self, key: str | None) -> None:
-        """Drop what is held of a key; None: everything."""
+        """Drop the held entry of a key; None: all."""
         self.changes += 1
         if key is not None:
             if key in self.held:

@@ -1,4 +1,4 @@
-"""Asks a child process for list prices. The process ends when it has not been asked for a while."""
+"""Asks a child process for list prices. An idle process ends after a while."""
 
 import asyncio
 import os
@@ -14,11 +14,11 @@ from proxy.wire.loggable import summarize_error
 log = structlog.get_logger()
 
 IDLE_S = 10.0
-"""How long the process waits for another question, in seconds."""
+"""How long the idle process is kept, in seconds."""
 ANSWER_S = 10.0
 """How long an answer may take, the start of the process included."""
 PAUSE_S = 60.0
-"""How long nothing is asked after a failure."""
+"""The pause after a failure, in seconds."""
 COMMAND = (sys.executable, "-m", "proxy.pricing.lookup")
 
 
@@ -92,6 +92,6 @@ async def _reap(process: asyncio.subprocess.Process) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Return what the process needs of the environment, which has keys of the gateway's own."""
+    """Return the variables that the process needs: the full environment contains the gateway's keys."""
     names = ("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "SYSTEMROOT", "LANG")
     return {name: os.environ[name] for name in names if name in os.environ}

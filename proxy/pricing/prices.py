@@ -1,4 +1,4 @@
-"""What a call costs: by [[price]], else by the list price of the backend's provider; a local model costs nothing."""
+"""The prices of calls: by [[price]], else the list price of the backend's provider; a local model costs nothing."""
 
 import asyncio
 import math
@@ -13,14 +13,14 @@ from proxy.telemetry.record import RequestRecord
 
 MAX_QUOTES = 2000
 QUOTE_TTL_S = 21_600.0
-"""How long a price is used until it is looked up again: some change by the hour."""
+"""How long a price is used before it is looked up again, in seconds: some change by the hour."""
 WAIT_S = 2.0
-"""How long the end of a call waits for its price, in seconds: a call that is shorter than the first lookup does."""
+"""How long the end of a call waits for its price, in seconds: only for calls shorter than the first lookup."""
 LARGEST_COUNT = 2**53
 
 
 class Priced(Protocol):
-    """What a backend says of its prices."""
+    """The part of a backend that concerns prices."""
 
     @property
     def name(self) -> str: ...
@@ -32,16 +32,16 @@ class Priced(Protocol):
 
 
 class Quote:
-    """The price of a model at a backend, which may still be looked up. Without rates it is not known."""
+    """The price of a model at a backend, possibly still being looked up. Without rates it is unknown."""
 
     __slots__ = ("expires", "lookup", "rates")
 
     def __init__(self, rates: Rates | None = None, expires: float = math.inf) -> None:
         self.rates = rates
         self.expires = expires
-        """Until when it is used, on the clock of `time.monotonic`."""
+        """The time until which it is used, on the clock of `time.monotonic`."""
         self.lookup: asyncio.Task[None] | None = None
-        """What looks the rates up; None once it has ended."""
+        """The task that looks up the rates; None once it has ended."""
 
     async def known_rates(self) -> Rates | None:
         """Return the rates once they are known; None if there are none, or they take too long to be looked up."""

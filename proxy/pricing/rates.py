@@ -1,4 +1,4 @@
-"""What the tokens of one model cost. Amounts are exact decimals, in US dollars."""
+"""The prices of one model's tokens. Amounts are exact decimals, in US dollars."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""[[price]]: what the operator says that a model costs."""
+"""[[price]]: the operator's own prices of models."""
 
 import re
 from decimal import Decimal

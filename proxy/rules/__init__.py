@@ -29,7 +29,7 @@ class Rules:
         audit: Audit | None = None,
         recorder: Recorder | None = None,
     ) -> None:
-        """`state` is what all policies share; each gets it with a name of its own."""
+        """All policies share `state`; each gets it with its own name."""
         active = [rule for rule in rules if rule.mode != "off"]
         self.decisions = decisions = Decisions(active, audit)
         self.followed = FOLLOWED.union(*(rule.policy.follows for rule in active))
@@ -74,7 +74,7 @@ class Rules:
         return dict.fromkeys(name for rule in rules for name in rule.policy.model_names())
 
     async def balances(self, callers: Iterable[Caller], models: Iterable[str]) -> Sequence[tuple[Rule, Balance]]:
-        """Return what is left of each limit over time to those of these who share it. Raises StoreError."""
+        """Return the balances of each limit over time for these callers and models. Raises StoreError."""
         known, names = [*callers], [*models]
         found: list[tuple[Rule, Balance]] = []
         for rule in self._rules:
@@ -88,16 +88,16 @@ class Rules:
         return self._states[id(rule)].name
 
     def notes(self) -> Sequence[tuple[Rule, str]]:
-        """Return the policies that note who shares a limit over time, and how the keys of their notes begin."""
+        """Return the policies that note who shares a limit over time, and the prefixes of their notes' keys."""
         prefixes = [(rule, rule.policy.notes_prefix(self._states[id(rule)])) for rule in self._rules]
         return [(rule, prefix) for rule, prefix in prefixes if prefix]
 
     async def balances_of(self, rule: Rule, shared: Iterable[str]) -> Sequence[Balance]:
-        """Return what is left of the limit of one policy to those with these names. Raises StoreError."""
+        """Return the balances of one policy's limit for those with these names. Raises StoreError."""
         return await rule.policy.balances_of(self._states[id(rule)], shared)
 
     def resolve_model(self, name: str, caller: Caller) -> str | None:
-        """Return the model that a call of this caller for `name` is sent on with; None if it would be refused."""
+        """Return the model with which a call of this caller for `name` is forwarded; None if it would be refused."""
         model: str | None = name
         for rule in self._rules:
             if model is not None and rule.is_enforced_for(caller) and rule.applies_to(caller, model):
@@ -108,7 +108,7 @@ class Rules:
 
 
 def _states(rules: Sequence[Rule], shared: PolicyState) -> dict[int, PolicyState]:
-    """The state of each rule by its id. Rules with the same name are numbered in their order, off ones too."""
+    """Return the state of each rule by its id. Rules with the same name are numbered in order, off ones included."""
     count: Counter[str] = Counter()
     states = {}
     for rule in rules:

@@ -1,4 +1,4 @@
-"""Reports what rules decide: to the log, the trace, the audit file, and the caller."""
+"""Reports the decisions of rules to the log, the trace, the audit file and the caller."""
 
 import asyncio
 from collections import Counter
@@ -16,11 +16,11 @@ from proxy.wire.loggable import printable
 log = structlog.get_logger()
 
 SUMMARY_S = 60.0
-"""How often changes that were only reported are logged, in seconds."""
+"""The interval in which changes that were only reported are logged, in seconds."""
 
 
 class Decisions:
-    """Where the decisions of all rules go. `audit` is None when no audit file is configured."""
+    """Records the decisions of all rules. `audit` is None when no audit file is configured."""
 
     def __init__(self, rules: Sequence[Rule], audit: Audit | None) -> None:
         self._versions = {id(rule): rule.version() for rule in rules}
@@ -28,10 +28,10 @@ class Decisions:
         self._unlogged: Counter[tuple[str, str]] = Counter()
         self._summary: asyncio.TimerHandle | None = None
         self.counts: Counter[tuple[str, str, str]] = Counter()
-        """How many decisions there were other than to let a call pass: by policy, decision and code."""
+        """The number of decisions other than to admit a call, by policy, decision and code."""
 
     def are_recorded(self, context: Context) -> bool:
-        """Whether decisions that let a call pass are recorded anywhere."""
+        """Return whether decisions that admit a call are recorded anywhere."""
         return self._audit is not None or context.trace.is_recording
 
     def record(
@@ -75,7 +75,7 @@ class Decisions:
         self._note(rule, call, context, code, "reported")
 
     def log_summary(self) -> None:
-        """Write what was counted since the last time."""
+        """Log the changes counted since the last summary."""
         if self._summary is not None:
             self._summary.cancel()
         for (policy, code), count in self._unlogged.items():

@@ -1,4 +1,4 @@
-"""The stream that is passed on: its checks are applied, and one that breaks off ends so that clients can read its end.
+"""Applies the reply checks to a stream, and ends one that breaks off so that clients can read its end.
 
 This is the one loop on the way back: for each batch set the fields that the gateway resolved in place of the backend,
 bind the response's id, run the checks, add the batch to the transcript, pass it on.
@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 
 class GuardedStream(Passage):
-    """The batches of a stream that pass its checks. Runs that are forwarded past it are only added to the transcript.
+    """The batches of a stream that pass its checks. Forwarded runs are only added to the transcript.
 
     A class, since an async generator takes four times as much memory, and registers with the event loop.
     """

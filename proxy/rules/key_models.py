@@ -11,6 +11,6 @@ NAME = "models"
 
 @lru_cache(1024)
 def rule_of_key(models: tuple[str, ...]) -> tuple[Rule, RequestCheck]:
-    """Return the rule of keys that may name these models, and its check of requests."""
+    """Return the rule for keys with this list of models, and its request check."""
     policy = load(NAME, "policies", Policy).model_validate({"allow": models})
     return Rule(NAME, policy, "enforce"), policy.request_check(PolicyState())

@@ -11,7 +11,7 @@ from proxy.wire.event import TERMINALS, Batch, Event, Run, Stop
 
 
 class ReplyChecks:
-    """The checks that admission chose for a call. One that only reports is removed once it has stopped the reply."""
+    """The reply checks of one call. One that only reports is removed once it would have stopped the reply."""
 
     __slots__ = ("_call", "_checks", "_context", "_decisions")
 
@@ -22,7 +22,7 @@ class ReplyChecks:
         self._context = context
 
     async def apply(self, batch: Batch) -> tuple[list[Event | Run], str | None]:
-        """Return what of a batch may pass, and the name of the rule that stopped it there, if one did."""
+        """Return the part of a batch that passes, and the name of the rule that stopped the reply there, if any."""
         passed: list[Event | Run] = []
         transcript = self._context.transcript
         for unit in batch:

@@ -34,14 +34,14 @@ class Rule:
     models: re.Pattern[str] | None = None
     rollout: float = 1.0
     is_selective: bool = field(init=False)
-    """Whether it does not apply to all calls."""
+    """Whether it applies to some calls only."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "is_selective", self.callers is not None or self.models is not None)
 
     @property
     def needs_state(self) -> bool:
-        """Whether every call fails while the store of `[state]` is away."""
+        """Whether every call fails while the store of `[state]` is unavailable."""
         return self.mode == "enforce" and self.rollout >= 1 and not self.is_selective and self.policy.needs_state
 
     def applies_to(self, caller: Caller, model: str) -> bool:
@@ -76,7 +76,7 @@ class Rule:
 
 
 def _word(text: str) -> str:
-    """Return a text that can stand in a header and in a key: as it is, or its hash."""
+    """Return a text in a form for headers and keys: unchanged if possible, otherwise its hash."""
     return text if WORD.fullmatch(text) else _short_hash(text.encode("utf-8", "surrogatepass"))
 
 
@@ -90,5 +90,5 @@ def compile_selector(globs: Sequence[str]) -> re.Pattern[str] | None:
 
 
 def _matches_model(models: re.Pattern[str], model: str) -> bool:
-    """Whether a selector matches a model's name in any case and width, with or without invisible characters."""
+    """Return whether a selector matches a model's name in any case and width, with or without invisible characters."""
     return models.match(model) is not None or re.match(models.pattern, normalize(model), re.IGNORECASE) is not None

@@ -1,4 +1,4 @@
-"""Adds what passes a guard to the transcript of the reply, and reserves memory for what the transcript keeps of it."""
+"""Adds checked batches to the transcript of the reply, and reserves memory for the part that it keeps."""
 
 from proxy.context import Context
 from proxy.wire.errors import BackendError, Unavailable

@@ -17,11 +17,11 @@ HOUR_S = 3600
 MAX_PLANS = 10_000
 """For how many combinations of labels the name of their row is remembered."""
 MAX_ENDED = 64
-"""How many calls wait at most to be added up: one call takes less time when it follows another."""
+"""The most calls that wait to be added up: adding up several at once takes less time for each."""
 
 
 class UsageBook:
-    """What calls have used that is not in the store yet.
+    """The usage of calls that is not in the store yet.
 
     With a spool each call is written there before it is sent, and when it has ended.
     """
@@ -85,7 +85,7 @@ class UsageBook:
                 add_call(self._batch.row(self._hour_name, name), record, is_call=is_call)
 
     def cut(self) -> Batch | None:
-        """Return what was counted since the last cut; None if that is nothing. The one before must be written."""
+        """Return the counts since the last cut; None if there are none. The previous cut must have been written."""
         self.add_up()
         batch = self._batch
         if not batch.sums:
@@ -96,7 +96,7 @@ class UsageBook:
         return batch
 
     def settle(self) -> None:
-        """Forget what was cut: it is in the store."""
+        """Forget the last cut, which is in the store."""
         if self._spool is not None:
             self._spool.drop()
 

@@ -10,7 +10,7 @@ import os
 import stat
 import sys
 from collections import Counter
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -29,6 +29,11 @@ from proxy.wire.key_patterns import has_key, redact_keys
 from proxy.wire.loggable import describe_crash, printable
 
 log = structlog.get_logger()
+
+PART_BYTES = 98_304
+"""How much is written at a time. A larger block would be new memory each time, with a page fault for each 4 KiB: see
+`MAPPED_BYTES`.
+"""
 
 
 class LogTally:
@@ -204,7 +209,7 @@ class _LineWriter:
 
     def write_batch(self, lines: list[bytes]) -> int:
         """Write lines that no line of another process is in the middle of. Return how many could not be written."""
-        batches = [lines] if lines else []
+        batches: Iterable[list[bytes]] = _in_parts(lines)
         with ExitStack() as stack:
             if self.is_shared and not _takes_all(self._file):
                 try:  # a pipe takes PIPE_BUF bytes at a time, which may be less than a line
@@ -219,6 +224,19 @@ class _LineWriter:
         self.write(line + b"\n")
 
     debug = info = warning = error = critical = exception = msg
+
+
+def _in_parts(lines: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """Yield lines that are written together: PART_BYTES at most, or one item, which may have several lines."""
+    part, size = list[bytes](), 0
+    for line in lines:
+        size += len(line) + 1
+        if part and size > PART_BYTES:
+            yield part
+            part, size = [], len(line) + 1
+        part.append(line)
+    if part:
+        yield part
 
 
 def _takes_all(file: Any) -> bool:

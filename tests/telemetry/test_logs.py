@@ -16,7 +16,7 @@ import pytest
 import structlog
 
 from proxy.telemetry.files import QUEUE_BYTES
-from proxy.telemetry.logs import LogTally, configure_logs
+from proxy.telemetry.logs import PART_BYTES, LogTally, configure_logs
 from tests.conftest import StartGateway
 from tests.full_disk import disk_full_at
 from tests.timeouts import fail_if_stuck
@@ -367,3 +367,34 @@ close()
     assert [line for line in lines if b"ZQX" in line] == []
     assert [line.count(b"[redacted]") for line in lines] == [1] * 14
     assert console or [orjson.loads(line)["number"] for line in lines] == [7] * 14
+
+
+class RecordedWrites(io.RawIOBase):
+    """A file that records what is written to it at a time."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.written.append(bytes(data))
+        return len(data)
+
+
+def test_many_lines_are_written_in_parts(monkeypatch: pytest.MonkeyPatch):
+    """Each of whole lines, and of a size for which no memory is mapped; a line that is longer is written alone."""
+    raw = RecordedWrites()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BufferedWriter(raw)))
+    tally = LogTally()
+    logs = configure_logs(console=False, final=True, tally=tally)
+    lines = [b"%d" % number * size for number, size in enumerate((9, PART_BYTES // 2, PART_BYTES // 2, 300_000, 9, 9))]
+    assert tally.put_lines is not None
+    for line in lines:
+        tally.put_lines(line)
+    logs.close()
+
+    assert b"".join(raw.written) == b"\n".join([*lines, b""])
+    assert all(part.endswith(b"\n") for part in raw.written)
+    assert all(len(part) <= PART_BYTES or part.count(b"\n") == 1 for part in raw.written)

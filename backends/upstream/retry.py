@@ -31,10 +31,13 @@ async def send_with_retry(
         is_safe = error.code in UNCONNECTED or (method == "GET" and error.code == "upstream_reset")
         if not (is_safe and error.retryable):
             raise
-        code = error.code
+        code, status = error.code, error.status
         error.__traceback__ = None  # its connection keeps the error, which would keep this frame in a cycle
     delay_s = random.uniform(0, LONGEST_PAUSE_S)  # noqa: S311  not a secret
-    log.info("backend.retried", backend=backend, code=code, next=backend, delay_ms=round(delay_s * 1000))
+    log.info(
+        "backend.retried", backend=backend, code=code, status=status, next=backend, delay_ms=round(delay_s * 1000),
+        request_id=None if context is None else context.request_id,
+    )  # fmt: skip
     await asyncio.sleep(delay_s)
     if context is not None:
         context.record.attempts = 2

@@ -43,7 +43,8 @@ async def test_what_is_safe_is_asked_again(
         await send_with_retry(asked, method, "it", context)
     assert len(left) == (0 if method in repeated else 1)
     assert context.record.attempts == (2 if method in repeated else None)
-    assert [line["event"] for line in logged] == ["backend.retried"] * (method in repeated)
+    retried = [("backend.retried", failure().status, context.request_id)] * (method in repeated)
+    assert [(line["event"], line["status"], line["request_id"]) for line in logged] == retried
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Writes answers onto the connections of their requests: a head and a whole body, or a head and a stream.
 
-aiohttp's own responses build a multidict of headers and write each part by itself, which is a fifth of the cost of a
-small answer. Errors and probes use them; replies of models are written here.
+Replies of models are written here; errors and probes use aiohttp's own responses, which build a multidict of headers
+and write each part separately: a fifth of the cost of a small answer.
 """
 
 import time
@@ -20,16 +20,16 @@ STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HT
 WITHOUT_BODY = frozenset({204, 304})
 NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 LINE_ENDS = frozenset("\r\n\0")
-"""With one of these in it, a field could be read as more than one."""
+"""Characters with which a field could be read as several."""
 LAST_CHUNK = b"0\r\n\r\n"
 LARGE_BYTES = 65_536
-"""From this size on a body is not copied behind its head."""
+"""The size in bytes from which a body is written separately from its head."""
 
 
 class Answer(web.StreamResponse):
-    """One answer. The first write contains its head, so that an error before it can still have a status of its own.
+    """One answer. The first write contains the head, so that an error before it can still have its own status.
 
-    A stream is sent in chunks; a client of HTTP/1.0 knows none, so the end of its connection is the end of the stream.
+    A stream is sent in chunks; for a client of HTTP/1.0 it ends with the connection.
     Writing raises ConnectionError when the client has disconnected, and waits while the client reads too slowly.
     """
 
@@ -42,17 +42,17 @@ class Answer(web.StreamResponse):
     status: int
 
     def __init__(self, request: Request, status: int, headers: Mapping[str, str]) -> None:
-        """aiohttp's own constructor is left out: it prepares headers, cookies and codings, none of which is used."""
+        """aiohttp's constructor is not called: it prepares headers, cookies and codings that are not used."""
         self._request = request
         self._connection = request.protocol
         self._fields = headers
         self.status = status
         self.keep_alive = None
         self._has_body = request.method != "HEAD" and status not in WITHOUT_BODY
-        self._unpaced_bytes = 0  # that were written since others were let write
+        self._unpaced_bytes = 0  # written since other connections had a turn
 
     def send(self, body: bytes) -> Awaitable[None] | None:
-        """Write the head and the whole body; return what to wait for if not all of it could be written at once."""
+        """Write the head and the whole body; return an awaitable for the rest if not all could be written at once."""
         self.keep_alive = self._request.keep_alive
         framing = () if self.status in WITHOUT_BODY else ("Content-Length", str(len(body)))
         head = self._encode_head(*framing)
@@ -76,7 +76,7 @@ class Answer(web.StreamResponse):
         self.keep_alive = self._request.keep_alive and (self._is_chunked or not self._has_body)
         framing = ("Transfer-Encoding", "chunked") if self._is_chunked and self._has_body else ()
         self._unsent_head = self._encode_head(*framing)
-        self._fields = NO_FIELDS  # they are not kept for as long as the stream takes
+        self._fields = NO_FIELDS  # so that they are not kept while the stream lasts
         self._connection.release_parser()
 
     async def write_chunk(self, data: bytes) -> None:
@@ -89,10 +89,7 @@ class Answer(web.StreamResponse):
         return self._put_now(self._take_head() + data if self._unsent_head else data)
 
     def write_run(self, frames: bytes) -> bool:
-        """Write frames that arrive while nothing is written, after the head, if that need not wait.
-
-        Returns whether they were written.
-        """
+        """Write frames after the head, between other writes, if possible without waiting; return whether it was."""
         connection = self._connection
         transport = connection.transport
         if transport is None or transport.is_closing() or connection.writing_paused:
@@ -115,7 +112,7 @@ class Answer(web.StreamResponse):
             await self._connection.take_turn()
 
     def write_frames(self, frames: Sequence[bytes], *, is_last: bool = False) -> Awaitable[None] | None:
-        """Write whole frames; return what to wait for if they are long, or the client reads too slowly."""
+        """Write whole frames; return an awaitable if they are long, or the client reads too slowly."""
         size = sum(map(len, frames))
         if size > PIECE_BYTES:
             return self._write_pieces(frames, is_last=is_last)
@@ -137,7 +134,7 @@ class Answer(web.StreamResponse):
         await self._write(self._frame((data,), len(data), is_last=True) if self._has_body else self._take_head())
 
     def write_between(self, data: bytes) -> None:
-        """Write something between two frames of the stream, unless the client has left or reads too slowly."""
+        """Write data between two frames of the stream, unless the client has disconnected or reads too slowly."""
         transport, connection = self._connection.transport, self._connection
         if self._is_in_frame:
             return
@@ -178,7 +175,7 @@ class Answer(web.StreamResponse):
             values.append(framing[1])
         text = "".join(values)  # searching one text takes less than searching each value
         if "\n" in text or "\r" in text or "\0" in text:
-            raise unfit_field()
+            raise invalid_field()
         values.append(_format_date(time.time() // 1))
         parts = [*_head_parts(tuple(names), self.status, self._request.version, self.keep_alive)]
         parts[1::2] = values
@@ -189,13 +186,13 @@ class Answer(web.StreamResponse):
             await self.wait_turn()
 
     def _put_now(self, data: bytes) -> bool:
-        """Write a part of something long; return whether `wait_turn` has to follow. Raises ConnectionError."""
+        """Write data; return whether `wait_turn` has to follow. Raises ConnectionError."""
         self._put(data)
         self._unpaced_bytes += len(data)
         return self._unpaced_bytes >= PIECE_BYTES or self._connection.writing_paused
 
     def _put(self, data: bytes) -> None:
-        """Write something. Raises ConnectionError."""
+        """Write data without pacing. Raises ConnectionError."""
         transport = self._connection.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has disconnected")
@@ -203,7 +200,7 @@ class Answer(web.StreamResponse):
         self._request.sent_bytes += len(data)
 
 
-def unfit_field() -> ValueError:
+def invalid_field() -> ValueError:
     return ValueError("A header of an answer has a line end in its name or value.")
 
 
@@ -214,12 +211,12 @@ def _head_parts(
     version: HttpVersion,
     keep_alive: bool | None,  # noqa: FBT001  keys of a cache
 ) -> Sequence[str]:
-    """Return what stands around the values of these fields and of Date, with a place for each value.
+    """Return the parts of a head around the values of these fields and of Date, with an empty part for each value.
 
     Most answers have the same fields. Raises ValueError for a name that could be read as more than one field.
     """
     if not LINE_ENDS.isdisjoint("".join(names)):
-        raise unfit_field()
+        raise invalid_field()
     connection = ""
     if keep_alive:
         connection = "\r\nConnection: keep-alive" if version == (1, 0) else ""

@@ -1,4 +1,4 @@
-"""Config -> what answers requests: the server, its endpoints, and the report of its health. Nothing is started here."""
+"""Config -> the server, its endpoints, and its health report. Nothing is started here."""
 
 from proxy.config.build import Config
 from proxy.http.admission import connection_limit

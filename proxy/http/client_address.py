@@ -12,7 +12,7 @@ Network = IPv4Network | IPv6Network
 class ClientAddresses:
     """Finds the address of a client: the last one in `X-Forwarded-For` that no trusted proxy has.
 
-    What a client writes into the header itself stands before what proxies add, and is not reached. Source:
+    Addresses that a client writes itself stand before those that proxies add, and are not used. Source:
     https://developer.mozilla.org/docs/Web/HTTP/Reference/Headers/X-Forwarded-For#selecting_an_ip_address
     """
 
@@ -20,7 +20,7 @@ class ClientAddresses:
         self._trusted = tuple(trusted)
 
     def of(self, request: web.BaseRequest) -> str | None:
-        """Return the address; None for a connection that has none."""
+        """Return the address; None for a connection without one."""
         peer = request.remote
         if not self._trusted or peer is None:
             return peer
@@ -34,7 +34,7 @@ class ClientAddresses:
         return peer if address is None else str(address)
 
     def scheme_of(self, request: web.BaseRequest) -> str:
-        """Return by which scheme the client has asked: a trusted proxy says it in `X-Forwarded-Proto`."""
+        """Return the scheme that the client used; a trusted proxy names it in `X-Forwarded-Proto`."""
         peer = None if request.remote is None else _parse(request.remote)
         said = ",".join(request.headers.getall("X-Forwarded-Proto", ())).rpartition(",")[2].strip().lower()
         is_believed = peer is not None and self._is_trusted(peer) and said in ("http", "https")

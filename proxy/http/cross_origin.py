@@ -18,11 +18,11 @@ PREFLIGHT_AGE_S = 600
 MAX_ASKED_CHARS = 4096
 _NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?: *, *[A-Za-z0-9!#$%&'*+.^_`|~-]+)*", re.ASCII)
 VARY = {"Vary": "Origin"}
-"""Of every answer where some are for one origin: a cache in between must not give it to another one."""
+"""Added to every answer if some are for one origin only: caches must not give them to another one."""
 
 
 class CrossOrigin:
-    """Knows which pages may ask, and what they are answered with."""
+    """Decides which pages may send requests, and the headers of their answers."""
 
     def __init__(self, listed: Iterable[str] = ()) -> None:
         origins = [*listed]
@@ -38,7 +38,7 @@ class CrossOrigin:
         return {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": "*", **VARY}
 
     def is_preflight(self, request: web.BaseRequest) -> bool:
-        """Whether a browser asks, before a page's request and without its key, if that may be sent."""
+        """Return whether a request is a browser's preflight, which has no key."""
         headers = request.headers
         return (
             request.method == "OPTIONS"
@@ -48,7 +48,7 @@ class CrossOrigin:
 
     @staticmethod
     def preflight_headers(request: web.BaseRequest, methods: str) -> Mapping[str, str]:
-        """Return what allows the request that is asked about: any header, and the methods of the path."""
+        """Return the headers that allow the announced request: any header, and the methods of the path."""
         asked = request.headers.get("Access-Control-Request-Headers", "")
         headers = {
             "Access-Control-Allow-Methods": methods,

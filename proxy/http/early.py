@@ -1,7 +1,7 @@
-"""The beginning of a stream before its first event: its head, and comments, once that has been silent for a while.
+"""Begins a stream whose first event is late: writes its head and comments.
 
-Proxies in front of the gateway end a request that is answered with nothing for too long, and so do clients. From then
-on the status is 200, so that an error can only end the stream.
+Proxies in front of the gateway, and clients, end requests that get no answer for too long. After the head the status is
+200, so that an error can only end the stream.
 """
 
 import time
@@ -21,13 +21,13 @@ from proxy.wire.event import Event
 
 
 class EarlyStream:
-    """A stream whose first event is awaited in a `with` block of it: comments are written there.
+    """A stream whose first event is awaited inside a `with` block, in which comments are written.
 
-    A crash in the block ends the connection: a regular end would look complete.
+    An exception other than HeadgateError aborts the connection: a regular end would look complete.
     """
 
     __slots__ = (
-        "_add_common_headers", "_answer", "_heartbeats", "_is_taken", "_request", "checked_bytes", "silent_checks",
+        "_add_common_headers", "_answer", "_heartbeats", "_is_stopped", "_request", "checked_bytes", "silent_checks",
     )  # fmt: skip
 
     def __init__(self, request: Request, add_common_headers: AddHeaders, heartbeats: Heartbeats) -> None:
@@ -35,12 +35,12 @@ class EarlyStream:
         self._add_common_headers = add_common_headers
         self._heartbeats = heartbeats
         self._answer: Answer | None = None
-        self._is_taken = False
+        self._is_stopped = False
         self.checked_bytes, self.silent_checks = -1, 0  # for heartbeats
 
     def write_between(self, data: bytes) -> None:
         """Write a comment, after the head if it is the first one."""
-        if self._is_taken:
+        if self._is_stopped:
             return
         if self._answer is None:
             self._answer = Answer(self._request, 200, self._add_common_headers({**STREAM_HEADERS}))
@@ -49,12 +49,12 @@ class EarlyStream:
 
     @property
     def sent_bytes(self) -> int:
-        """How much of the stream was written, in bytes."""
+        """The bytes of the stream written so far."""
         return self._request.sent_bytes
 
-    def take(self) -> Answer | None:
-        """Write no more comments; return the answer if its head was written."""
-        self._is_taken = True
+    def stop(self) -> Answer | None:
+        """Stop writing comments; return the answer if its head was written."""
+        self._is_stopped = True
         return self._answer
 
     def __enter__(self) -> Self:
@@ -68,7 +68,7 @@ class EarlyStream:
             self._request.transport.abort()
 
     async def fail(self, error: HeadgateError, call: Call, context: Context) -> web.StreamResponse:
-        """End the stream with an error: a response is created that has failed. Raises the error if nothing was sent."""
+        """End the stream with a failed response. Raises the error itself if nothing was sent."""
         if self._answer is None:
             raise error
         context.record.status, context.record.code = 200, error.code

@@ -1,4 +1,4 @@
-"""An error as an HTTP answer: the only place where it gets its form."""
+"""Turns errors into HTTP answers, in one place."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from proxy.wire.errors import HeadgateError, RequestError, envelope
 
 
 class FramingError(RequestError):
-    """The end of the request is not certain: its connection is closed, so that no rest is read as another request."""
+    """The end of the request is ambiguous: its connection is closed, so that no rest is read as another request."""
 
 
 def error_response(error: HeadgateError, headers: Mapping[str, str]) -> web.Response:

@@ -1,6 +1,6 @@
-"""Heads of requests: how long one may take to arrive, and how large it may be in all.
+"""Limits request heads: how long one may take to arrive, and how large it may be in all.
 
-aiohttp limits each field and their number; here their sum is, so that a head is bounded whatever it consists of.
+aiohttp limits each field and their number; this limits their sum, so that every head is bounded.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ TOO_LARGE = 431
 
 
 class BoundedHeads(RepeatedHeads):
-    """A connection that is closed if a head takes too long, and answers one that is too large with 431."""
+    """A connection that is closed if a head arrives too slowly, and answers a head that is too large with 431."""
 
     __slots__ = (
         "_expects_heads", "_head_began", "_head_bytes", "_max_head_bytes", "_next_request", "_short_bytes",
@@ -34,10 +34,10 @@ class BoundedHeads(RepeatedHeads):
             manager, max_line_size=max_head_bytes, max_field_size=max_head_bytes, max_headers=MAX_FIELDS, **options
         )
         self._max_head_bytes = max_head_bytes
-        self._short_bytes = min(LARGE_READ_BYTES, max_head_bytes)  # a shorter read is within the bounds of all kinds
+        self._short_bytes = min(LARGE_READ_BYTES, max_head_bytes)  # a shorter read exceeds no limit
         self._head_began: float | None = None
-        self._waits_since = 0.0  # since when it has had no request, when it has none
-        self._head_bytes = 0  # how much has arrived of it, at most
+        self._waits_since = 0.0  # since when it has no request
+        self._head_bytes = 0  # an upper bound of what has arrived of it
         self._expects_heads = True
         self._next_request: asyncio.Future[None] | None = None
 
@@ -54,14 +54,14 @@ class BoundedHeads(RepeatedHeads):
             self._receive_other(data)
 
     def _receive_other(self, data: bytes) -> None:
-        """Take what is not a short request with a head like the last one."""
+        """Handle data other than a short request with a repeated head."""
         complete, size_bytes = self._request_count, self._head_bytes + len(data)
         is_ahead = self._request_in_progress and self._is_before_next
         self.receive(data)
         if len(data) >= LARGE_READ_BYTES:
             self.note_read(len(data))
         if self._messages and type(refused := self._messages[-1][0]) is _ErrInfo:
-            refused.exc.__traceback__ = None  # its frames have this connection, and what arrived, in a cycle
+            refused.exc.__traceback__ = None  # its frames refer to this connection and the data: a cycle
         if self._request_count > complete or self._request_in_progress:
             is_of_next = is_ahead and self._request_count == complete
             self._head_began, self._head_bytes = None, size_bytes if is_of_next else 0
@@ -75,11 +75,11 @@ class BoundedHeads(RepeatedHeads):
             if size_bytes > self._max_head_bytes:
                 self._refuse_head()
         if self._current_request is not None and self._request_count > complete and (body := self._unfinished_body()):
-            # A parse error in the middle of a body concerns that body; aiohttp would let its reader wait on.
+            # A parse error in the middle of a body ends that body; aiohttp would leave its reader waiting.
             body.set_exception(web.RequestPayloadError("the framing of the body is invalid"))
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002  aiohttp's form
-        """aiohttp calls this for each body that was read; most were never paused, so that nothing is left to parse."""
+        """aiohttp calls this after each body; most were never paused, so that no data is left to parse."""
         if self._reading_paused or self._buffer_paused:
             super().resume_reading(resume_parser)
         elif self._request_in_progress:
@@ -87,16 +87,16 @@ class BoundedHeads(RepeatedHeads):
 
     @property
     def _is_before_next(self) -> bool:
-        """Whether all of each request has arrived, so that what follows is the head of the next one."""
+        """Whether all requests so far have arrived completely, so that the next data is a head."""
         if not self._expects_heads or self._current_request is None:
             return False
         last = self._messages[-1][1] if self._messages else self._current_request.content
         return last.is_eof()
 
     def _refuse_large_heads(self, *, is_of_next: bool) -> None:
-        """Refuse the heads that are complete, but were too large in all: one read may have brought all of it.
+        """Refuse complete heads that are too large: a single read may have contained all of one.
 
-        One that arrives while another request is being answered cannot be answered yet: the connection is closed.
+        The connection is closed if another request is still being answered, as the refusal would have to wait.
         """
         if is_of_next:
             self.force_close()
@@ -105,7 +105,7 @@ class BoundedHeads(RepeatedHeads):
                 self._messages[index] = (_ErrInfo(TOO_LARGE, RuntimeError(), ""), EMPTY_PAYLOAD)
 
     def _refuse_head(self) -> None:
-        """Answer a head that is too large, as aiohttp does one that is not valid: the connection is closed then."""
+        """Refuse a head that is too large in the way of an invalid one: the connection is closed after the answer."""
         self._head_bytes = 0
         self._messages.append((_ErrInfo(TOO_LARGE, RuntimeError(), ""), EMPTY_PAYLOAD))
         if self._waiter is not None and not self._waiter.done():
@@ -131,12 +131,12 @@ class BoundedHeads(RepeatedHeads):
         return self._waits_since if began is None else began
 
     def stop_head_checks(self) -> None:
-        """Expect no more requests: the connection was upgraded."""
+        """Expect no more heads: the connection was upgraded."""
         self._expects_heads = False
         self.release_parser()
 
     def check_head(self, latest: float) -> None:
-        """Close the connection if the head that is expected now was so at this time already, on the loop's clock."""
+        """Close the connection if it has waited for a head since `latest` or longer, on the loop's clock."""
         if self._expects_heads and self._head_began is not None and self._head_began <= latest:
             self.force_close()
 
@@ -145,18 +145,18 @@ class BoundedHeads(RepeatedHeads):
         super().connection_lost(exc)
 
     def _note_next_request(self) -> None:
-        """Note that a request has arrived, or that none can arrive any more, if that is waited for."""
+        """Wake the one who waits for a request: one has arrived, or none can arrive any more."""
         if self._next_request is not None and not self._next_request.done():
             self._next_request.set_result(None)
 
     def _unfinished_body(self) -> Any:
-        """The body that is still being received, if there is one."""
+        """Return the body that is still being received, if any."""
         current = self._current_request
         return None if current is None or current.content.is_eof() else current.content
 
 
 def _size_bytes(message: Any) -> int:
-    """Return how long a head is: its first line, and each field with a colon, a blank and a line end."""
+    """Return the size of a head: its first line, and each field with a colon, a space and a line end."""
     first = len(message.method) + len(message.path) + len(" HTTP/1.1\r\n") + 1
     fields = [len(name) + len(value.encode("utf-8", "surrogateescape")) + 4 for name, value in message.headers.items()]
     return first + sum(fields) + 2

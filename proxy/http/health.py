@@ -19,7 +19,7 @@ SERVING = frozenset({"up", FORBIDDEN})
 
 Report = tuple[int, dict[str, object]]
 IdentityReport = tuple[Mapping[str, object], bool]
-"""How keys and issuers are, and whether any caller can be known."""
+"""The condition of keys and issuers, and whether any caller can be identified."""
 
 
 class FileWriter(Protocol):
@@ -30,7 +30,7 @@ class FileWriter(Protocol):
 
     @property
     def is_required(self) -> bool:
-        """Whether no call is answered while it is not."""
+        """Whether no call is answered while it is not healthy."""
 
 
 class Health:
@@ -49,7 +49,7 @@ class Health:
     ) -> None:
         """Stores and files have the names that they get in the report. `ending` is set when the gateway shuts down.
 
-        `identities` returns how keys and issuers are, `required` names the stores without which every call fails.
+        `identities` returns the condition of keys and issuers, `required` names the stores that every call needs.
         """
         self._identities = identities
         self._required = required
@@ -68,13 +68,13 @@ class Health:
         return exchange.json_response(report, status=status)
 
     async def report(self) -> Report:
-        """Return a status and what was found: 503 only if calls would fail, or the gateway shuts down."""
+        """Return a status and the report: 503 only if calls would fail, or the gateway shuts down."""
         if self._ending.is_set():
             return 503, {"status": "draining"}
         return await self._report.get()
 
     async def _word(self, backend: Backend) -> str:
-        """Return how a backend is. One that calls were made to is not asked for that."""
+        """Return the condition of a backend. One with recent calls is not probed."""
         known = self._targets.report(backend)
         return known or self._targets.note_probe(backend, is_ready=await _is_ready(backend))
 
@@ -98,7 +98,7 @@ class Health:
 
 
 def _are_up(words: Mapping[str, object]) -> bool:
-    """Whether all of a report is "up", in the objects inside it too."""
+    """Return whether every value of a report is "up", nested ones included."""
     return all(_are_up(word) if isinstance(word, Mapping) else word == "up" for word in words.values())
 
 

@@ -177,9 +177,9 @@ class Ingress:
         )  # fmt: skip
 
     async def send(
-        self, exchange: Exchange, reply: Reply, begun: Callable[[], Answer | None] = lambda: None
+        self, exchange: Exchange, reply: Reply, early_answer: Callable[[], Answer | None] = lambda: None
     ) -> web.StreamResponse:
-        """Send a reply, and record its status. `begun` returns the answer to a stream whose head was already sent."""
+        """Send a reply, and record its status. `early_answer` returns the answer if its head was already sent."""
         answer: web.StreamResponse
         request = exchange.request
         if reply.batches is None:
@@ -189,7 +189,7 @@ class Ingress:
                 await unsent  # here, while the memory of the body is still reserved
         else:
             add_headers = exchange.add_common_headers
-            answer = await send_stream(request, reply, reply.batches, add_headers, self.heartbeats, begun)
+            answer = await send_stream(request, reply, reply.batches, add_headers, self.heartbeats, early_answer)
         exchange.record.status = answer.status
         return answer
 

@@ -1,4 +1,4 @@
-"""Binds addresses before anything is loaded: what is taken is noticed at once. Nothing is accepted on them yet."""
+"""Binds addresses before anything is loaded, so that a port in use is noticed at once; nothing is accepted yet."""
 
 import errno
 import socket
@@ -49,7 +49,7 @@ def open_listeners(host: str, port: int, count: int) -> list[socket.socket]:
 
 
 def explain_error(error: OSError, host: str, port: int, table: str = MAIN) -> OSError:
-    """Return an error that names the address, and says what can be done."""
+    """Return an error that names the address and a remedy."""
     number = error.errno or 0
     known = {
         errno.EADDRINUSE: f"it is used by another process; choose another port with {_settings('port', table)}",
@@ -69,7 +69,7 @@ def _addresses(host: str, port: int, table: str) -> Sequence[tuple[Any, ...]]:
 
 
 def _settings(name: str, table: str) -> str:
-    """Return where a host or a port can be set."""
+    """Return the options and keys that set a host or a port."""
     options = "" if table == ADMIN else f"--{name}, HEADGATE_{name.upper()} or "
     return f"{options}{name} in [{table}]"
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 PIECE_BYTES = 131_072
-"""How much is written at a time, in bytes; other clients are served in between."""
+"""The most bytes of one write; other clients are served between two writes."""
 
 
 def pieces_of(parts: Iterable[bytes]) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Relayed paths: identify -> parse -> reply_to -> send. What is no JSON is sent on while it is received."""
+"""Relayed paths: identify -> parse -> reply_to -> send. Bodies other than JSON are streamed."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,7 +34,7 @@ STREAMED_TYPES = ("multipart/form-data", "application/octet-stream", "audio/", "
 # An upstream may read an encoded slash or a dot segment as another path, which no relay names.
 SEGMENT = r"(?!\.\.?(?:/|$))[A-Za-z0-9._~:@+=,-]{1,256}"
 PATH = re.compile(rf"{BASE}({SEGMENT}(?:/{SEGMENT})*)")
-# What a browser does with a file of some user's: nothing.
+# A browser must not interpret a user's file.
 SAFE_HEADERS = {
     "Cache-Control": "no-store",
     "X-Accel-Buffering": "no",
@@ -121,7 +121,7 @@ def parse_relayed(raw: bytes, *, query: str = "", max_values: int = 1_000_000) -
 
 
 def hint(paths: Iterable[str]) -> str:
-    """Return what the answer to an unknown path says of relayed ones."""
+    """Return the hint about relayed paths in the answer to an unknown one."""
     listed = list(paths)
     if not listed:
         return "An operator can relay other paths of an upstream with [[relay]]."

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 ID_BYTES = 16
 DRAWN_AT_ONCE = 64
-"""For how many ids random bytes are drawn together: each time is a call of the kernel."""
+"""The number of ids whose random bytes are drawn together, as each draw is a system call."""
 
 
 def new_request_id() -> str:

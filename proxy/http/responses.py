@@ -51,20 +51,20 @@ class Responses:
                 return await self.ingress.send(exchange, await self.pipeline.reply(call, context))
 
     async def _stream(self, call: Call, exchange: Exchange, context: Context) -> web.StreamResponse:
-        """Answer a call for a stream, whose head may be written before its first event is there."""
+        """Answer a call for a stream, whose head may be written before its first event."""
         early = EarlyStream(exchange.request, exchange.add_common_headers, self.ingress.heartbeats)
         refusal: HeadgateError
         try:
             with early:
                 async with context.cleanup:
                     reply = await self.pipeline.reply(call, context)
-                    if reply.batches is None and early.take() is not None:
+                    if reply.batches is None and early.stop() is not None:
                         raise refusal_of(reply)
-                    return await self.ingress.send(exchange, reply, early.take)
+                    return await self.ingress.send(exchange, reply, early.stop)
         except HeadgateError as error:
             refusal = error.with_traceback(None)
         except asyncio.CancelledError as cancelled:
-            if early.take() is None:
+            if early.stop() is None:
                 raise
             refusal = shutdown_error(cancelled)
         add_contact(refusal, self.ingress.server.contact)

@@ -20,7 +20,7 @@ Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
 ID = "[A-Za-z0-9_-]{1,256}"
 VERSION = "v1"
 MAX_SEGMENTS = 16
-"""A path of more segments is no misspelt one."""
+"""The most segments of a path for which a correction is suggested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Endpoint:
 
 
 class FoundPath(NamedTuple):
-    """What a path matches: a template (None: it is unknown), its handlers by method, and the values in its place."""
+    """The match of a path: a template (None: unknown path), its handlers by method, and its values."""
 
     template: str | None
     handlers: Mapping[str, Handler]
@@ -45,8 +45,8 @@ class Router:
     """Finds the endpoint of a request."""
 
     def __init__(self, endpoints: Iterable[Endpoint], hint: str = "") -> None:
-        """`hint` is what the answer to an unknown path says of others."""
-        self._hint_of_others = hint
+        """`hint` is added to the answer to an unknown path."""
+        self._hint_of_relays = hint
         self._exact: dict[str, FoundPath] = {}
         self._templates: list[tuple[str, re.Pattern[str], dict[str, Handler]]] = []
         by_template: dict[str, dict[str, Handler]] = {}
@@ -62,7 +62,7 @@ class Router:
                 self._exact[template] = FoundPath(template, handlers, {})
 
     def find(self, path: str) -> "FoundPath":
-        """Return what a path matches."""
+        """Return the match of a path."""
         found = self._exact.get(path)
         if found is not None:
             return found
@@ -81,8 +81,8 @@ class Router:
         handlers = found.handlers
         if not handlers:
             message = f"Unknown request URL: {method} {in_ascii(path)}. {self._hint(path)}"
-            if self._hint_of_others:
-                message = f"{message} {self._hint_of_others}"
+            if self._hint_of_relays:
+                message = f"{message} {self._hint_of_relays}"
             raise RequestError(message, status=404)
         handler = handlers.get(method)
         if handler is None:
@@ -92,7 +92,7 @@ class Router:
         return handler
 
     def _hint(self, path: str) -> str:
-        """Return what to send instead: the path that a wrong base address or a trailing slash leads away from."""
+        """Return a hint for an unknown path: the right one, if a wrong base URL or a trailing slash is the cause."""
         for meant in _corrections(path):
             if self.find(meant).handlers:
                 return f"The path is {in_ascii(meant)}; check the client's base_url, which ends in /{VERSION}."

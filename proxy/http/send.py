@@ -15,7 +15,7 @@ from proxy.wire.passage import forward_runs
 SENTINEL = b"data: [DONE]\n\n"
 COMMENT = b": keep-alive\n\n"
 CHECKS = 4
-"""How often a stream is checked in the interval after which it counts as silent."""
+"""The number of checks of a stream in the interval after which it counts as silent."""
 STREAM_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
@@ -30,16 +30,16 @@ class Silent(Protocol):
     """A stream into which comments are written while it is silent."""
 
     checked_bytes: int
-    """How much of it was written when it was checked last, in bytes; -1 before that."""
+    """The bytes written at the last check; -1 before the first one."""
     silent_checks: int
-    """How often it was checked since something was written."""
+    """The number of checks since the last write."""
 
     @property
     def sent_bytes(self) -> int:
-        """How much of it was written, in bytes."""
+        """The bytes written so far."""
 
     def write_between(self, data: bytes) -> None:
-        """Write something between two frames."""
+        """Write data between two frames."""
 
 
 async def send_stream(
@@ -48,17 +48,17 @@ async def send_stream(
     batches: AsyncIterator[Batch],
     add_common_headers: AddHeaders,
     heartbeats: "Heartbeats",
-    begun: Callable[[], Answer | None] = lambda: None,
+    early_answer: Callable[[], Answer | None] = lambda: None,
 ) -> web.StreamResponse:
     """Send a reply in batches. Common headers are added when the first event is there, so that they have its timing.
 
-    `begun` returns the answer if its head was written already, without the headers of the reply.
+    `early_answer` returns the answer if its head was written already, without the headers of the reply.
 
     Raises what the reply raises before anything was written, and ConnectionError when the client has disconnected.
     """
     is_head = request.method == "HEAD"
     first = None if is_head else await anext(batches, None)  # a default of () is a SystemError in Python 3.11
-    answer = begun()
+    answer = early_answer()
     if answer is None:
         headers = {name: value for name, value in reply.headers.items() if name.lower() != "content-type"}
         answer = Answer(request, 200, add_common_headers({**headers, **STREAM_HEADERS}))
@@ -68,10 +68,10 @@ async def send_stream(
         return answer
     try:
         if first is not None and await _write_batch(answer, first):
-            async for _ in batches:  # nothing follows, but what was opened ends now
+            async for _ in batches:  # the stream is over; iterating to its end closes what it has opened
                 pass
             return answer
-        first = None  # its events would stay in memory for as long as the stream takes
+        first = None  # so that its events are not kept while the stream lasts
         heartbeats.add(answer)
         try:
             await _write_rest(answer, batches)
@@ -85,7 +85,7 @@ async def send_stream(
 
 
 async def _write_rest(answer: Answer, batches: AsyncIterator[Batch]) -> None:
-    """Write what follows the first batch, and the sentinel if no batch was the last one."""
+    """Write the batches after the first one, and the sentinel if none of them was the last."""
     forward_runs(batches, answer.write_run)
     is_ended = False
     async for batch in batches:
@@ -101,7 +101,7 @@ async def _write_rest(answer: Answer, batches: AsyncIterator[Batch]) -> None:
 
 
 async def _write_batch(answer: Answer, batch: Batch) -> bool:
-    """Write a batch; return whether that was the last one, which ends the stream."""
+    """Write a batch; return whether it was the last one, which ends the stream."""
     frames = [unit.sse for unit in batch]
     is_last = bool(batch) and batch[-1].type in TERMINALS
     if is_last:
@@ -114,17 +114,17 @@ async def _write_batch(answer: Answer, batch: Batch) -> bool:
 class Heartbeats:
     """Writes a comment into each stream that has been silent for an interval, checked CHECKS times in each.
 
-    No frame is interrupted. One timer serves all streams, and how much they have sent shows which are silent: nothing
-    has to be noted for each write.
+    No frame is interrupted. One timer serves all streams, and the number of bytes that each has sent shows which are
+    silent, so that writes need not record anything.
     """
 
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
-        self._streams: dict[int, Silent] = {}  # by identity: hashing a stream is two calls of functions
+        self._streams: dict[int, Silent] = {}  # by id: hashing a stream would take two calls
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, stream: Silent) -> None:
-        """Keep a stream alive until it is discarded."""
+        """Write comments into a stream while it is silent, until `discard`."""
         self._streams[id(stream)] = stream
         if self._timer is None:
             self._schedule()

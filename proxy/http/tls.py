@@ -14,7 +14,7 @@ log = structlog.get_logger()
 
 Stamps = list[tuple[int, int, int] | None]
 CHECK_S = 5.0
-"""How often the files are looked at, in seconds."""
+"""The interval in which the files are checked, in seconds."""
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
@@ -43,12 +43,12 @@ def _load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
 
 
 def _no_password() -> str:
-    """Raise instead of asking on the terminal, as OpenSSL would."""
+    """Raise an error: OpenSSL would prompt on the terminal."""
     raise ValueError("tls_key is encrypted; decrypt it: openssl pkey -in KEY -out NEW")
 
 
 class ListenerTls:
-    """The context of a listener, and what replaces its certificate."""
+    """The TLS context of a listener, whose certificate is replaced when its files change."""
 
     def __init__(self, certificate: Path, key: Path) -> None:
         """Raises ValueError for files that cannot be used."""

@@ -1,4 +1,4 @@
-"""GET /: what this is, for a person who opens the address in a browser, and for programs."""
+"""GET /: explains the gateway to a person in a browser, and to programs."""
 
 import base64
 import hashlib

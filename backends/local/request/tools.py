@@ -119,8 +119,9 @@ def _read_list(given: Any, where: str, namespace: str | None, ignored: list[str]
         elif kind == "namespace":
             raise unsupported_value(place, "a namespace cannot contain another one.")
         elif ignored is None:
-            supported = "it has 'function', 'custom' and 'namespace'."
-            raise unsupported_value(place, f"this model has no tools of type '{shorten(kind)}'; {supported}")
+            supported = "it has 'function', 'custom' and 'namespace'"
+            remedy = "An operator can have others ignored with ignore_unknown_tools."
+            raise unsupported_value(place, f"this model has no tools of type '{shorten(kind)}'; {supported}. {remedy}")
         else:
             ignored.append(f"{place}.{kind[:40]}")
 

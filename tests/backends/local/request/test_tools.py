@@ -98,6 +98,7 @@ def test_a_request_may_have_no_tools(body):
     ("tool", "param", "message"),
     [
         ({"type": "web_search"}, "tools[0]", "has no tools of type 'web_search'; it has 'function', 'custom' and"),
+        ({"type": "web_search"}, "tools[0]", "An operator can have others ignored with ignore_unknown_tools."),
         ({"type": "mcp", "server_label": "x"}, "tools[0]", "has no tools of type 'mcp'"),
         ("f", "tools[0]", "expected an object, but got a string"),
         ({}, "tools[0].type", "Missing required parameter"),

@@ -141,14 +141,14 @@ class Audit(QueuedFile):
                 self.note_success()
         except OSError as error:
             if self.fails_anew():
-                log.warning("audit.write_failed", error=error.strerror)
+                log.warning("audit.write_failed", path=str(self._settings.path), error=error.strerror)
         if written:
             self._chain.head = linked[written - 1][1]
         return written
 
     def note_lost(self, count: int) -> None:
         """Log how many lines are missing; the file says so as well as soon as there is room."""
-        log.warning("audit.lines_lost", count=count)
+        log.warning("audit.lines_lost", path=str(self._settings.path), count=count)
 
     def _anchor(self) -> None:
         """Log the head of the chain."""

@@ -119,7 +119,7 @@ class Recorder(QueuedFile):
                     self._rotate(file)
         except OSError as error:
             if self.fails_anew():
-                log.warning("record.write_failed", error=error.strerror)
+                log.warning("record.write_failed", path=str(self._settings.path), error=error.strerror)
         if lost and not self.is_failing:
             self.note_lost(lost)
             lost = 0
@@ -127,7 +127,7 @@ class Recorder(QueuedFile):
 
     def note_lost(self, count: int) -> None:
         """Log how many lines are missing."""
-        log.warning("record.lines_lost", count=count)
+        log.warning("record.lines_lost", path=str(self._settings.path), count=count)
 
     def _last_that_fits(self, lines: list[bytes], first: int, size: int) -> int:
         """Return the end of the lines, from `first` on, with which a file of this size is full; all if it is not."""
@@ -149,7 +149,7 @@ class Recorder(QueuedFile):
             if self._settings.keep == 0:
                 path.unlink()
         except OSError as error:
-            log.warning("record.rotation_failed", error=error.strerror)
+            log.warning("record.rotation_failed", path=str(self._settings.path), error=error.strerror)
 
 
 def redact_request(call: Call) -> Any:

@@ -353,6 +353,7 @@ async def test_a_full_disk_loses_lines_but_fails_no_call(http, upstream: FakeUps
     assert [(line["event"], line.get("error"), line.get("count")) for line in failures] == [
         ("audit.write_failed", "No space left on device", None), ("audit.lines_lost", None, 9),
     ]  # fmt: skip
+    assert {line["path"] for line in failures} == {full_device}
 
 
 async def test_lost_decisions_degrade_readiness(

@@ -409,6 +409,7 @@ async def test_a_full_disk_loses_lines_but_fails_no_call(http, upstream: FakeUps
     assert [(line["event"], line.get("error"), line.get("count")) for line in failures] == [
         ("record.write_failed", "No space left on device", None), ("record.lines_lost", None, 2),
     ]  # fmt: skip
+    assert {line["path"] for line in failures} == {full_device}
 
 
 async def test_a_request_of_any_depth_loses_at_most_its_own_line(http, upstream: FakeUpstream, tmp_path: Path, logged):

@@ -159,8 +159,8 @@ class Pipeline:
         return await convert(reply, context.transcript, context, stream=call.is_stream)
 
     def _quote_saved(self, call: Call, route: Route, context: Context) -> None:
-        """Set the quote of a call that was answered without a backend: its saving is reported."""
-        if context.record.cache in FROM_CACHE:
+        """Set the quote of a call that was sent to no backend: its saving is reported."""
+        if context.record.cache in FROM_CACHE and context.quote is None:
             context.quote = self.attempts.targets.of(route.targets[0]).quote(call.model)
 
     def _match_keepers(

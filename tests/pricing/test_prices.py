@@ -20,6 +20,7 @@ from tests.conftest import tables_for
 from tests.metrics import admin_of, scrape
 from tests.pipelines import ScriptedBackend
 from tests.raw import until
+from tests.upstream import hang
 
 RATES = rates_of({
     "input": [("0", "1.25"), ("200000", "2.5")], "output": [("0", "10"), ("200000", "15")],
@@ -190,3 +191,33 @@ async def test_prices_of_named_models_are_looked_up_at_the_start(start_gateway, 
 def test_a_price_of_an_unknown_backend_is_a_fault(upstream):
     with pytest.raises(ConfigError, match=r"price\[0\]\.backend: there is no backend called 'gone'; known: fake"):
         build(tables_for(upstream, price=[OWN | {"backend": "gone"}]))
+
+
+async def test_an_attempt_that_fails_before_a_stale_answer_has_the_price_of_its_backend(
+    start_gateway, upstream, http, logged
+):
+    """Not that of the route's first one: it may have used tokens, although the answer is one that was kept."""
+    backend = {"use": "upstream", "keeps_state": True, "first_event_timeout_s": 0.2}
+    tables = tables_for(
+        upstream,
+        backend=[
+            backend | {"name": "cheap", "base_url": "http://127.0.0.1:1/v1"},
+            backend | {"name": "dear", "base_url": f"{upstream.address}/v1"},
+        ],
+        route=[{"model": "*", "backends": ["cheap", "dear"]}],
+        price=[
+            {"model": "*", "backend": name, "input": usd, "output": usd} for name, usd in (("cheap", 1), ("dear", 9))
+        ],
+        cache={"use": "memory", "ttl_s": 0.1, "stale_if_error_s": 60},
+    )
+    gateway = await start_gateway(tables)
+    body = {"model": "m", "input": "Hello there", "prompt_cache_key": "k"}
+    for answer_of_upstream in (upstream.answer, hang):
+        upstream.answer = answer_of_upstream
+        async with http.post(f"{gateway}/v1/responses", json=body) as answer:
+            await answer.read()
+        await asyncio.sleep(0.1)
+    await until(lambda: [line["event"] for line in logged].count("request.finished") == 2)
+    last = [line for line in logged if line["event"] == "request.finished"][-1]
+
+    assert (last["cache"], last["backend"], last["input_tokens"], last["cost_usd"]) == ("stale", "dear", 3, 27e-6)

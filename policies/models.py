@@ -67,8 +67,9 @@ class Models(Policy):
             if requested is None and (not is_restricted or call.operation in RELAYED_FIELDS):
                 return call
             if not isinstance(requested, str):
-                message = NO_MODEL if requested is None else wrong_type(FIELD, "a string", requested)
-                raise PolicyViolation("not_a_string", message, param=FIELD)
+                if requested is None:
+                    raise PolicyViolation("not_a_string", NO_MODEL, param=FIELD, code="missing_required_parameter")
+                raise PolicyViolation("not_a_string", wrong_type(FIELD, "a string", requested), param=FIELD)
             model = resolve(requested)
             if model is None:
                 raise PolicyViolation(

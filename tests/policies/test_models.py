@@ -109,7 +109,8 @@ async def test_a_model_that_is_missing_or_not_a_string_is_refused(policy: Models
     with pytest.raises(PolicyViolation) as caught:
         await apply_policy(policy, Call(body | {"input": "Hi"}))
 
-    assert (caught.value.reason, caught.value.param) == ("not_a_string", "model")
+    code = "missing_required_parameter" if body.get("model") is None else None
+    assert (caught.value.reason, caught.value.param, caught.value.code) == ("not_a_string", "model", code)
 
 
 @pytest.mark.parametrize("value", [7, True, ["gpt-5"], {"id": "gpt-5"}])

@@ -156,9 +156,8 @@ class Supervisor:
             status = await self._run(worker)
             if self._stopping.is_set():
                 break
-            if (
-                not self._all_started.is_set() and worker.pause_s == FIRST_PAUSE_S and status == 2
-            ):  # its config is wrong
+            # A process that ends so before all have started has found a fault of the config.
+            if not self._all_started.is_set() and worker.pause_s == FIRST_PAUSE_S and status == 2:
                 self._first_failure = status
                 self._stop(signal.SIGTERM)
                 break

@@ -299,9 +299,8 @@ async def test_foreign_and_unknown_ids_take_the_same_work(start_teams):
     for name, place in PLACES.items():
         if name.startswith(OTHER_PATHS):
             continue
-        await teams.ask(
-            "ben", place, other(unknown, "fedcba")
-        )  # what is remembered of names of fields is there from now on
+        # What is remembered of names of fields is there from now on.
+        await teams.ask("ben", place, other(unknown, "fedcba"))
         counts = []
         for ids in (teams.ids, unknown):
             with counted_calls() as found:

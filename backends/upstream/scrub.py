@@ -121,9 +121,8 @@ class Scrubber:
 
         Raises ValueError for an event that cannot be parsed without it.
         """
-        events: list[
-            bytes
-        ] = []  # searched together: what seems to be a secret across two of them is looked for in each
+        # Searched together: what seems to be a secret across two of them is looked for in each.
+        events: list[bytes] = []
         for unit in batch:
             if unit.type and len(data := unit.raw) <= WINDOW_BYTES:
                 events.append(data)

@@ -128,9 +128,8 @@ class Ingress:
     async def _receive(self, exchange: Exchange, memory: MemoryLease) -> bytes:
         """Return a body that has not arrived yet, or is compressed. Raises RequestError, Unavailable."""
         request = exchange.request
-        if (
-            self.directory.is_open and "Content-Type" not in request.headers
-        ):  # a web page can send that without a preflight
+        # A web page can send a body without this field, and without a preflight.
+        if self.directory.is_open and "Content-Type" not in request.headers:
             raise RequestError("The body has no Content-Type; only application/json is supported.", status=415)
         return await read_body(request, self.server, memory, self.workers)
 

@@ -43,9 +43,8 @@ class LostJobs:
             await context.run(size, transcript.compose_output)
         ended = replace(found, response={**found.response, **transcript.response}, size_bytes=size)
         await self._records.note_lost(stored.id, context)
-        await self._journals.append_last(
-            keys.journal, events, context.run
-        )  # first: if the next fails, this is found again
+        # The events are written first: if the next command fails, the job is found again.
+        await self._journals.append_last(keys.journal, events, context.run)
         await self._responses.save(ended, context)
         log.warning("background.lost", response_id=stored.id, status=ended.response.get("status"))
         return ended

@@ -34,9 +34,8 @@ def change_hold(holds: Holds, used: int, asked: HoldRequest, limit: int, holder:
     left = max(0, limit - used - asked.kept)
     more = min(asked.more, left)
     held = asked.kept + more + min(asked.spare, (left - more) // asked.parts)
-    if (
-        held or asked.spent or asked.owed or before is not None
-    ):  # a command that was carried out is known when it is repeated
+    # A command that was carried out is known when it is repeated.
+    if held or asked.spent or asked.owed or before is not None:
         holds[holder.name] = Hold(held, now + min(holder.lease_s, LONGEST_S), asked.number)
     return used + held, held
 

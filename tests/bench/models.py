@@ -87,9 +87,8 @@ def write_saying(folder: Path, steps: Sequence[Sequence[str]]) -> Path:
     tokenizer = make_tokenizer([token for step in steps for token in step if token not in (END, "\n")])
     spec, random = build_spec(M100), np.random.default_rng(5)
     embeddings, projection = spec.decoder.embeddings, spec.decoder.projection
-    embeddings.weight_scale = embeddings.weight_scale / np.float32(
-        1000
-    )  # small, so that the layers hardly change the result
+    # Small, so that the layers hardly change the result.
+    embeddings.weight_scale = embeddings.weight_scale / np.float32(1000)
     projection.weight = random.integers(-30, 31, embeddings.weight.shape, dtype=np.int8)
     projection.weight_scale = embeddings.weight_scale * np.float32(1.5)
     for previous, step in pairwise([tokenizer.encode(token).ids[0] for token in step] for step in steps):

@@ -21,9 +21,8 @@ class Watchdog:
         self.max_silence_s = max_silence_s
         self._silent_s = self._stalled_s = 0.0
         self._loading_s = self._prefill_s_per_token = 0.0
-        self._prompts: dict[
-            int, int
-        ] = {}  # job -> tokens of a prompt that may not be read yet, cancelled jobs included
+        # job -> tokens of a prompt that may not be read yet, cancelled jobs included
+        self._prompts: dict[int, int] = {}
 
     def set_costs(self, loading_s: float, prefill_s_per_token: float) -> None:
         """Use what was measured while the model was loaded."""

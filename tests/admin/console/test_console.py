@@ -267,9 +267,8 @@ async def test_hostile_texts_appear_only_escaped(console: Console, browser):
         _, made = await console.call("ada", model=text, metadata={"k" * 65: text})
         found = [f"/admin/requests/{made}", f"/admin/requests?model={quote(text)}", f"/admin/audit?request_id={made}"]
         found += [f"/admin/models?model={quote(text)}&caller={quote(text)}", f"/admin/none{quote(text)}"]
-        await ask_until(  # a thread writes them
-            lambda: console.ask("GET", f"/audit?request_id={made}"), lambda answer: answer[1]["entries"]
-        )
+        # A thread writes the entries.
+        await ask_until(lambda: console.ask("GET", f"/audit?request_id={made}"), lambda answer: answer[1]["entries"])
         pages = [(await load(browser, console, path))[1] for path in found]
         pages.append(
             (await send(browser, console, "/admin/try", body=orjson.dumps({"model": text}).decode(), caller=text))[1]

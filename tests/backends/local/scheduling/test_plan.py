@@ -92,9 +92,8 @@ def test_different_jobs_never_share_a_batch():
 
 def test_the_rows_of_a_batch_are_limited():
     """The remaining jobs run on the next worker, or wait."""
-    narrow = Costs(
-        0.011, 5.0, 0.0, 0, 2
-    )  # each row costs as much as five steps: at most 8 rows, and sharing rarely pays
+    # Each row costs as much as five steps: at most 8 rows, and sharing rarely pays.
+    narrow = Costs(0.011, 5.0, 0.0, 0, 2)
     wide = Costs(0.011, 0.15, 0.0004, 0, 2)
 
     assert plan_lengths(queue_of([64] * 30), 1, narrow) == [[64]]

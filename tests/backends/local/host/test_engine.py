@@ -20,7 +20,7 @@ class IdleEngine(Engine):
 
     def __init__(self, max_waiting=8):
         super().__init__(JobAdmission(max_waiting, 1, None, 60), 100)
-        self.submitted, self.cancelled, self.hastened, self.refuses = [], [], [], False
+        self.submitted, self.cancelled, self.delivered_at_once, self.refuses = [], [], [], False
 
     async def _submit(self, job):
         if self.refuses:
@@ -31,7 +31,7 @@ class IdleEngine(Engine):
         self.cancelled.append(job.id)
 
     def _deliver_at_once(self, job):
-        self.hastened.append(job.id)
+        self.delivered_at_once.append(job.id)
 
     async def close(self):
         pass

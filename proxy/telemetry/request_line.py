@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain, repeat
 from operator import attrgetter
 from typing import Any
@@ -33,7 +33,10 @@ COUNTED_REASONS = ("cancelled", "failed", "queued")
 MAX_FORMS = 2000
 """How many forms of lines are remembered; then all are made again as they come."""
 MAX_TYPES = 256
-"""How many combinations of fields are remembered that lines have."""
+"""How many combinations of fields have a type of line of their own; in lines with others each value is looked at.
+
+A type takes 40 KB and 30 us, and callers choose which keys of metadata they send.
+"""
 _common_of = attrgetter(*COMMON)
 _own_of = attrgetter(*OWN)
 _LINES = msgspec.json.Encoder()
@@ -85,6 +88,7 @@ class RequestLines:
 
     def __init__(self) -> None:
         self._forms: dict[Values, LineForm] = {}
+        self._types: dict[Sequence[str], type[msgspec.Struct]] = {}  # by the names of their fields
         self._last_kind: Values = ()
         self._last_form = LineForm("")
         self._second, self._time = "", ""
@@ -149,12 +153,41 @@ class RequestLines:
     def _make_form(self, kind: Values, event: str, record: RequestRecord) -> LineForm:
         """Return the form of lines of this kind. It is remembered if its values are as short as they should be."""
         end, is_short = _end_of(event, record)
-        form = _form(end, record)
+        form = self._form(end, record)
         if is_short:
             if len(self._forms) >= MAX_FORMS:
                 self._forms.clear()
+                self._types.clear()
             self._forms[kind] = form
         return form
+
+    def _form(self, end: str, record: RequestRecord) -> LineForm:
+        """Return the form of lines like that of a record."""
+        known = [(name, value) for name, value in zip(OWN, _own_of(record), strict=True) if value is not None]
+        if not all(type(value) in SCALARS or name == "metadata" for name, value in known):
+            return LineForm(end)
+        texts = [name for name, value in known if type(value) is str and name != TRACE_ID]
+        numbers = [name for name, value in known if type(value) in NUMBERS]
+        metadata = [f"metadata.{name}" for name in record.metadata or ()]
+        line = self._type_of((*FIRST, *metadata, *texts, *numbers))
+        if line is None:
+            return LineForm(end)
+        common = msgspec.Raw(end.removeprefix(LEVEL).removesuffix("}").encode())
+        read = _reader(TRACE_ID, *texts, *numbers)
+        if not metadata:
+            return LineForm(end, read, 1 + len(texts), line, common)
+        return LineForm(
+            end, lambda found: (found.trace_id, *(found.metadata or {}).values(), *read(found)[1:]),
+            1 + len(metadata) + len(texts), line, common,
+        )  # fmt: skip
+
+    def _type_of(self, names: Sequence[str]) -> type[msgspec.Struct] | None:
+        """Return the type of lines with these fields; None if there are too many types, or a name needs escapes."""
+        line = self._types.get(names)
+        if line is None and len(self._types) < MAX_TYPES:
+            with suppress(ValueError):
+                line = self._types[names] = _line_type(names)
+        return line
 
     def _time_of(self, seconds: str) -> str:
         """Return a time in UTC; `seconds` are those since 1970. Most are of the second of the one before."""
@@ -222,30 +255,7 @@ def _end_of(event: str, record: RequestRecord) -> tuple[str, bool]:
     return orjson.dumps(end)[1:].decode(), is_short
 
 
-def _form(end: str, record: RequestRecord) -> LineForm:
-    """Return the form of lines like that of a record."""
-    known = [(name, value) for name, value in zip(OWN, _own_of(record), strict=True) if value is not None]
-    if not all(type(value) in SCALARS or name == "metadata" for name, value in known):
-        return LineForm(end)
-    texts = [name for name, value in known if type(value) is str and name != TRACE_ID]
-    numbers = [name for name, value in known if type(value) in NUMBERS]
-    metadata = [f"metadata.{name}" for name in record.metadata or ()]
-    try:
-        line = _line_type(*FIRST, *metadata, *texts, *numbers)
-    except ValueError:  # the name of a field needs escapes
-        return LineForm(end)
-    common = msgspec.Raw(end.removeprefix(LEVEL).removesuffix("}").encode())
-    read = _reader(TRACE_ID, *texts, *numbers)
-    if not metadata:
-        return LineForm(end, read, 1 + len(texts), line, common)
-    return LineForm(
-        end, lambda found: (found.trace_id, *(found.metadata or {}).values(), *read(found)[1:]),
-        1 + len(metadata) + len(texts), line, common,
-    )  # fmt: skip
-
-
-@lru_cache(maxsize=MAX_TYPES)
-def _line_type(*names: str) -> type[msgspec.Struct]:
+def _line_type(names: Sequence[str]) -> type[msgspec.Struct]:
     """Return the type of lines with these fields, and the common ones after them. A value that is None is left out.
 
     Raises ValueError for a name that JSON has to escape.

@@ -218,3 +218,20 @@ def test_few_combinations_are_remembered(monkeypatch: pytest.MonkeyPatch):
 
     assert max(sizes) == 3
     assert all(after in (1, before + 1) for before, after in pairwise(sizes))
+
+
+def test_few_types_of_lines_are_made(monkeypatch: pytest.MonkeyPatch):
+    """Each takes memory and time, and callers choose which keys of metadata they send."""
+    made: list[int] = []
+    make = request_line._line_type
+    monkeypatch.setattr(request_line, "MAX_TYPES", 3)
+    monkeypatch.setattr(request_line, "MAX_FORMS", 8)
+    monkeypatch.setattr(request_line, "_line_type", lambda *names: made.append(1) or make(*names))
+    lines, counts = RequestLines(), []
+    for number in (*range(8), *range(8), 8, 9):
+        record = RequestRecord(metadata={f"key-{number}": "x"})
+
+        assert line_of(lines, record) == expected(record)
+        counts.append(len(made))
+
+    assert counts == [1, 2, *[3] * 15, 4]

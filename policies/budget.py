@@ -194,7 +194,7 @@ class BudgetCheck:
 
     def _header(self, allowance: Allowance, left_s: float) -> str:
         """Return what is left, as an item of RFC 8941 with parameters."""
-        shown = self._shown(self._left(allowance))
+        shown = f"{self._left(allowance) / self._scale:.{self._decimals}f}"
         return (
             f"{self._header_start}{shown}" if self._window == "total" else f"{self._header_start}{shown};t={left_s:.0f}"
         )
@@ -203,14 +203,13 @@ class BudgetCheck:
         """Return what is left as far as this process knows, in steps of the counter."""
         return max(0, self._most - allowance.seen + allowance.free)
 
-    def _shown(self, steps: int) -> str:
-        """Return steps of the counter in the unit of the budget."""
-        return f"{steps / self._scale:.{self._decimals}f}"
-
     def _exhausted(self, allowance: Allowance, amount: int, left_s: float, header: str) -> LimitExceeded:
-        """Return the refusal of a call that needs more than what is left."""
-        left, needed = self._left(allowance), self._shown(amount)
-        found = f"has {self._shown(left)} left; this call needs {needed}" if left else "is used up or reserved"
+        """Return the refusal of a call that needs more than what was left: others may have given some back since."""
+        found, left = "is used up or reserved", self._left(allowance)
+        if 0 < left < amount:
+            decimals = 6 if self._scale == MILLION else 0
+            shown, needed = (f"{steps / self._scale:.{decimals}f}" for steps in (left, amount))
+            found = f"has {shown} left; this call needs {needed}"
         until = "" if self._window == "total" else f" It is reset in {timedelta(seconds=round(left_s))}."
         message = f"The budget of {self._limit} {found}.{until}"
         refusal = LimitExceeded("exhausted", message, after_s=left_s, headers={HEADER: header})

@@ -71,6 +71,20 @@ async def test_a_refusal_says_what_is_left_and_what_the_call_needs():
     assert refused.message == "The budget of 3000 tokens (total) has 500 left; this call needs 909."
 
 
+async def test_a_refusal_does_not_say_that_more_is_left_than_the_call_needs():
+    """Another call gives back what it does not use just after this one was refused."""
+    limited = Limited(Budget(limit=1_000, window="total"))
+    first = await limited.ask(max_output_tokens=900)
+
+    async def end_first() -> None:
+        await asyncio.sleep(0)  # until the store has answered
+        await end(first, usage(1, 1))
+
+    refused, _ = await asyncio.gather(limited.refusal(max_output_tokens=500), end_first())
+
+    assert refused.message == "The budget of 1000 tokens (total) is used up or reserved."
+
+
 async def test_parallel_calls_never_spend_the_same_remainder():
     """Of 500 at once just as many pass as there is room for reservations."""
     limited = Limited(Budget(limit=10_000, window="total"))
@@ -161,6 +175,17 @@ async def test_no_value_of_a_call_is_an_error(metadata: Any, tokens: Any):
 
 RATES = Rates(TokenRate(Decimal(2)), TokenRate(Decimal(10)))
 PRICED = PolicyState(quote_of=lambda model: Quote(RATES if model == "m" else None))
+
+
+async def test_a_refusal_says_how_little_money_is_left():
+    """Also if it is less than the header shows."""
+    limited = Limited(Budget(limit=0.0202, unit="usd", window="total"), PolicyState(quote_of=PRICED.quote_of))
+    first = await limited.ask(max_output_tokens=1)
+    first.record.cost_usd = 0.02018
+    await end(first, usage(1, 1))
+    refused = await limited.refusal(max_output_tokens=1)
+
+    assert refused.message == "The budget of 0.0202 usd (total) has 0.000020 left; this call needs 0.000026."
 
 
 async def test_money_is_reserved_and_then_corrected():

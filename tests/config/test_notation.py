@@ -12,7 +12,8 @@ from proxy.config.notation import as_typed
     ("value", "expected"),
     [
         (True, "true"), (0.5, "0.5"), ("gpt-*", '"gpt-*"'), ("ä", '"ä"'), (("a", "b"), '["a", "b"]'), ([], "[]"),
-        ({"fast": "gpt-5", "n": [1]}, '{fast = "gpt-5", n = [1]}'), (Path("a/b"), '"a/b"'), (SecretStr("key"), "***"),
+        ({"fast": "gpt-5", "n": [1]}, '{fast = "gpt-5", n = [1]}'), ({"gpt-4.1": True, "": 1}, '{"gpt-4.1" = true, "" = 1}'),
+        (Path("a/b"), '"a/b"'), (SecretStr("key"), "***"),
     ],
 )  # fmt: skip
 def test_a_value_is_written_as_in_toml(value: object, expected: str):

@@ -1,6 +1,10 @@
 # make run: set up and serve.  make setup: set up only.  make test: set up and run all tests.  make quick: the fast tests.
 # make check: required before every push.  make bench: measurements.  make soak: a regular caller among hostile ones.
 PYTHON ?= python3
+ifeq ($(VIRTUAL_ENV),$(CURDIR)/.venv)
+# With .venv activated python3 is its own, which has no pip: take the Python that it was made from.
+PYTHON := $(shell $(PYTHON) -c 'import sys; print(sys.base_prefix)')/bin/python3
+endif
 BIN := .venv/bin
 CONFIG ?=
 

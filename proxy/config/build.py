@@ -131,7 +131,10 @@ def build(typed: Mapping[str, Any], running: Config | None = None) -> Config:
     if faults:
         raise ConfigError("\n".join(faults))
     backends, route_tables = parts["backends"], [*tables.routes.values()]
-    warnings = (*consistency.idle_policies(parts["rules"], file.policy, route_tables),)
+    warnings = (
+        *consistency.idle_limits(tables.server),
+        *consistency.idle_policies(parts["rules"], file.policy, route_tables),
+    )
     callers = [
         caller if caller.team else caller.model_copy(update={"team": caller.name}) for caller in tables.callers.values()
     ]

@@ -151,6 +151,16 @@ def worker_faults(server: ServerTable, state: Store | None) -> Iterator[str]:
         yield f'server.workers: {count} processes cannot share [state] use = "memory"; use "sqlite" or "redis"'
 
 
+def idle_limits(server: ServerTable) -> Iterator[str]:
+    """A limit on bodies that none reaches, because the memory for all of them is smaller."""
+    memory_bytes = server.memory_bytes // server.worker_count
+    if server.max_body_bytes > memory_bytes:
+        yield (
+            f"server.max_body_bytes: a body of more than {memory_bytes} bytes gets 503, as "
+            f"server.memory_bytes leaves {'a process' if server.worker_count > 1 else 'calls'} no more"
+        )
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback

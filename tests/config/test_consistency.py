@@ -228,6 +228,25 @@ def test_a_policy_for_models_that_no_route_serves_is_a_warning():
     )
 
 
+def test_a_limit_on_bodies_beyond_the_memory_is_a_warning():
+    """Bodies between the two would get 503, and the config seems to allow them."""
+    sizes = {"max_body_bytes": 1_000_001, "memory_bytes": 1_000_000}
+
+    (warning,) = warnings(server=sizes)
+
+    assert warning.startswith("server.max_body_bytes: a body of more than 1000000 bytes gets 503")
+    assert warnings(server={**sizes, "max_body_bytes": 1_000_000}) == ()
+
+
+def test_several_processes_divide_the_memory():
+    """Each has its part, which a body may exceed although all of the memory would hold it."""
+    server = {"max_body_bytes": 600_000, "memory_bytes": 1_000_000, "workers": 2}
+
+    (warning,) = warnings(server=server, state={"use": "redis", "url": "redis://localhost"})
+
+    assert "more than 500000 bytes gets 503, as server.memory_bytes leaves a process no more" in warning
+
+
 def test_check_prints_warnings_and_succeeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """They are on stderr, the path of a call is on stdout."""
     path = tmp_path / "headgate.toml"

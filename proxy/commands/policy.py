@@ -131,7 +131,7 @@ def _test(options: argparse.Namespace) -> int:
             if found != expected:
                 differences += 1
                 print(f"{file}, case {number} {case.name}".rstrip() + f"\n  expected: {expected}\n  found:    {found}")
-    print(f"{cases} cases, {differences} not as expected.")
+    print(f"{cases} {'case' if cases == 1 else 'cases'}, {differences} not as expected.")
     return DIFFERENT if differences else SAME
 
 

@@ -17,7 +17,6 @@ from policies.support.walk import (
     TOOLS,
     nested_tool_lists,
     plain_name,
-    tool_lists_in,
 )
 from proxy.wire.call import PLAIN_FIELDS, Call, unaffected_by
 from proxy.wire.errors import PolicyViolation
@@ -117,13 +116,6 @@ class TypeList:
 
     def _decide(self, kind: str) -> bool:
         return self._names.allows(kind) and not any(map(self._names.denies, type_spellings(kind)))
-
-
-def is_run_by_caller(tool: Any) -> bool:
-    """Whether the caller runs a tool and those inside it. An unknown tool is taken for one that the server runs."""
-    return not _include_server_tool([tool]) and not any(
-        _include_server_tool(found.value) for found in tool_lists_in(tool, TOOLS)
-    )
 
 
 def has_server_tools(body: Mapping[str, Any]) -> bool:

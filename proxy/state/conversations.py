@@ -220,7 +220,7 @@ def encoded_bytes(item: Mapping[str, Any], most_bytes: int = 0) -> int:
         raise RequestError("An item is nested too deeply; the limit is 254 levels.", code="invalid_json") from error
 
 
-def read_metadata(value: Any, param: str = "metadata") -> Mapping[str, str]:
+def read_metadata(value: Any) -> Mapping[str, str]:
     """Return the metadata of a conversation, empty if it is null. Raises RequestError beyond the protocol's limits.
 
     Source: https://platform.openai.com/docs/api-reference/conversations/create
@@ -228,15 +228,15 @@ def read_metadata(value: Any, param: str = "metadata") -> Mapping[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise invalid_type(param, "an object", value)
+        raise invalid_type("metadata", "an object", value)
     if len(value) > MAX_PAIRS:
         raise RequestError(
-            f"Invalid '{param}': too many properties. Expected an object with at most {MAX_PAIRS} properties, but got "
+            f"Invalid 'metadata': too many properties. Expected an object with at most {MAX_PAIRS} properties, but got "
             f"an object with {len(value)} properties instead.",
-            code="object_above_max_properties", param=param,
+            code="object_above_max_properties", param="metadata",
         )  # fmt: skip
     for name, text in value.items():
-        where = f"{param}.{name[:MAX_KEY_CHARS]}"
+        where = f"metadata.{name[:MAX_KEY_CHARS]}"
         if not isinstance(text, str):
             raise invalid_type(where, "a string", text)
         for kind, limit in ((name, MAX_KEY_CHARS), (text, MAX_VALUE_CHARS)):

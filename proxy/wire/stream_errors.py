@@ -3,8 +3,6 @@
 The frame has passed by then, as every other one: it is looked for only when a stream has ended too early.
 """
 
-from collections.abc import Mapping
-
 from proxy.wire.errors import BackendError, BackendRefusal
 from proxy.wire.event import Event, Run
 from proxy.wire.foreign_errors import DEFAULT_CODE, HOLDERS, ForeignError, read_error
@@ -28,14 +26,13 @@ def error_in(unit: Event | Run | None) -> ForeignError | None:
     return _untyped_error(payload_of(frame), is_named=b"event: error" in frame or b"event:error" in frame)
 
 
-def refusal_of_error(error: ForeignError, headers: Mapping[str, str] | None = None) -> BackendError:
+def refusal_of_error(error: ForeignError) -> BackendError:
     """Return an error that came in a stream as the error of an answer that has not begun yet."""
     if error.status == 401:
         return key_refused(sent=True)
     refusal = BackendRefusal(
-        error.message or NO_MESSAGE, status=error.status or 502, code=error.code or error.type or DEFAULT_CODE,
-        headers=dict(headers or {}),
-    )  # fmt: skip
+        error.message or NO_MESSAGE, status=error.status or 502, code=error.code or error.type or DEFAULT_CODE
+    )
     refusal.type = error.type or ("invalid_request_error" if refusal.status < 500 else refusal.type)
     refusal.param = error.param
     return refusal

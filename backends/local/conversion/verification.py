@@ -45,12 +45,10 @@ class Deviations:
         )
 
 
-def record_logits(
-    logits: Callable[[list[int]], np.ndarray], checkpoint: Checkpoint, *, seed: int = 0
-) -> ReferenceLogits:
+def record_logits(logits: Callable[[list[int]], np.ndarray], checkpoint: Checkpoint) -> ReferenceLogits:
     """Return the logits of a model for random tokens, as many as its context allows."""
     length = max(SHORT_TOKENS, min(PROMPT_TOKENS, checkpoint.context_length - STEPS))
-    ids = [int(number) for number in np.random.default_rng(seed).integers(0, checkpoint.vocabulary, length)]
+    ids = [int(number) for number in np.random.default_rng(0).integers(0, checkpoint.vocabulary, length)]
     answer, rows = ids[: max(SHORT_TOKENS, length // 2)], []
     for _ in range(STEPS):
         rows.append(logits(answer)[-1])

@@ -35,6 +35,7 @@ from proxy.stores import Store, StoreError
 from proxy.wire.call import Call
 from proxy.wire.event import Batch, Reply, has_terminal
 from proxy.wire.loggable import short_message
+from proxy.wire.passage import Outlet, Passage, deliver_at_once
 from proxy.wire.sse import SSEParser
 
 log = structlog.get_logger()
@@ -133,10 +134,9 @@ class SharedFlights:
         try:
             async with shared.opening as reply:
                 is_shared = may_be_shared(reply) and shared.context.get(FALLBACK) is None
-                if not is_shared or not await journal.write_head(reply):
-                    yield reply
-                    return
-                yield reply if reply.batches is None else reply.with_fields(batches=journal.record(reply.batches))
+                is_recorded = is_shared and await journal.write_head(reply)
+                recorded = _Recorded(reply.batches, journal) if is_recorded and reply.batches is not None else None
+                yield reply if recorded is None else reply.with_fields(batches=recorded)
         finally:
             renewing.cancel()
             await asyncio.shield(asyncio.ensure_future(journal.close()))
@@ -183,6 +183,23 @@ class SharedFlights:
                 await self._store.put(f"{PREFIX}w:{token}", b"1", ttl_s=3 * CHECK_S)
                 was_lost = await self._store.get(f"{PREFIX}a:{token}") is None  # its last messages may just have come
             await asyncio.sleep(0 if was_lost else POLL_S)
+
+
+class _Recorded(Passage):
+    """The batches of a reply, each of which is written to a journal."""
+
+    def __init__(self, batches: AsyncIterator[Batch], journal: "_FlightJournal") -> None:
+        self._batches = batches
+        self._recorded = journal.record(batches)
+
+    def __anext__(self) -> Awaitable[Batch]:
+        return self._recorded.__anext__()
+
+    def forward_runs(self, outlet: Outlet) -> None:
+        """Forward none: each is written first."""
+
+    def deliver_at_once(self) -> None:
+        deliver_at_once(self._batches)
 
 
 class _FlightJournal:

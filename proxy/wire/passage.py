@@ -5,7 +5,7 @@ through every iterator between, costs more than all other work on a delta. So th
 an outlet: a function that takes the frames of a run. While the reader awaits its next batch, the source calls it with
 each run as it arrives, and the task sleeps on. Events, and runs that the outlet does not take, come in the next batch.
 
-An iterator that changes or keeps batches is no Passage, and so receives every run in a batch.
+An iterator that changes or keeps batches is no Passage, or forwards none, and so receives every run in a batch.
 """
 
 from abc import abstractmethod

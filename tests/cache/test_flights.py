@@ -97,12 +97,15 @@ class HeldBatches(Passage):
         self.requests += 1
 
 
+@pytest.mark.parametrize("collapse", ["process", "shared"])
 @pytest.mark.parametrize(("streams", "requests"), [((False, True), 1), ((False, False), 0), ((True, True), 0)])
-async def test_a_follower_that_streams_gets_events_as_they_come(streams: tuple[bool, bool], requests: int):
+async def test_a_follower_that_streams_gets_events_as_they_come(
+    streams: tuple[bool, bool], requests: int, collapse: str
+):
     """Also if the reply was opened for a call without a stream, whose events may be held back."""
     batches = HeldBatches(batches_of(STREAMED, FOLLOWED))
     backend = GatedBackend(answer=Reply(200, {}, batches=batches))
-    pipeline = cached(backend)
+    pipeline = cached(backend, collapse=collapse)
     calls = [asking(pipeline, stream=stream) for stream in streams]
     await settle()
     backend._gate.set()

@@ -73,10 +73,8 @@ def test_a_route_that_cannot_work_is_a_fault(tables: list[dict[str, Any]], found
         [route()],
         [route(strategy="weighted", weights={"a": 0.5})],
         [route(fallback=[{"route": "small"}]), route("n", "a", name="small")],
-        [
-            route("*", fallback=[{"route": "small", "model": "x"}]),
-            route("n", "a", name="small"),
-        ],  # reached as a fallback
+        # The second one is reached as a fallback.
+        [route("*", fallback=[{"route": "small", "model": "x"}]), route("n", "a", name="small")],
     ],
 )
 def test_a_route_that_can_work_is_correct(tables: list[dict[str, Any]]):

@@ -28,13 +28,8 @@ SECRETS = {
     "SAFETY_KEY": "safety-key-ZQX4dddddddd",
     "STATE_SECRET": "state-secret-ZQX5eeeeeeeeeeeeeeeeeeee",
 }
-MARKS = [
-    b"ZQX1",
-    b"ZQX2",
-    b"ZQX3",
-    b"ZQX4",
-    b"ZQX5",
-]  # a part of each secret, so that an escaped or cut secret is found too
+# A part of each secret, so that an escaped or cut secret is found too.
+MARKS = [b"ZQX1", b"ZQX2", b"ZQX3", b"ZQX4", b"ZQX5"]
 IN_PROMPT = b"sk-proj-ZQX6ffffffffffff"
 """A key in a prompt: the upstream receives it, and the trace of a team with `capture` has the rest of the prompt."""
 UPSTREAM = "Bearer " + SECRETS["UPSTREAM_KEY"]

@@ -93,10 +93,8 @@ class UpstreamConnection(TimedConnection):
         Raises BackendError.
         """
         if self._counts_parts:
-            self._has_event, self._event_deadline = (
-                True,
-                None,
-            )  # `note_event` inlined: the head or the last part
+            # `note_event` inlined: the head or the last part
+            self._has_event, self._event_deadline = True, None
         while not self._unread.chunks:
             if self.parser.is_complete:
                 return b""

@@ -26,6 +26,8 @@ LAST_FILES = 16
 MIN_CONNECTIONS = 32
 CANDIDATES = 256
 """The number of idle connections, the oldest ones, among which one is chosen."""
+UNREAD_CHECKS = 16
+"""Of how many of these at most it is asked whether a request has arrived."""
 SCAN_INTERVAL_S = 0.1
 """The shortest time between two searches without result, in seconds: a search looks at all connections."""
 
@@ -44,6 +46,10 @@ class MayBeIdle(Protocol):
     @property
     def team(self) -> str:
         """The team of its last request; "" if none was identified."""
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether something has arrived that was not read yet."""
 
     def force_close(self) -> None:
         """Close it now."""
@@ -79,7 +85,8 @@ class Admission:
         """Close an idle connection; return whether there was one.
 
         The one that has been idle longest among those without a team, or else of the team with the most: other teams
-        lose no connection on which they may just be sending a request.
+        lose no connection on which they may just be sending a request. One on which a request has arrived, but was not
+        read yet, is chosen only if there is no other: many connections may be accepted before the first one is read.
         """
         if not self.evicts_idle or now_s < self._next_scan_s:
             return False
@@ -90,6 +97,8 @@ class Admission:
             return False
         teams = Counter(each.team for _, each in candidates)
         team = "" if "" in teams else max(teams, key=teams.__getitem__)
-        _, closed = min((pair for pair in candidates if pair[1].team == team), key=lambda pair: pair[0])
+        of_team = sorted((pair for pair in candidates if pair[1].team == team), key=lambda pair: pair[0])
+        oldest = [connection for _, connection in of_team[:UNREAD_CHECKS]]
+        closed = next((connection for connection in oldest if not connection.has_unread), oldest[0])
         closed.force_close()
         return True

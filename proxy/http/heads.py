@@ -12,6 +12,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
 
 from proxy.http.repeated_heads import RepeatedHeads
+from proxy.socket_queues import unread_bytes
 from proxy.wire.errors import RequestError
 from proxy.workers import LARGE_READ_BYTES
 
@@ -129,6 +130,11 @@ class BoundedHeads(RepeatedHeads):
             return None
         began = self._head_began
         return self._waits_since if began is None else began
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether something has arrived that was not read yet."""
+        return self.transport is not None and unread_bytes(self.transport.get_extra_info("socket").fileno()) > 0
 
     def stop_head_checks(self) -> None:
         """Expect no more heads: the connection was upgraded."""

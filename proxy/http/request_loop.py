@@ -82,6 +82,8 @@ class RequestLoop(BoundedHeads):
         due = self._waits_since + self._idle_timeout_s
         if self._loop.time() < due:
             self._idle_timer = self.timers.start(due, self)
+        elif self.has_unread:  # a request has just arrived
+            self._idle_timer = self.timers.start(self._loop.time() + self._idle_timeout_s, self)
         elif self._waiter is not None and not self._waiter.done() and self._head_began is None:
             self.force_close()  # a head that has begun to arrive has a timeout of its own
 

@@ -25,8 +25,8 @@ from proxy.http.pacing import PIECES_AT_ONCE
 from proxy.http.request_id import new_request_id
 from proxy.http.request_loop import RequestLoop
 from proxy.loop_turns import LoopTurns
-from proxy.send_queue import unacknowledged_bytes
 from proxy.shutdown import cancel_for_shutdown
+from proxy.socket_queues import unacknowledged_bytes
 from proxy.timers import Timers
 from proxy.wire.errors import HeadgateError
 from proxy.workers import Pace

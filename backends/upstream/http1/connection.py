@@ -24,7 +24,7 @@ from backends.upstream.http1.request import BodySource
 from backends.upstream.http1.timed import TimedConnection
 from backends.upstream.http1.timeouts import Timeouts
 from backends.upstream.http1.unread import UnreadBody
-from proxy.send_queue import unacknowledged_bytes
+from proxy.socket_queues import unacknowledged_bytes
 from proxy.timers import Timers
 from proxy.wire.loggable import without_frames
 

@@ -1,4 +1,4 @@
-"""The bytes in a socket's send queue."""
+"""The bytes in the queues of a socket, as the kernel counts them."""
 
 import fcntl
 import sys
@@ -12,9 +12,21 @@ def unacknowledged_bytes(file: int) -> int:
 
     Source: https://man7.org/linux/man-pages/man7/tcp.7.html (SIOCOUTQ, the same number as TIOCOUTQ)
     """
+    return _ask(file, termios.TIOCOUTQ)
+
+
+def unread_bytes(file: int) -> int:
+    """Return how many bytes have arrived and were not read yet; 0 where the system cannot tell.
+
+    Source: https://man7.org/linux/man-pages/man7/tcp.7.html (SIOCINQ, the same number as FIONREAD)
+    """
+    return _ask(file, termios.FIONREAD)
+
+
+def _ask(file: int, request: int) -> int:
     held = bytearray(4)  # into bytes, which cannot be written, it takes five times as long
     try:
-        fcntl.ioctl(file, termios.TIOCOUTQ, held)
+        fcntl.ioctl(file, request, held)
     except (OSError, ValueError):  # not a TCP socket of this system, or closed
         return 0
     return int.from_bytes(held, sys.byteorder)

@@ -5,8 +5,8 @@ and is one batch.
 
 An answer in HTTP/1.1 does not say which request it belongs to. Data on an idle connection, or before the upstream's
 machine has acknowledged a byte of the request, belongs to an earlier request, so the connection is closed. An upstream
-that answers a request a second time after it has received the next one cannot be told from a correct one: for such an
-upstream set `idle_timeout_s` so short that connections are not reused.
+that answers a request a second time after it has received the next one looks like a correct one: for such an upstream
+set `idle_timeout_s` so short that connections are not reused.
 """
 
 import asyncio

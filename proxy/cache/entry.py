@@ -8,12 +8,17 @@ that filled the entry; they are empty if a body did. Above COMPRESS_BYTES body a
 
 import asyncio
 import struct
-import zlib
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 from proxy.wire.call import Call
 from proxy.wire.event import TERMINALS, Batch, Event, Reply, Run, response_reply
@@ -30,7 +35,7 @@ COMPRESS_BYTES = 16_384
 """From this size on body and frames are compressed, in bytes."""
 MAX_BYTES = 268_435_456
 """The largest body and frames of an entry together, in bytes: a store may return what others wrote."""
-LEVEL = 1  # of zlib: a stream repeats its names so much that a higher one saves little
+LEVEL = 1  # of Zstandard: a stream repeats its names so much that a higher one saves little
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,7 @@ class Entry:
                 return None
             facts = orjson.loads(stored[LENGTHS.size : content_at])
             entry = Entry(**facts, body=content[:body_bytes], frames=content[body_bytes:])
-        except (struct.error, zlib.error, ValueError, TypeError):
+        except (struct.error, zstd.ZstdError, ValueError, TypeError):
             return None
         return entry if entry._is_well_formed() else None
 
@@ -153,7 +158,7 @@ def encode_entry(facts: Mapping[str, Any], body: bytes, frames: bytes) -> bytes:
     text = orjson.dumps(facts)
     content, form = body + frames if frames else body, PLAIN
     if len(content) >= COMPRESS_BYTES:
-        content, form = zlib.compress(content, LEVEL), COMPRESSED
+        content, form = zstd.compress(content, LEVEL), COMPRESSED
     return b"".join((LENGTHS.pack(form, len(text), len(body)), text, content))
 
 
@@ -209,8 +214,8 @@ def _is_mark(mark: object) -> bool:
 
 
 def _decompress(content: bytes) -> bytes:
-    """Return what was compressed. Raises ValueError for more than an entry may have, and zlib.error."""
-    decompressor = zlib.decompressobj()
+    """Return what was compressed. Raises ValueError for more than an entry may have, and ZstdError."""
+    decompressor = zstd.ZstdDecompressor()
     found = decompressor.decompress(content, MAX_BYTES)
     if not decompressor.eof:
         raise ValueError("an entry is cut off, or too large")

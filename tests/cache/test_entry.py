@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.cache.entry import COMPRESS_BYTES, COMPRESSED, ECHOED, LENGTHS, PLAIN, Entry, echoed_fields
+from proxy.cache.entry import COMPRESS_BYTES, COMPRESSED, ECHOED, LENGTHS, PLAIN, Entry, echoed_fields, zstd
 from proxy.wire.event import FOLLOWED
 from tests.examples import NO_DEADLINE, make_call
 from tests.rules.samples import RESPONSE, sent
@@ -121,13 +121,14 @@ def test_a_long_entry_is_compressed():
 
 def test_what_cannot_be_decompressed_is_no_entry(monkeypatch: pytest.MonkeyPatch):
     """Nor what is larger than an entry may be."""
-    content = zlib.compress(orjson.dumps(RESPONSE))
+    content = zstd.compress(orjson.dumps(RESPONSE))
     facts = orjson.dumps(FACTS)
     head = LENGTHS.pack(COMPRESSED, len(facts), 3) + facts
 
     assert Entry.decode(head + content) is not None
     assert Entry.decode(head + content[:-1]) is None
     assert Entry.decode(head + b"x" + content) is None
+    assert Entry.decode(head + zlib.compress(orjson.dumps(RESPONSE))) is None  # as earlier versions compressed it
     monkeypatch.setattr("proxy.cache.entry.MAX_BYTES", 100)
     assert Entry.decode(head + content) is None
 
